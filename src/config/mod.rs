@@ -1,0 +1,6 @@
+//! YAML to a checked [`Plan`]: parse, check, and say every error at its line and column.
+#![forbid(unsafe_code)]
+
+mod plan;
+
+pub use plan::*;

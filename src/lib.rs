@@ -1,0 +1,27 @@
+//! ioband shares one disk between virtual machines and users.
+//!
+//! It mounts a FUSE filesystem of disk image files, tells the callers of every request apart (user, group,
+//! process, process group, cgroup, image) and gives each *ioband group* the part of the disk that its weight
+//! asks for. This is the map of the program; arrows point one way, from the top of the list to the bottom:
+//!
+//! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
+//! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
+//! * [`classify`]: who is calling, and to which ioband group that caller belongs.
+//! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column.
+//! * [`device`]: block devices and files by io_uring or threads, unaligned requests, simulated devices.
+//! * [`engine`]: one per disk; joins scheduler and device and answers every accepted request exactly once.
+//! * [`control`]: dm-ioband's table and status formats, and the events people should know of.
+//! * [`fuse`]: the only code that knows FUSE.
+//! * [`daemon`]: puts the parts together; [`cli`]: the commands.
+
+pub mod classify;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod device;
+pub mod engine;
+pub mod fuse;
+pub mod sched;
+pub mod units;

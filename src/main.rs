@@ -1,0 +1,2 @@
+//! Parses the command line, runs the command, sets the exit code.
+fn main() {}

@@ -1,0 +1,6 @@
+//! The pure scheduler.
+#![forbid(unsafe_code)]
+
+mod policy;
+
+pub use policy::Policy;
