@@ -1,4 +1,4 @@
-//! What a request costs (DESIGN rule R2).
+//! What a request costs (share rule R2).
 
 /// What a request costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
