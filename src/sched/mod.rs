@@ -1,6 +1,33 @@
-//! The pure scheduler.
+//! The pure scheduler of one disk.
+//!
+//! No clock, descriptor, thread or log: time is an argument, effects are return values. `submit` accepts a request,
+//! `next` says what to do now, `complete` takes a request back from the device.
+//!
+//! The algorithm in a page. Each group has a *start tag*, its position in virtual time; serving a request of *c*
+//! tokens moves it by *c / weight*. Serving groups so that their tags keep abreast is the proportional share
+//! (rule R1), and taking among the groups that are not ahead of the disk's virtual time the one that would finish
+//! first keeps it smooth (rule R7; WF2Q+). dm-ioband's tokens are the same thing seen from the group: an epoch is
+//! a stretch of virtual time worth `token_base` tokens, the tokens left are the distance to its end, a refill is
+//! the moment when virtual time (which no active group with unused tokens lets pass for longer than an epoch)
+//! gets there, and debt is a tag beyond it.
+//!
+//! How many requests the device gets at once is decided by [`Settings`] or, for 0, measured (rule R8, `depth`).
+//! A synchronous group whose turn it is but who has nothing queued (its request is in flight, or it thinks) has one
+//! slot of the device kept back for it (rule R3, `think`, `order`).
 #![forbid(unsafe_code)]
 
+mod counters;
+mod depth;
+mod disk;
+mod group;
+mod order;
 mod policy;
+mod tags;
+#[cfg(test)]
+mod tests;
+mod think;
 
-pub use policy::Policy;
+pub use counters::{Counters, Direction};
+pub use disk::{DEFAULT_TOKEN_BASE, Disk, Dispatched, GroupKey, Next, Settings};
+pub use group::Request;
+pub use policy::{Op, Policy};

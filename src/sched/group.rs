@@ -1,0 +1,81 @@
+//! One ioband group: its queue, its tags, its counters.
+
+use super::counters::Counters;
+use super::order::Place;
+use super::policy::{Op, Policy};
+use super::tags::VTime;
+use super::think::ThinkTime;
+use crate::units::{Nanos, Weight};
+use std::collections::VecDeque;
+
+/// A request as the scheduler sees it. `id` is the caller's: it comes back in the decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Names the request; unique among those accepted and not completed.
+    pub id: u64,
+    /// What it asks for.
+    pub op: Op,
+    /// Its length in sectors of 512 bytes, rounded up.
+    pub sectors: u32,
+}
+
+/// A request that is held, with its place in the order of arrival over all groups of the disk.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    pub(super) request: Request,
+    pub(super) since: Nanos,
+    pub(super) arrival: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) policy: Policy,
+    pub(super) weight: Weight,
+    pub(super) queue: VecDeque<Held>,
+    pub(super) in_flight: u32,
+    /// Start tag: where the next request begins in virtual time.
+    pub(super) start: VTime,
+    /// What the divisions of the start tag left over.
+    pub(super) remainder: u64,
+    /// Cost of the latest request: what an awaited group is expected to ask for next.
+    pub(super) usual_cost: u32,
+    /// Where it stands in line; `None` = not active.
+    pub(super) place: Option<Place>,
+    pub(super) think: ThinkTime,
+    /// When its grace ends, while it thinks.
+    pub(super) grace_end: Option<Nanos>,
+    pub(super) counters: Counters,
+    /// Detached; goes away with its last request in flight.
+    pub(super) detached: bool,
+}
+
+impl Group {
+    pub(super) fn new(policy: Policy, weight: Weight) -> Self {
+        Self {
+            policy,
+            weight,
+            queue: VecDeque::new(),
+            in_flight: 0,
+            start: VTime::default(),
+            remainder: 0,
+            usual_cost: 1,
+            place: None,
+            think: ThinkTime::new(),
+            grace_end: None,
+            counters: Counters::default(),
+            detached: false,
+        }
+    }
+
+    pub(super) fn w(&self) -> u64 {
+        u64::from(self.weight.get())
+    }
+
+    /// Tokens the next request costs, or is expected to cost.
+    pub(super) fn next_cost(&self) -> u32 {
+        match self.queue.front() {
+            Some(held) => self.policy.cost(held.request.op, held.request.sectors),
+            None => self.usual_cost,
+        }
+    }
+}

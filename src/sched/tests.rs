@@ -1,0 +1,475 @@
+//! The scheduler in virtual time: closed-loop clients on a disk of parallel FIFO servers, simulated to the event.
+
+use super::*;
+use crate::units::{Nanos, Weight};
+use proptest::prelude::*;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+
+const SERVICE: Nanos = Nanos::from_micros(500);
+
+/// One client: a group that keeps `depth` requests of `sectors` outstanding, each sent `think` after the last.
+#[derive(Clone, Copy)]
+struct Client {
+    weight: u32,
+    depth: u32,
+    sectors: u32,
+    think: Nanos,
+}
+
+impl Client {
+    fn new(weight: u32, depth: u32) -> Self {
+        Self { weight, depth, sectors: 8, think: Nanos(0) }
+    }
+}
+
+/// What came of one client.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Outcome {
+    requests: u64,
+    latencies: Vec<Nanos>,
+}
+
+impl Outcome {
+    fn p99(&self) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort();
+        sorted[sorted.len() * 99 / 100].0 as f64 / 1e6
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Complete(u64),
+    Arrive(usize),
+    Wake,
+}
+
+struct Sim {
+    disk: Disk,
+    clients: Vec<(Client, GroupKey)>,
+    servers: BinaryHeap<Reverse<Nanos>>,
+    service: Nanos,
+    events: BinaryHeap<Reverse<(Nanos, u64, Event)>>,
+    in_flight: BTreeMap<u64, Dispatched>,
+    sent: BTreeMap<u64, (usize, Nanos)>,
+    serial: u64,
+    now: Nanos,
+    busy: Nanos,
+    most_in_flight: u32,
+}
+
+impl Sim {
+    fn new(settings: Settings, policy: Policy, servers: usize, service: Nanos, clients: &[Client]) -> Self {
+        let mut disk = Disk::new(settings);
+        let clients: Vec<_> = clients
+            .iter()
+            .map(|c| (*c, disk.add_group(policy, Weight::new(c.weight).expect("a test's weight is valid"))))
+            .collect();
+        let mut sim = Self {
+            disk,
+            servers: (0..servers).map(|_| Reverse(Nanos(0))).collect(),
+            service,
+            events: BinaryHeap::new(),
+            in_flight: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            serial: 0,
+            now: Nanos(0),
+            busy: Nanos(0),
+            most_in_flight: 0,
+            clients,
+        };
+        for i in 0..sim.clients.len() {
+            for _ in 0..sim.clients[i].0.depth {
+                sim.at(Nanos(0), Event::Arrive(i));
+            }
+        }
+        sim
+    }
+
+    fn at(&mut self, when: Nanos, event: Event) {
+        self.serial += 1;
+        self.events.push(Reverse((when, self.serial, event)));
+    }
+
+    fn pump(&mut self) {
+        loop {
+            match self.disk.next(self.now) {
+                Next::Dispatch(d) => {
+                    self.most_in_flight = self.most_in_flight.max(self.disk.in_flight());
+                    let Reverse(free) = self.servers.pop().expect("a disk has a server");
+                    let end = free.max(self.now).after(self.service);
+                    self.busy = self.busy.after(self.service);
+                    self.servers.push(Reverse(end));
+                    self.at(end, Event::Complete(d.id));
+                    self.in_flight.insert(d.id, d);
+                }
+                Next::Wait(until) => {
+                    assert!(until > self.now, "waiting for the past would spin");
+                    return self.at(until, Event::Wake);
+                }
+                Next::Idle => {
+                    let stuck = self.disk.queued() > 0 && self.disk.in_flight() == 0;
+                    assert!(!stuck, "the device idles while a request is held");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Runs until `end`; counts what completes from `from` on.
+    fn run(&mut self, from: Nanos, end: Nanos) -> Vec<Outcome> {
+        let mut outcomes = vec![Outcome::default(); self.clients.len()];
+        while let Some(Reverse((when, ..))) = self.events.peek()
+            && *when < end
+        {
+            let Some(Reverse((when, _, event))) = self.events.pop() else { break };
+            self.now = when;
+            match event {
+                Event::Wake => {}
+                Event::Arrive(i) => {
+                    self.serial += 1;
+                    let (client, group) = self.clients[i];
+                    self.sent.insert(self.serial, (i, when));
+                    let request = Request { id: self.serial, op: Op::Read, sectors: client.sectors };
+                    self.disk.submit(group, request, when);
+                }
+                Event::Complete(id) => {
+                    let dispatched = self.in_flight.remove(&id).expect("completed once");
+                    self.disk.complete(dispatched, when);
+                    let (i, sent) = self.sent.remove(&id).expect("sent once");
+                    if when >= from {
+                        outcomes[i].requests += 1;
+                        outcomes[i].latencies.push(when.since(sent));
+                    }
+                    // Half a microsecond at least: nobody answers in no time.
+                    let think = self.clients[i].0.think.max(Nanos(500));
+                    self.at(when.after(think), Event::Arrive(i));
+                }
+            }
+            self.pump();
+        }
+        outcomes
+    }
+}
+
+fn seconds(s: u64) -> Nanos {
+    Nanos(Nanos::SECOND.0 * s)
+}
+
+fn shares(outcomes: &[Outcome]) -> Vec<f64> {
+    let total: u64 = outcomes.iter().map(|o| o.requests).sum();
+    outcomes.iter().map(|o| 100.0 * o.requests as f64 / total as f64).collect()
+}
+
+fn assert_near(got: &[f64], want: &[f64], tolerance: f64) {
+    for (g, w) in got.iter().zip(want) {
+        assert!((g - w).abs() <= tolerance, "shares {got:?}, wanted {want:?} within {tolerance}");
+    }
+}
+
+fn one_server(clients: &[Client]) -> Vec<Outcome> {
+    Sim::new(Settings::default(), Policy::Weight, 1, SERVICE, clients).run(seconds(1), seconds(21))
+}
+
+#[test]
+fn two_groups_get_what_their_weights_ask_for() {
+    let outcomes = one_server(&[Client::new(80, 16), Client::new(40, 16)]);
+    assert_near(&shares(&outcomes), &[66.67, 33.33], 0.2);
+    let total: u64 = outcomes.iter().map(|o| o.requests).sum();
+    assert!(total >= 39_600, "99 % of 2,000 requests a second over 20 s, got {total}");
+}
+
+#[test]
+fn four_groups_get_what_their_weights_ask_for() {
+    let clients = [40, 20, 30, 10].map(|w| Client::new(w, 16));
+    assert_near(&shares(&one_server(&clients)), &[40.0, 20.0, 30.0, 10.0], 0.2);
+}
+
+#[test]
+fn waits_are_close_to_the_fluid_ideal() {
+    // At 16 outstanding and 1,333 and 667 requests a second a fluid server gives 12 and 24 ms.
+    let outcomes = one_server(&[Client::new(80, 16), Client::new(40, 16)]);
+    assert!(outcomes[0].p99() <= 12.0 * 1.35, "{}", outcomes[0].p99());
+    assert!(outcomes[1].p99() <= 24.0 * 1.35, "{}", outcomes[1].p99());
+}
+
+#[test]
+fn a_synchronous_reader_beside_a_flood_gets_its_share() {
+    let outcomes = one_server(&[Client::new(40, 1), Client::new(80, 32)]);
+    // Entitled to 667 a second.
+    assert!(outcomes[0].requests >= 20 * 620, "{}", outcomes[0].requests);
+    assert!(outcomes[0].requests + outcomes[1].requests >= 20 * 2000 * 98 / 100);
+    assert!(outcomes[0].p99() <= 2.0, "{}", outcomes[0].p99());
+}
+
+#[test]
+fn sectors_are_shared_under_weight_iosize() {
+    let small = Client { sectors: 8, ..Client::new(50, 16) };
+    let large = Client { sectors: 128, ..Client::new(50, 16) };
+    let mut sim = Sim::new(Settings::default(), Policy::WeightIosize, 1, SERVICE, &[small, large]);
+    let outcomes = sim.run(seconds(1), seconds(21));
+    let sectors = [outcomes[0].requests * 8, outcomes[1].requests * 128];
+    let total = (sectors[0] + sectors[1]) as f64;
+    assert_near(&[100.0 * sectors[0] as f64 / total], &[50.0], 0.5);
+}
+
+#[test]
+fn extreme_weights_starve_nobody() {
+    let outcomes = one_server(&[Client::new(1, 4), Client::new(32767, 4)]);
+    assert!(outcomes[0].requests >= 1, "one in 32,768 requests");
+}
+
+#[test]
+fn what_a_group_does_not_use_goes_to_the_others_at_once() {
+    // The first may have 90 % but thinks for 10 ms between single requests: about 95 a second.
+    let lazy = Client { think: Nanos::from_millis(10), ..Client::new(90, 1) };
+    let outcomes = one_server(&[lazy, Client::new(10, 32)]);
+    let total = outcomes[0].requests + outcomes[1].requests;
+    assert!(total >= 20 * 2000 * 98 / 100, "{total}");
+    assert!(outcomes[0].requests >= 20 * 80, "{}", outcomes[0].requests);
+}
+
+#[test]
+fn automatic_depth_follows_the_device() {
+    for (servers, least) in [(1, 0.99), (4, 0.97), (32, 0.97)] {
+        let clients = [Client::new(80, 64), Client::new(40, 64)];
+        let mut sim =
+            Sim::new(Settings::default(), Policy::Weight, servers, Nanos::from_micros(200), &clients);
+        let outcomes = sim.run(seconds(1), seconds(6));
+        let total: u64 = outcomes.iter().map(|o| o.requests).sum();
+        let able = 5.0 * 5000.0 * servers as f64;
+        assert!(
+            total as f64 >= able * least,
+            "{servers} servers: {total} of {able}, depth {}",
+            sim.disk.depth()
+        );
+        assert!(
+            sim.disk.depth() as usize <= servers * 2 + 1,
+            "{servers} servers: depth {}",
+            sim.disk.depth()
+        );
+        assert_near(&shares(&outcomes), &[66.67, 33.33], 0.5);
+    }
+}
+
+#[test]
+fn a_pinned_limit_is_never_exceeded() {
+    for io_limit in [1, 2, 7, 40] {
+        let settings = Settings { io_limit, ..Settings::default() };
+        let clients = [Client::new(80, 16), Client::new(40, 16)];
+        let mut sim = Sim::new(settings, Policy::Weight, 1, SERVICE, &clients);
+        let outcomes = sim.run(seconds(2), seconds(12));
+        assert!(sim.most_in_flight <= io_limit, "{} in flight, limit {io_limit}", sim.most_in_flight);
+        assert_near(&shares(&outcomes), &[66.67, 33.33], 0.5);
+    }
+}
+
+#[test]
+fn below_io_throttle_everything_passes_at_once() {
+    let settings = Settings { io_throttle: 40, io_limit: 40, ..Settings::default() };
+    let clients = [Client::new(80, 16), Client::new(40, 16)];
+    let mut sim = Sim::new(settings, Policy::Weight, 1, SERVICE, &clients);
+    let outcomes = sim.run(seconds(1), seconds(11));
+    assert_near(&shares(&outcomes), &[50.0, 50.0], 0.5);
+    let counters = sim.disk.counters(sim.clients[0].1);
+    assert_eq!(counters.read.delayed, 0);
+}
+
+#[test]
+fn dm_iobands_own_example_settings_share_by_weight() {
+    let settings = Settings { io_throttle: 10, io_limit: 400, ..Settings::default() };
+    let clients = [Client::new(80, 16), Client::new(20, 16)];
+    let mut sim = Sim::new(settings, Policy::Weight, 1, SERVICE, &clients);
+    assert_near(&shares(&sim.run(seconds(2), seconds(22))), &[80.0, 20.0], 1.5);
+}
+
+#[test]
+fn a_change_of_weight_acts_within_a_tenth_of_a_second() {
+    let mut sim = Sim::new(
+        Settings::default(),
+        Policy::Weight,
+        1,
+        SERVICE,
+        &[Client::new(1, 32), Client::new(1000, 32)],
+    );
+    sim.run(seconds(0), seconds(2));
+    let (a, b) = (sim.clients[0].1, sim.clients[1].1);
+    sim.disk.set_weight(a, Weight::new(80).expect("valid"));
+    sim.disk.set_weight(b, Weight::new(20).expect("valid"));
+    let outcomes = sim.run(Nanos::from_millis(2100), Nanos::from_millis(3100));
+    assert_near(&shares(&outcomes), &[80.0, 20.0], 1.0);
+}
+
+#[test]
+fn a_group_that_leaves_is_not_waited_for_and_gets_its_share_back() {
+    let mut sim = Sim::new(
+        Settings::default(),
+        Policy::Weight,
+        1,
+        SERVICE,
+        &[Client::new(80, 16), Client::new(20, 16)],
+    );
+    sim.run(seconds(0), seconds(2));
+    sim.clients[0].0.think = Nanos::from_millis(500);
+    sim.run(seconds(0), Nanos::from_millis(2100));
+    let alone = sim.run(Nanos::from_millis(2100), Nanos::from_millis(2400));
+    assert!(alone[1].requests >= 585, "{}", alone[1].requests);
+    sim.clients[0].0.think = Nanos(0);
+    sim.run(seconds(0), Nanos::from_millis(2650));
+    assert_near(&shares(&sim.run(Nanos::from_millis(2650), Nanos::from_millis(3650))), &[80.0, 20.0], 1.0);
+}
+
+#[test]
+fn a_newcomer_does_not_burst_with_the_time_it_was_away() {
+    let mut sim =
+        Sim::new(Settings::default(), Policy::Weight, 1, SERVICE, &[Client::new(50, 16), Client::new(50, 0)]);
+    sim.run(seconds(0), seconds(30));
+    for _ in 0..16 {
+        sim.at(seconds(30), Event::Arrive(1));
+    }
+    let outcomes = sim.run(seconds(30), Nanos::from_millis(30_200));
+    assert_near(&shares(&outcomes), &[50.0, 50.0], 5.0);
+}
+
+#[test]
+fn the_same_input_gives_the_same_run() {
+    let clients = [Client::new(80, 16), Client::new(40, 3), Client { sectors: 77, ..Client::new(7, 1) }];
+    let run = || {
+        Sim::new(Settings::default(), Policy::WeightIosize, 4, SERVICE, &clients).run(seconds(0), seconds(3))
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn status_counts_requests_delays_and_sectors() {
+    let mut disk = Disk::new(Settings { io_limit: 1, ..Settings::default() });
+    let group = disk.add_group(Policy::Weight, Weight::default());
+    disk.submit(group, Request { id: 1, op: Op::Read, sectors: 8 }, Nanos(10));
+    let Next::Dispatch(first) = disk.next(Nanos(10)) else { panic!("an idle device takes it") };
+    disk.submit(group, Request { id: 2, op: Op::Write, sectors: 3 }, Nanos(20));
+    assert_eq!(disk.next(Nanos(20)), Next::Idle);
+    disk.complete(first, Nanos(30));
+    let Next::Dispatch(second) = disk.next(Nanos(30)) else { panic!("its turn") };
+    assert_eq!(second.id, 2);
+    disk.complete(second, Nanos(40));
+    let counters = disk.counters(group);
+    assert_eq!(counters.read, Direction { requests: 1, delayed: 0, sectors: 8 });
+    assert_eq!(counters.write, Direction { requests: 1, delayed: 1, sectors: 3 });
+    disk.reset_counters(group);
+    assert_eq!(disk.counters(group), Counters::default());
+}
+
+/// Anything that may happen to a disk.
+#[derive(Clone, Debug)]
+enum Step {
+    Submit { group: usize, op: Op, sectors: u32 },
+    Complete { which: usize },
+    Pass { micros: u64 },
+    Weight { group: usize, weight: u32 },
+    Policy { group: usize, iosize: bool },
+    Settings { io_throttle: u32, io_limit: u32, token_base: u32 },
+    Attach { weight: u32 },
+    Detach { group: usize, to: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let op = prop_oneof![Just(Op::Read), Just(Op::Write), Just(Op::Flush), Just(Op::Discard)];
+    prop_oneof![
+        8 => (any::<usize>(), op, 0u32..4096).prop_map(|(group, op, sectors)| Step::Submit { group, op, sectors }),
+        8 => any::<usize>().prop_map(|which| Step::Complete { which }),
+        4 => (0u64..20_000).prop_map(|micros| Step::Pass { micros }),
+        1 => (any::<usize>(), 1u32..=Weight::MAX).prop_map(|(group, weight)| Step::Weight { group, weight }),
+        1 => (any::<usize>(), any::<bool>()).prop_map(|(group, iosize)| Step::Policy { group, iosize }),
+        1 => (0u32..20, 0u32..20, 1u32..5000).prop_map(|(a, b, token_base)| Step::Settings {
+            io_throttle: if b == 0 { a } else { a.min(b) },
+            io_limit: b,
+            token_base
+        }),
+        1 => (1u32..=Weight::MAX).prop_map(|weight| Step::Attach { weight }),
+        1 => (any::<usize>(), any::<usize>()).prop_map(|(group, to)| Step::Detach { group, to }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Share rules R4, R6, R9: whatever happens in whatever order, every accepted request is dispatched exactly
+    /// once, per group in order of arrival; limits hold; the device never idles while something is held.
+    #[test]
+    fn nothing_is_lost_duplicated_or_reordered(steps in prop::collection::vec(step(), 1..400)) {
+        let mut disk = Disk::new(Settings::default());
+        let mut groups = vec![disk.add_group(Policy::Weight, Weight::default())];
+        let mut settings = Settings::default();
+        let (mut now, mut serial) = (Nanos(0), 0u64);
+        // Where each held request is, and what left when.
+        let mut held: BTreeMap<u64, GroupKey> = BTreeMap::new();
+        let mut in_flight: Vec<Dispatched> = Vec::new();
+        let mut seen = HashSet::new();
+        let drained = std::iter::repeat_n(Step::Complete { which: 0 }, steps.len() + 1);
+        for step in steps.into_iter().chain(drained) {
+            match step {
+                Step::Submit { group, op, sectors } => {
+                    serial += 1;
+                    let group = groups[group % groups.len()];
+                    disk.submit(group, Request { id: serial, op, sectors }, now);
+                    held.insert(serial, group);
+                }
+                Step::Complete { which } if !in_flight.is_empty() => {
+                    now = now.after(Nanos::from_micros(100));
+                    let done = in_flight.swap_remove(which % in_flight.len());
+                    disk.complete(done, now);
+                }
+                Step::Complete { .. } => now = now.after(Nanos::from_millis(10)),
+                Step::Pass { micros } => now = now.after(Nanos::from_micros(micros)),
+                Step::Weight { group, weight } => {
+                    disk.set_weight(groups[group % groups.len()], Weight::new(weight).expect("in range"));
+                }
+                Step::Policy { group, iosize } => {
+                    let policy = if iosize { Policy::WeightIosize } else { Policy::Weight };
+                    disk.set_policy(groups[group % groups.len()], policy);
+                }
+                Step::Settings { io_throttle, io_limit, token_base } => {
+                    settings = Settings { io_throttle, io_limit, token_base };
+                    disk.set_settings(settings);
+                }
+                Step::Attach { weight } => {
+                    groups.push(disk.add_group(Policy::Weight, Weight::new(weight).expect("in range")));
+                }
+                Step::Detach { group, to } if groups.len() > 1 => {
+                    let gone = groups.swap_remove(group % groups.len());
+                    let to = groups[to % groups.len()];
+                    disk.remove_group(gone, now, |_| to);
+                    held.values_mut().filter(|g| **g == gone).for_each(|g| *g = to);
+                }
+                Step::Detach { .. } => {}
+            }
+            loop {
+                match disk.next(now) {
+                    Next::Dispatch(d) => {
+                        prop_assert!(seen.insert(d.id), "{} dispatched twice", d.id);
+                        let group = held.remove(&d.id).expect("dispatched what was held");
+                        let older = held.iter().find(|(id, g)| **id < d.id && **g == group);
+                        prop_assert!(older.is_none(), "{} overtook {:?}", d.id, older);
+                        in_flight.push(d);
+                        if settings.io_limit > 0 {
+                            prop_assert!(disk.in_flight() <= settings.io_limit);
+                        }
+                    }
+                    Next::Wait(until) => {
+                        prop_assert!(until > now && disk.in_flight() > 0);
+                        break;
+                    }
+                    Next::Idle => {
+                        prop_assert!(held.is_empty() || disk.in_flight() > 0, "idle with {} held", held.len());
+                        break;
+                    }
+                }
+            }
+            prop_assert_eq!(disk.queued(), held.len());
+            prop_assert_eq!(disk.in_flight() as usize, in_flight.len());
+        }
+        prop_assert!(held.is_empty() && in_flight.is_empty());
+        prop_assert_eq!(seen.len() as u64, serial);
+    }
+}
