@@ -1,0 +1,104 @@
+//! dm-ioband's table and status lines.
+//!
+//! ```text
+//! NAME: START LENGTH ioband DEVICE DEVICE_ID IO_THROTTLE IO_LIMIT TYPE POLICY TOKEN_BASE :WEIGHT [ID:WEIGHT ...]
+//! NAME: START LENGTH ioband DEVICE_ID [ID READS DELAYED SECTORS WRITES DELAYED SECTORS ...]
+//! ```
+//!
+//! START is 0, LENGTH counts sectors of 512 bytes, the id of the default group is empty in a table and -1 in a
+//! status. What a table prints after `NAME: ` is what creates the device.
+
+use crate::engine::BandStatus;
+use crate::sched::Settings;
+use std::fmt::Write;
+
+/// One table line, without the line end.
+pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
+    let mut line = format!(
+        "{}: 0 {} ioband {} {id} {} {} {} {} {}",
+        band.name,
+        band.sectors,
+        band.device,
+        settings.io_throttle,
+        settings.io_limit,
+        band.group_type.as_str(),
+        band.policy.as_str(),
+        settings.token_base
+    );
+    for group in &band.groups {
+        let id = group.id.as_ref().map(ToString::to_string).unwrap_or_default();
+        // Writing to a String cannot fail.
+        let _ = write!(line, " {id}:{}", group.weight);
+    }
+    line
+}
+
+/// One status line, without the line end.
+pub fn status_line(band: &BandStatus, id: u32) -> String {
+    let mut line = format!("{}: 0 {} ioband {id}", band.name, band.sectors);
+    for group in &band.groups {
+        let id = group.id.as_ref().map_or_else(|| "-1".to_owned(), ToString::to_string);
+        let (r, w) = (group.counters.read, group.counters.write);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            line,
+            " {id} {} {} {} {} {} {}",
+            r.requests, r.delayed, r.sectors, w.requests, w.delayed, w.sectors
+        );
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::classify::{GroupId, GroupType};
+    use crate::engine::GroupStatus;
+    use crate::sched::{Counters, Direction, Policy};
+    use crate::units::{Sectors, Weight};
+
+    fn group(id: Option<u32>, weight: u32, [r, dr, sr, w, dw, sw]: [u64; 6]) -> GroupStatus {
+        GroupStatus {
+            id: id.map(GroupId::Number),
+            weight: Weight::new(weight).expect("a test's weight is valid"),
+            counters: Counters {
+                read: Direction { requests: r, delayed: dr, sectors: sr },
+                write: Direction { requests: w, delayed: dw, sectors: sw },
+            },
+            queued: 0,
+        }
+    }
+
+    fn band() -> BandStatus {
+        BandStatus {
+            name: "ioband1".into(),
+            sectors: Sectors(44371467),
+            device: "8:29".into(),
+            group_type: GroupType::User,
+            policy: Policy::Weight,
+            groups: vec![
+                group(None, 100, [223, 172, 408, 211, 136, 600]),
+                group(Some(1001), 80, [166, 107, 472, 139, 95, 352]),
+                group(Some(1002), 20, [211, 146, 520, 210, 147, 504]),
+            ],
+        }
+    }
+
+    #[test]
+    fn the_status_of_dm_iobands_document() {
+        assert_eq!(
+            status_line(&band(), 128),
+            "ioband1: 0 44371467 ioband 128 -1 223 172 408 211 136 600 1001 166 107 472 139 95 352 \
+             1002 211 146 520 210 147 504"
+        );
+    }
+
+    #[test]
+    fn a_table_has_every_argument() {
+        let settings = Settings { io_throttle: 10, io_limit: 400, token_base: 2048 };
+        assert_eq!(
+            table_line(&band(), 128, &settings),
+            "ioband1: 0 44371467 ioband 8:29 128 10 400 user weight 2048 :100 1001:80 1002:20"
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! An ioband device: a range of the disk with its own groups.
+
+use crate::classify::{GroupId, GroupMap, GroupType};
+use crate::device::Target;
+use crate::sched::{Counters, Disk, GroupKey, Policy};
+use crate::units::{Sectors, Weight};
+use std::sync::Arc;
+
+/// What an ioband device is made of.
+#[derive(Debug)]
+pub struct BandSettings {
+    /// Its name.
+    pub name: String,
+    /// What it is a name for.
+    pub target: Target,
+    /// How its callers are told apart.
+    pub group_type: GroupType,
+    /// What its requests cost.
+    pub policy: Policy,
+    /// Weight of the default group.
+    pub weight: Weight,
+    /// Its other groups.
+    pub groups: Vec<(GroupId, Weight)>,
+}
+
+/// An ioband device in its engine.
+#[derive(Debug)]
+pub struct Band {
+    pub(super) name: String,
+    pub(super) target: Arc<Target>,
+    pub(super) policy: Policy,
+    pub(super) default: GroupKey,
+    pub(super) groups: GroupMap<GroupKey>,
+}
+
+impl Band {
+    pub(super) fn new(settings: BandSettings, disk: &mut Disk) -> Self {
+        let BandSettings { name, target, group_type, policy, weight, groups: wanted } = settings;
+        let default = disk.add_group(policy, weight);
+        let mut groups = GroupMap::new(group_type, default);
+        for (id, weight) in wanted {
+            let key = disk.add_group(policy, weight);
+            if groups.insert(id, key).is_err() {
+                // A checked plan has no group twice. If it had, the first would stand and this one stays unused.
+                debug_assert!(false, "a checked plan names each group once");
+            }
+        }
+        Self { name, target: Arc::new(target), policy, default, groups }
+    }
+
+    pub(super) fn status(&self, disk: &Disk) -> BandStatus {
+        let group = |id: Option<&GroupId>, key: GroupKey| GroupStatus {
+            id: id.cloned(),
+            weight: disk.weight(key),
+            counters: disk.counters(key),
+            queued: disk.queued_of(key),
+        };
+        let default = std::iter::once(group(None, self.default));
+        BandStatus {
+            name: self.name.clone(),
+            sectors: self.target.size().sectors_up(),
+            device: self.target.identity(),
+            group_type: self.groups.group_type(),
+            policy: self.policy,
+            groups: default.chain(self.groups.iter().map(|(id, key)| group(Some(id), key))).collect(),
+        }
+    }
+}
+
+/// A look at an ioband device, for table and status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BandStatus {
+    /// Its name.
+    pub name: String,
+    /// Its length.
+    pub sectors: Sectors,
+    /// `MAJOR:MINOR` of a block device, path of a regular file.
+    pub device: String,
+    /// How its callers are told apart.
+    pub group_type: GroupType,
+    /// What its requests cost.
+    pub policy: Policy,
+    /// Its groups, the default group first.
+    pub groups: Vec<GroupStatus>,
+}
+
+/// A look at a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Whom it matches; `None` = the default group.
+    pub id: Option<GroupId>,
+    /// Its weight.
+    pub weight: Weight,
+    /// What it did.
+    pub counters: Counters,
+    /// Requests held at this moment.
+    pub queued: usize,
+}

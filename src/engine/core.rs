@@ -1,0 +1,399 @@
+//! The engine itself: one mutex, one thread, one table of accepted requests.
+
+use super::band::{Band, BandSettings, BandStatus};
+use super::image::Range;
+use super::request::{Answer, Reply, Request, Work};
+use crate::clock::Clock;
+use crate::device::{BackendKind, Device, Done, Op, Part, Payload, Seek, Simulate, Target};
+use crate::sched::{self, Disk, Dispatched, Next, Settings};
+use crate::units::{Bytes, Nanos};
+use slab::Slab;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// Parts of one request that a completion can be told by: 2^16 extents in 16 MiB would be 256 bytes each.
+const PART_BITS: u32 = 16;
+
+/// What a disk is made of.
+#[derive(Debug)]
+pub struct EngineSettings {
+    /// The device id that its ioband devices share.
+    pub id: u32,
+    /// Its scheduler's settings.
+    pub settings: Settings,
+    /// Make it this slow.
+    pub simulate: Option<Simulate>,
+    /// How to talk to it.
+    pub backend: BackendKind,
+    /// Its ioband devices; images name them by their place here.
+    pub bands: Vec<BandSettings>,
+}
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No queue to the device.
+    #[error("cannot set up input and output for device id {id}: {source}")]
+    Device {
+        /// The device id.
+        id: u32,
+        /// Why.
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start the thread for device id {id}: {source}")]
+    Thread {
+        /// The device id.
+        id: u32,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// One disk at work.
+#[derive(Debug)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    id: u32,
+    clock: Clock,
+    device: Device,
+    state: Mutex<State>,
+    /// Signalled when the table becomes empty while closing.
+    emptied: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    settings: Settings,
+    disk: Disk,
+    bands: Vec<Band>,
+    /// Every accepted request that is not answered, held or in flight.
+    table: Slab<Accepted>,
+    /// When the thread will look again by itself.
+    sleeps_until: Option<Nanos>,
+    closing: bool,
+    /// The thread is gone and nothing can be served: everything is answered EIO.
+    dead: bool,
+}
+
+struct Accepted {
+    op: Op,
+    target: Arc<Target>,
+    pieces: Vec<Piece>,
+    left: u32,
+    error: Option<io::Error>,
+    dispatched: Option<Dispatched>,
+    reply: Box<dyn Reply>,
+}
+
+impl std::fmt::Debug for Accepted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accepted").field("op", &self.op).field("left", &self.left).finish_non_exhaustive()
+    }
+}
+
+/// One contiguous range of the device; its payload is with the device while that works on it.
+struct Piece {
+    range: Range,
+    payload: Option<Payload>,
+}
+
+/// An answer to send once the lock is released.
+type Outgoing = (Box<dyn Reply>, io::Result<Answer>);
+
+impl Engine {
+    /// Starts the engine of a disk.
+    pub fn start(settings: EngineSettings, clock: Clock) -> Result<Self, EngineError> {
+        let EngineSettings { id, settings, simulate, backend, bands } = settings;
+        let device =
+            Device::new(backend, simulate, clock).map_err(|source| EngineError::Device { id, source })?;
+        let mut disk = Disk::new(settings);
+        let bands = bands.into_iter().map(|band| Band::new(band, &mut disk)).collect();
+        let state = State {
+            settings,
+            disk,
+            bands,
+            table: Slab::new(),
+            sleeps_until: None,
+            closing: false,
+            dead: false,
+        };
+        let shared =
+            Arc::new(Shared { id, clock, device, state: Mutex::new(state), emptied: Condvar::new() });
+        let thread = std::thread::Builder::new()
+            .name(format!("disk-{id}"))
+            .spawn({
+                let shared = shared.clone();
+                move || shared.serve()
+            })
+            .map_err(|source| EngineError::Thread { id, source })?;
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// The device id.
+    pub fn id(&self) -> u32 {
+        self.shared.id
+    }
+
+    /// How the device is talked to.
+    pub fn backend(&self) -> &'static str {
+        self.shared.device.backend()
+    }
+
+    /// Accepts a request; `reply` is answered exactly once, maybe before this returns, mostly later by the engine's
+    /// thread. Never waits for the device or for other groups.
+    pub fn submit(&self, request: Request<'_>, reply: Box<dyn Reply>) {
+        let Request { image, offset, work, identity } = request;
+        let (op, charged_as) = (device_op(&work), work.charged_as());
+        let target = {
+            let state = self.shared.lock();
+            state.bands.get(image.band()).map(|band| band.target.clone())
+        };
+        let Some(target) = target else { return reply.send(Err(errno(libc::ENXIO))) };
+        // Outside the lock: copying a payload takes longer than anything that is done under it.
+        let pieces = pieces(&target, image.ranges(offset, work.len()), &work);
+        let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
+        let sectors = u32::try_from(sectors.0).unwrap_or(u32::MAX);
+
+        let mut state = self.shared.lock();
+        if state.dead || state.closing {
+            let code = if state.closing { libc::ESHUTDOWN } else { libc::EIO };
+            drop(state);
+            return reply.send(Err(errno(code)));
+        }
+        let group = state.bands[image.band()].groups.classify(&identity, image.name());
+        let left = pieces.len() as u32;
+        let id = state.table.insert(Accepted { op, target, pieces, left, error: None, dispatched: None, reply });
+        let now = self.shared.clock.now();
+        state.disk.submit(group, sched::Request { id: id as u64, op: charged_as, sectors }, now);
+        let wait = self.shared.pump(&mut state, now);
+        if let Some(until) = wait
+            && state.sleeps_until.is_none_or(|sleeps| until < sleeps)
+        {
+            state.sleeps_until = Some(until);
+            self.shared.device.wake();
+        }
+    }
+
+    /// Where the next data or hole is at or after `offset`, in bytes of the image; `None` past the last one.
+    /// May read metadata from the device, so it must not run where requests are read.
+    pub fn seek(&self, image: &super::Image, offset: u64, what: Seek) -> io::Result<Option<u64>> {
+        let target = {
+            let state = self.shared.lock();
+            state.bands.get(image.band()).map(|band| band.target.clone()).ok_or_else(|| errno(libc::ENXIO))?
+        };
+        let mut base = 0;
+        for extent in image.extents() {
+            let end = base + extent.size.0;
+            if offset < end {
+                let from = extent.offset.0 + offset.saturating_sub(base);
+                let found = target.seek(from, what)?;
+                // Past the end of a sparse file everything is a hole.
+                let found = match (found, what) {
+                    (None, Seek::Hole) => Some(from),
+                    (found, _) => found,
+                };
+                if let Some(at) = found.filter(|at| *at < extent.offset.0 + extent.size.0) {
+                    return Ok(Some(base + (at - extent.offset.0)));
+                }
+            }
+            base = end;
+        }
+        // Every file ends in a hole.
+        Ok((what == Seek::Hole && offset < image.size()).then(|| image.size()))
+    }
+
+    /// The disk's settings and its ioband devices with their groups and counters.
+    pub fn status(&self) -> (Settings, Vec<BandStatus>) {
+        let state = self.shared.lock();
+        (state.settings, state.bands.iter().map(|band| band.status(&state.disk)).collect())
+    }
+
+    /// Sizes of the ioband devices in bytes, together.
+    pub fn size(&self) -> u64 {
+        self.shared.lock().bands.iter().map(|band| band.target.size().0).sum()
+    }
+
+    /// Lets everything that is held pass, waits until every accepted request is answered, and ends the thread.
+    /// Requests that come from now on are answered ESHUTDOWN.
+    pub fn shut_down(&self) {
+        let mut state = self.shared.lock();
+        state.closing = true;
+        state.disk.drain();
+        self.shared.pump(&mut state, self.shared.clock.now());
+        self.shared.device.wake();
+        while !state.table.is_empty() && !state.dead {
+            state = self.shared.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
+        self.shared.device.wake();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It ends by itself now; that it panicked was logged and answered for when it did.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+impl Shared {
+    /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
+    fn pump(&self, state: &mut State, now: Nanos) -> Option<Nanos> {
+        loop {
+            match state.disk.next(now) {
+                Next::Dispatch(dispatched) => self.hand_over(state, dispatched),
+                Next::Wait(until) => return Some(until),
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    fn hand_over(&self, state: &mut State, dispatched: Dispatched) {
+        let id = dispatched.id;
+        let accepted = &mut state.table[id as usize];
+        accepted.dispatched = Some(dispatched);
+        for (number, piece) in accepted.pieces.iter_mut().enumerate() {
+            self.device.submit(Part {
+                token: id << PART_BITS | number as u64,
+                target: accepted.target.clone(),
+                op: accepted.op,
+                offset: piece.range.offset,
+                len: piece.range.len,
+                payload: piece.payload.take(),
+            });
+        }
+    }
+
+    /// The engine's thread.
+    fn serve(&self) {
+        let _last_resort = AnswerAll(self);
+        let mut done = Vec::new();
+        let mut outgoing: Vec<Outgoing> = Vec::new();
+        let mut timeout = None;
+        loop {
+            if let Err(error) = self.device.wait(timeout, &mut done) {
+                // Without completions nothing can be served; the guard answers whoever waits.
+                tracing::error!(disk = self.id, %error, "cannot wait for the device any more");
+                return;
+            }
+            let mut state = self.lock();
+            let now = self.clock.now();
+            for Done { token, result } in done.drain(..) {
+                let id = (token >> PART_BITS) as usize;
+                let number = (token & ((1 << PART_BITS) - 1)) as usize;
+                if let Some(answer) = state.part_done(id, number, result, now) {
+                    outgoing.push(answer);
+                }
+            }
+            let wait = self.pump(&mut state, now);
+            state.sleeps_until = wait;
+            timeout = wait.map(|until| until.since(now).into());
+            let finished = state.closing && state.table.is_empty();
+            drop(state);
+            for (reply, result) in outgoing.drain(..) {
+                reply.send(result);
+            }
+            if finished {
+                self.emptied.notify_all();
+                return;
+            }
+        }
+    }
+}
+
+impl State {
+    /// A part came back; with the last one the request is complete and has an answer.
+    fn part_done(
+        &mut self,
+        id: usize,
+        number: usize,
+        result: io::Result<Option<Payload>>,
+        now: Nanos,
+    ) -> Option<Outgoing> {
+        let accepted = self.table.get_mut(id)?;
+        match result {
+            Ok(payload) => accepted.pieces[number].payload = payload,
+            // The first error is the answer.
+            Err(error) => accepted.error = accepted.error.take().or(Some(error)),
+        }
+        accepted.left = accepted.left.saturating_sub(1);
+        if accepted.left > 0 {
+            return None;
+        }
+        let Accepted { op, pieces, error, dispatched, reply, .. } = self.table.remove(id);
+        if let Some(dispatched) = dispatched {
+            self.disk.complete(dispatched, now);
+        }
+        let result = match (error, op) {
+            (Some(error), _) => Err(error),
+            (None, Op::Read) => Ok(Answer::Data(pieces.into_iter().filter_map(|p| p.payload).collect())),
+            (None, _) => Ok(Answer::Done),
+        };
+        Some((reply, result))
+    }
+}
+
+/// Answers everybody when the engine's thread ends, by a return or by a panic.
+struct AnswerAll<'a>(&'a Shared);
+
+impl Drop for AnswerAll<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.dead = true;
+        let unanswered: Vec<_> = state.table.drain().collect();
+        drop(state);
+        for accepted in unanswered {
+            accepted.reply.send(Err(errno(libc::EIO)));
+        }
+        self.0.emptied.notify_all();
+    }
+}
+
+fn device_op(work: &Work<'_>) -> Op {
+    match work {
+        Work::Read { .. } => Op::Read,
+        Work::Write(_) => Op::Write,
+        Work::Flush => Op::Flush,
+        Work::Discard { .. } => Op::Discard,
+        Work::WriteZeroes { .. } => Op::WriteZeroes,
+    }
+}
+
+/// The request cut along the extents. Always at least one piece, so that it is scheduled and completes.
+fn pieces(target: &Target, ranges: Vec<Range>, work: &Work<'_>) -> Vec<Piece> {
+    if ranges.is_empty() {
+        return vec![Piece { range: Range { offset: 0, len: 0 }, payload: None }];
+    }
+    let mut rest: &[u8] = if let Work::Write(data) = work { data } else { &[] };
+    ranges
+        .into_iter()
+        .map(|range| {
+            let payload = matches!(work, Work::Write(_)).then(|| {
+                let (now, later) = rest.split_at(range.len as usize);
+                rest = later;
+                Payload::for_write(target, range.offset, now)
+            });
+            Piece { range, payload }
+        })
+        .collect()
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}

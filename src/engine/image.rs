@@ -1,0 +1,106 @@
+//! An image: a name for ranges of an ioband device.
+
+use crate::config::Extent;
+use std::sync::Arc;
+
+/// A disk image as the engine knows it.
+#[derive(Debug)]
+pub struct Image {
+    name: Arc<str>,
+    band: usize,
+    extents: Vec<Extent>,
+    size: u64,
+}
+
+/// A contiguous part of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Range {
+    pub(super) offset: u64,
+    pub(super) len: u64,
+}
+
+impl Image {
+    /// An image on the ioband device with this number in its engine.
+    pub fn new(name: Arc<str>, band: usize, extents: Vec<Extent>) -> Self {
+        let size = extents.iter().map(|e| e.size.0).sum();
+        Self { name, band, extents, size }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Number of its ioband device in the engine.
+    pub fn band(&self) -> usize {
+        self.band
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Its extents.
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// The part of `len` bytes from `offset` that lies inside the image.
+    pub fn clamp(&self, offset: u64, len: u64) -> u64 {
+        len.min(self.size.saturating_sub(offset))
+    }
+
+    /// Where the bytes from `offset` are on the device. What lies past the end of the image is not there: this is
+    /// the one place that keeps an image from reaching its neighbours.
+    pub(super) fn ranges(&self, offset: u64, len: u64) -> Vec<Range> {
+        let mut left = self.clamp(offset, len);
+        let mut skip = offset;
+        let mut ranges = Vec::with_capacity(1);
+        for extent in &self.extents {
+            if left == 0 {
+                break;
+            }
+            if skip >= extent.size.0 {
+                skip -= extent.size.0;
+                continue;
+            }
+            let part = left.min(extent.size.0 - skip);
+            ranges.push(Range { offset: extent.offset.0 + skip, len: part });
+            left -= part;
+            skip = 0;
+        }
+        ranges
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::Bytes;
+
+    fn image(extents: &[(u64, u64)]) -> Image {
+        let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
+        Image::new("vm.img".into(), 0, extents)
+    }
+
+    #[test]
+    fn a_request_over_extents_is_cut_where_they_meet() {
+        let image = image(&[(4096, 1024), (512, 512), (8192, 2048)]);
+        assert_eq!(image.size(), 3584);
+        assert_eq!(image.ranges(0, 1), [Range { offset: 4096, len: 1 }]);
+        assert_eq!(
+            image.ranges(1000, 1000),
+            [Range { offset: 5096, len: 24 }, Range { offset: 512, len: 512 }, Range { offset: 8192, len: 464 }]
+        );
+    }
+
+    #[test]
+    fn nothing_reaches_past_the_end() {
+        let image = image(&[(4096, 1024)]);
+        assert_eq!(image.ranges(1000, 500), [Range { offset: 5096, len: 24 }]);
+        assert_eq!(image.ranges(1024, 1), []);
+        assert_eq!(image.ranges(u64::MAX, u64::MAX), []);
+        assert_eq!(image.clamp(u64::MAX, 10), 0);
+    }
+}

@@ -1,0 +1,292 @@
+//! Mounting and unmounting.
+//!
+//! We mount by ourselves and give fuser the descriptor, because the mount belongs to the daemon and not to a
+//! session object: its type is to be `fuse.ioband`, it must be detachable while files are open, and a user whom
+//! /dev/fuse refuses must get to fusermount3.
+
+use super::sys;
+use fuser::SessionACL;
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::unistd::{getegid, geteuid};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// File system type in /proc/self/mountinfo.
+pub(crate) const FS_TYPE: &str = "fuse.ioband";
+
+/// Why it could not be mounted or unmounted.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// A dead mount is in the way.
+    #[error(
+        "{0} is a stale FUSE mount: its daemon has ended without unmounting (\"Transport endpoint is not \
+         connected\"); clear it with `ioband umount {0}`"
+    )]
+    Stale(PathBuf),
+    /// Already mounted.
+    #[error("an ioband mount is already at {0}; end it with `ioband umount {0}` or choose another mount point")]
+    Busy(PathBuf),
+    /// Not a folder.
+    #[error("{0} is not a folder; a mount point must be an existing or new folder")]
+    NotAFolder(PathBuf),
+    /// Anything else about the mount point.
+    #[error("cannot use {path} as mount point: {source}")]
+    Mountpoint {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel has no FUSE, or forbids it.
+    #[error("cannot open /dev/fuse: {0}; load the module (`modprobe fuse`) or install fusermount3 (package fuse3)")]
+    NoFuse(io::Error),
+    /// The kernel refused.
+    #[error("cannot mount at {path}: {source}")]
+    Refused {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// fusermount3 refused, in its own words.
+    #[error("fusermount3 cannot mount at {path}: {words}")]
+    Helper {
+        /// The mount point.
+        path: PathBuf,
+        /// What it said.
+        words: String,
+    },
+    /// Files are open.
+    #[error("{0} is in use: files on it are open; close them (see `fuser -vm {0}`) or add --lazy")]
+    InUse(PathBuf),
+    /// Nothing to unmount.
+    #[error("nothing of ioband is mounted at {0}")]
+    NotMounted(PathBuf),
+    /// Unmounting failed otherwise.
+    #[error("cannot unmount {path}: {source}")]
+    Unmount {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// What is at a path that is to become a mount point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A folder, free to use.
+    Free,
+    /// Nothing yet.
+    Missing,
+    /// A FUSE mount whose daemon is gone.
+    Stale,
+    /// A live ioband mount.
+    Mounted,
+}
+
+/// Looks at a future mount point.
+///
+/// # Errors
+/// When it is not a folder, or cannot be looked at.
+pub fn probe_mountpoint(path: &Path) -> Result<State, MountError> {
+    match fs::metadata(path) {
+        Ok(_) if is_ioband_mount(path) => Ok(State::Mounted),
+        Ok(meta) if meta.is_dir() => Ok(State::Free),
+        Ok(_) => Err(MountError::NotAFolder(path.to_owned())),
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => Ok(State::Stale),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(State::Missing),
+        // Somebody else's mount without allow_other: ours or not, it is taken.
+        Err(_) if is_ioband_mount(path) => Ok(State::Mounted),
+        Err(source) => Err(MountError::Mountpoint { path: path.to_owned(), source }),
+    }
+}
+
+fn is_ioband_mount(path: &Path) -> bool {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let path = path.canonicalize().unwrap_or(path);
+    ioband_mounts().is_ok_and(|mounts| mounts.contains(&path))
+}
+
+/// Every ioband mount point that this process can see.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn ioband_mounts() -> io::Result<Vec<PathBuf>> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    // `36 35 98:0 /root /mount/point options ... - type source options`
+    let mount_point = |line: &str| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_ours = after.split(' ').next() == Some(FS_TYPE);
+        is_ours.then(|| before.split(' ').nth(4).map(|path| PathBuf::from(unescape(path)))).flatten()
+    };
+    Ok(text.lines().filter_map(mount_point).collect())
+}
+
+/// mountinfo writes space, tab, line end and backslash as `\040` and the like.
+fn unescape(text: &str) -> String {
+    let mut out = text.to_owned();
+    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
+        out = out.replace(code, plain);
+    }
+    out
+}
+
+/// Everybody may use the mount where the one who mounts may allow that, and only its owner otherwise.
+pub fn default_acl() -> SessionACL {
+    let allowed = || {
+        let text = fs::read_to_string("/etc/fuse.conf").unwrap_or_default();
+        text.lines().any(|line| line.trim() == "user_allow_other")
+    };
+    if geteuid().is_root() || allowed() { SessionACL::All } else { SessionACL::Owner }
+}
+
+/// A FUSE mount: the connection, and the folder it is at.
+#[derive(Debug)]
+pub struct Mounted {
+    /// Where.
+    pub mountpoint: PathBuf,
+    /// The connection to the kernel; the mount is dead when its last copy is closed.
+    pub connection: OwnedFd,
+    /// Who may use it.
+    pub acl: SessionACL,
+}
+
+impl Mounted {
+    /// Mounts at a folder, which is made if it is missing.
+    ///
+    /// # Errors
+    /// See [`MountError`]; nothing is mounted then.
+    pub fn new(mountpoint: &Path, acl: SessionACL) -> Result<Self, MountError> {
+        let failed = |source| MountError::Mountpoint { path: mountpoint.to_owned(), source };
+        match probe_mountpoint(mountpoint)? {
+            State::Free => {}
+            State::Missing => fs::create_dir(mountpoint).map_err(failed)?,
+            State::Stale => return Err(MountError::Stale(mountpoint.to_owned())),
+            State::Mounted => return Err(MountError::Busy(mountpoint.to_owned())),
+        }
+        let mountpoint = mountpoint.canonicalize().map_err(failed)?;
+        let connection =
+            if geteuid().is_root() { by_system_call(&mountpoint, acl) } else { by_helper(&mountpoint, acl) }?;
+        Ok(Self { mountpoint, connection, acl })
+    }
+}
+
+fn by_system_call(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
+    let device = OpenOptions::new().read(true).write(true).open("/dev/fuse").map_err(MountError::NoFuse)?;
+    let device = OwnedFd::from(device);
+    let mut options = format!(
+        "fd={},rootmode=40000,user_id={},group_id={},default_permissions",
+        device.as_raw_fd(),
+        geteuid(),
+        getegid()
+    );
+    if acl == SessionACL::All {
+        options.push_str(",allow_other");
+    }
+    let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+    mount(Some("ioband"), mountpoint, Some(FS_TYPE), flags, Some(options.as_str()))
+        .map_err(|e| MountError::Refused { path: mountpoint.to_owned(), source: e.into() })?;
+    Ok(device)
+}
+
+fn by_helper(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
+    let failed = |source| MountError::Refused { path: mountpoint.to_owned(), source };
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| failed(e.into()))?;
+    let mut options = "fsname=ioband,subtype=ioband,default_permissions,nodev,nosuid".to_owned();
+    if acl == SessionACL::All {
+        options.push_str(",allow_other");
+    }
+    let mut helper = Command::new("fusermount3")
+        .arg("-o")
+        .arg(options)
+        .arg("--")
+        .arg(mountpoint)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(MountError::NoFuse)?;
+    drop(theirs);
+    let received = sys::receive_descriptor(&ours);
+    let mut words = String::new();
+    if let Some(mut stderr) = helper.stderr.take() {
+        // What it said is all there is to tell; that it could not be read changes nothing.
+        let _ = stderr.read_to_string(&mut words);
+    }
+    let status = helper.wait().map_err(failed)?;
+    match received {
+        Ok(descriptor) if status.success() => Ok(descriptor),
+        received => {
+            let words = match (words.trim(), received) {
+                ("", Err(error)) => error.to_string(),
+                ("", Ok(_)) => status.to_string(),
+                (words, _) => words.trim_start_matches("fusermount3: ").to_owned(),
+            };
+            Err(MountError::Helper { path: mountpoint.to_owned(), words })
+        }
+    }
+}
+
+/// Unmounts; `lazy` detaches the mount from the folder also while files on it are open, which stay usable for those
+/// who have them.
+///
+/// # Errors
+/// [`MountError::InUse`] when files are open and `lazy` is not asked for; others as they say.
+pub fn unmount(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
+    let flags = if lazy { MntFlags::MNT_DETACH } else { MntFlags::empty() };
+    match umount2(mountpoint, flags | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(()),
+        Err(Errno::EBUSY) => Err(MountError::InUse(mountpoint.to_owned())),
+        Err(Errno::EINVAL | Errno::ENOENT) => Err(MountError::NotMounted(mountpoint.to_owned())),
+        Err(Errno::EPERM) => unmount_by_helper(mountpoint, lazy),
+        Err(error) => Err(MountError::Unmount { path: mountpoint.to_owned(), source: error.into() }),
+    }
+}
+
+fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
+    let path = || mountpoint.to_owned();
+    let output = Command::new("fusermount3")
+        .arg("-u")
+        .args(lazy.then_some("-z"))
+        .arg("--")
+        .arg(mountpoint)
+        .output()
+        .map_err(|source| MountError::Unmount { path: path(), source })?;
+    let words = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        Ok(())
+    } else if words.contains("busy") {
+        Err(MountError::InUse(path()))
+    } else if words.contains("not found") {
+        Err(MountError::NotMounted(path()))
+    } else {
+        Err(MountError::Unmount { path: path(), source: io::Error::other(words.trim().to_owned()) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mountinfo_paths_are_unescaped() {
+        assert_eq!(unescape("/mnt/my\\040disk\\134x"), "/mnt/my disk\\x");
+    }
+
+    #[test]
+    fn what_is_no_folder_is_refused_by_name() {
+        let error = probe_mountpoint(Path::new("/dev/null")).unwrap_err();
+        assert!(error.to_string().contains("/dev/null is not a folder"), "{error}");
+        assert_eq!(probe_mountpoint(Path::new("/nonexistent-ioband")).unwrap(), State::Missing);
+        assert_eq!(probe_mountpoint(Path::new("/")).unwrap(), State::Free);
+    }
+}
