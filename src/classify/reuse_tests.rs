@@ -326,19 +326,18 @@ fn measure_resolve() {
     let watch = Watch::new(true).unwrap();
     each("of that, the drain", TIMES, Box::new(|| watch.drain(|_| ())));
     let fresh = callers(ALL, true);
-    for (what, wants) in [("pid", Wants::of([GroupType::Pid])), ("pid, pgrp and cgroup", ALL)] {
-        fresh.set_wants(wants);
-        let two = [wants, Wants { process: !wants.process, ..wants }];
+    let (pid, pgrp) = (Wants::of([GroupType::Pid]), Wants::of([GroupType::Pgrp]));
+    for (what, one, other) in
+        [("pid or pgrp", pid, pgrp), ("all, or all but pgrp", ALL, Wants { pgrp: false, ..ALL })]
+    {
         let mut turn = 0;
-        each(
-            &format!("a look-up for {what} (every other without pid)"),
-            TIMES / 50,
-            Box::new(|| {
-                turn += 1;
-                fresh.set_wants(two[turn % 2]);
-                drop(std::hint::black_box(fresh.resolve(caller(tid))));
-            }),
-        );
+        // Each change of what is wanted makes the next answer a fresh one.
+        let look_up = || {
+            turn += 1;
+            fresh.set_wants(if turn % 2 == 0 { one } else { other });
+            drop(std::hint::black_box(fresh.resolve(caller(tid))));
+        };
+        each(&format!("a look-up of {what}"), TIMES / 50, Box::new(look_up));
     }
     let callers = &callers(Wants::of([GroupType::Pid]), true);
     std::thread::scope(|scope| {
