@@ -2,5 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod plan;
+mod report;
+mod tree;
 
 pub use plan::*;
+pub use report::{Problem, Report};
