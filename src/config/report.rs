@@ -114,7 +114,11 @@ impl Problems {
             column: at.column,
             message,
             hint: (!hint.is_empty()).then_some(hint),
-            source: at.line.checked_sub(1).and_then(|i| lines.get(i)).map_or_else(String::new, |line| shown(line)),
+            source: at
+                .line
+                .checked_sub(1)
+                .and_then(|i| lines.get(i))
+                .map_or_else(String::new, |line| shown(line)),
         });
         Report { origin: origin.to_owned(), problems: problems.collect(), left_out }
     }
@@ -163,7 +167,13 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
     }
     let near = |name: &&str| name.len() <= 64;
     let distance = |name: &'a str| (strsim::osa_distance(word, name), name);
-    known.into_iter().filter(near).map(distance).filter(|(d, _)| *d <= allowed).min_by_key(|(d, _)| *d).map(|(_, n)| n)
+    known
+        .into_iter()
+        .filter(near)
+        .map(distance)
+        .filter(|(d, _)| *d <= allowed)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, n)| n)
 }
 
 #[cfg(test)]

@@ -91,23 +91,30 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
         Error::Eof { .. } if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
             return Some(Node { at, kind: Kind::Null });
         }
-        Error::Eof { .. } => ("the file ends in the middle of a value".into(), "complete or remove the last entry"),
+        Error::Eof { .. } => {
+            ("the file ends in the middle of a value".into(), "complete or remove the last entry")
+        }
         Error::MultipleDocuments { .. } => {
             ("a second YAML document starts here".into(), "a configuration is one document: remove the `---`")
         }
-        Error::UnknownAnchor { .. } => {
-            ("this refers to a name that is not defined above".into(), "define it before its first use, as `&name`")
-        }
+        Error::UnknownAnchor { .. } => (
+            "this refers to a name that is not defined above".into(),
+            "define it before its first use, as `&name`",
+        ),
         Error::Budget { .. }
         | Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
-        | Error::AliasReplayStackDepthExceeded { .. } => {
-            ("the file is too large, too deeply nested or repeats itself too often".into(), "write it plainly, without aliases of aliases")
-        }
+        | Error::AliasReplayStackDepthExceeded { .. } => (
+            "the file is too large, too deeply nested or repeats itself too often".into(),
+            "write it plainly, without aliases of aliases",
+        ),
         other => {
             let message = UserMessageFormatter.format_message(other).into_owned();
-            (format!("this is not YAML: {message}"), "check indentation (blanks, no tabs), colons, quotes and brackets here and just above")
+            (
+                format!("this is not YAML: {message}"),
+                "check indentation (blanks, no tabs), colons, quotes and brackets here and just above",
+            )
         }
     };
     problems.add(at, message, hint);
@@ -213,7 +220,9 @@ impl Builder<'_> {
         let at = pos(raw.defined);
         let kind = match raw.value {
             Raw::Null => Kind::Null,
-            Raw::Text(text) => Kind::Scalar { text, bare: !self.source(raw.defined).starts_with(['"', '\'']) },
+            Raw::Text(text) => {
+                Kind::Scalar { text, bare: !self.source(raw.defined).starts_with(['"', '\'']) }
+            }
             Raw::Value(printed) => Kind::Scalar { text: self.spelling(raw.defined, printed), bare: true },
             Raw::List(items) => Kind::List(items.into_iter().map(|item| self.node(item)).collect()),
             Raw::Map(entries) => Kind::Map(self.entries(entries)),
@@ -271,7 +280,11 @@ impl Builder<'_> {
             };
             for map in maps {
                 let Kind::Map(more) = map.kind else {
-                    self.problems.add(at, "`<<` must be given a mapping", "write `<<: *name` with `&name` at a mapping");
+                    self.problems.add(
+                        at,
+                        "`<<` must be given a mapping",
+                        "write `<<: *name` with `&name` at a mapping",
+                    );
                     continue;
                 };
                 // What is written out wins over what is merged, and what is merged first over what comes later.
@@ -305,7 +318,9 @@ mod tests {
 
     #[test]
     fn scalars_keep_their_spelling_and_their_place() {
-        let entries = tree("a: 0660\nb: \"0660\"\nc: 0x10\nd: 1e3\né: no\nf: &x '1'\ng: *x\nh: 1_000\ni: -7\nj: .inf\nk: !!str 5\nl: true");
+        let entries = tree(
+            "a: 0660\nb: \"0660\"\nc: 0x10\nd: 1e3\né: no\nf: &x '1'\ng: *x\nh: 1_000\ni: -7\nj: .inf\nk: !!str 5\nl: true",
+        );
         let got: Vec<_> = entries.iter().map(scalar).collect();
         let expected = [
             ("0660", true, 1, 4),
@@ -345,7 +360,10 @@ mod tests {
     fn an_empty_file_is_nothing_rather_than_an_error() {
         for text in ["", "\n", "# only a comment\n", "---\n", "--- # nothing\n...\n", "~"] {
             let mut problems = Problems::default();
-            assert!(matches!(parse(text, &mut problems), Some(Node { kind: Kind::Null, .. })), "{text:?} {problems:?}");
+            assert!(
+                matches!(parse(text, &mut problems), Some(Node { kind: Kind::Null, .. })),
+                "{text:?} {problems:?}"
+            );
         }
     }
 
