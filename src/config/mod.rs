@@ -1,6 +1,19 @@
 //! YAML to a checked [`Plan`]: parse, check, and say every error at its line and column.
+//!
+//! The way of a configuration: text, [`tree`] (keys and values with their places), [`shape`] (the sections, each
+//! value read), [`check`] (what depends on several values, on this machine or on devices), [`Plan`]. Problems
+//! are collected on the whole way, so that one run names them all.
 #![forbid(unsafe_code)]
 
+mod check;
+mod fields;
+mod load;
+mod names;
 mod plan;
+mod report;
+mod shape;
+mod tree;
 
+pub use load::{DIRECTORY, Defaults, Found, FoundKind, Probe, load, load_file};
 pub use plan::*;
+pub use report::{Problem, Report};

@@ -1,0 +1,71 @@
+//! Checks what one value alone does not tell: names against names, ranges against devices, devices against their
+//! disk. Goes on after a mistake, so that one run finds them all.
+
+mod devices;
+mod disks;
+mod groups;
+mod images;
+mod overlap;
+
+use super::load::{Defaults, Probe};
+use super::plan::{ControlPlan, Plan};
+use super::report::{Pos, Problems, quoted};
+use super::shape::{Access, Control, Mount};
+use std::collections::HashMap;
+
+/// The plan of a mount. Only good when no problem was noted on the way.
+pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problems: &mut Problems) -> Plan {
+    let control = control(&mount.control, defaults);
+    names(&mount, &control.dir, problems);
+    let backing = devices::backing(&mount.devices, probe, problems);
+    let disks = disks::agree(&mount.devices, problems);
+    let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &mount, problems)).collect();
+    let images = images::check(&mount, &backing, defaults, problems);
+    let devices = devices::plans(mount.devices, backing, groups, &disks);
+    Plan { mountpoint: mount.mountpoint, control, devices, images }
+}
+
+fn control(control: &Control, defaults: &Defaults) -> ControlPlan {
+    let Access { owner, group, mode } = control.access;
+    ControlPlan {
+        dir: control.dir.as_ref().map_or_else(|| ".ioband".to_owned(), |dir| dir.value.clone()),
+        owner: owner.unwrap_or(defaults.owner),
+        group: group.unwrap_or(defaults.group),
+        mode: mode.unwrap_or(0o600),
+    }
+}
+
+/// Images, devices and the control directory share the names of the mount's root: a device can become visible
+/// there under its own name.
+fn names(mount: &Mount, control_dir: &str, problems: &mut Problems) {
+    let mut devices: HashMap<&str, Pos> = HashMap::new();
+    let own =
+        |name: &str| format!("`control: {{dir: {name}}}` has that name: choose another for one of the two");
+    for device in &mount.devices {
+        let name = device.name.value.as_str();
+        if name == control_dir {
+            let message = format!("the device name {} is that of the control directory", quoted(name));
+            problems.add(device.name.at, message, own(name));
+        }
+        devices.insert(name, device.name.at);
+    }
+    for image in &mount.images {
+        let name = image.name.value.as_str();
+        if name == control_dir {
+            let message = format!("the image name {} is that of the control directory", quoted(name));
+            problems.add(image.name.at, message, own(name));
+        }
+        if let Some(device) = devices.get(name) {
+            let message = format!(
+                "the image name {} is also the name of a device (line {})",
+                quoted(name),
+                device.line
+            );
+            problems.add(
+                image.name.at,
+                message,
+                "images and devices need different names: rename one of the two",
+            );
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! The ids of groups: numbers, names that are looked up, cgroup paths and images, by the type of the device.
+
+use crate::classify::{GroupId, GroupType};
+use crate::config::fields::{At, Wrong, number32};
+use crate::config::names;
+use crate::config::plan::GroupPlan;
+use crate::config::report::{Problems, listed, nearest, quoted};
+use crate::config::shape::{Device, Image, Mount};
+use std::collections::HashMap;
+
+/// The largest process id that Linux gives out.
+const LAST_PID: u32 = 1 << 22;
+
+/// The groups of one device.
+pub(super) fn check(device: &Device, mount: &Mount, problems: &mut Problems) -> Vec<GroupPlan> {
+    // A bad type has been reported; what the ids mean is then anybody's guess.
+    let Ok(stated) = &device.group_type else { return Vec::new() };
+    let group_type = stated.map_or(GroupType::None, |t| t.value);
+    if group_type == GroupType::None {
+        if !device.groups.is_empty() {
+            let why = if stated.is_some() { "its `type` is `none`" } else { "no `type`" };
+            let message = format!("device {} has groups, but {why}", quoted(&device.name.value));
+            let hint = "say what its groups are, such as `type: user` (or gid, pid, pgrp, cgroup, image), or remove them";
+            problems.add(device.groups_at, message, hint);
+        }
+        return Vec::new();
+    }
+    let mut seen: HashMap<GroupId, &At<String>> = HashMap::new();
+    let mut plans = Vec::with_capacity(device.groups.len());
+    for group in &device.groups {
+        let word = &group.id.value;
+        let id = match read(word, group_type, device, mount) {
+            Ok(id) => id,
+            Err(Wrong { reason, hint }) => {
+                problems.add(
+                    group.id.at,
+                    format!("the group {} is {reason}", quoted(word)),
+                    hint.unwrap_or_default(),
+                );
+                continue;
+            }
+        };
+        if let Some(other) = seen.get(&id) {
+            let message = format!(
+                "the group {} is the same as {} (line {}): {} {id}",
+                quoted(word),
+                quoted(&other.value),
+                other.at.line,
+                noun(group_type)
+            );
+            problems.add(group.id.at, message, "keep one of the two");
+            continue;
+        }
+        seen.insert(id.clone(), &group.id);
+        plans.push(GroupPlan { id, weight: group.weight });
+    }
+    plans
+}
+
+fn noun(group_type: GroupType) -> &'static str {
+    match group_type {
+        GroupType::None | GroupType::User => "uid",
+        GroupType::Gid => "gid",
+        GroupType::Pid => "process",
+        GroupType::Pgrp => "process group",
+        GroupType::Cgroup => "cgroup",
+        GroupType::Image => "image",
+    }
+}
+
+/// Reads one id as the type asks for.
+fn read(word: &str, group_type: GroupType, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
+    let hinted = |hint: &'static str| move |w: Wrong| Wrong { hint: w.hint.or(Some(hint.into())), ..w };
+    match group_type {
+        GroupType::None => Err("not possible under type none".into()),
+        GroupType::User => names::user(word, true)
+            .map(GroupId::Number)
+            .map_err(hinted("`getent passwd` lists the users; a number is always understood")),
+        GroupType::Gid => names::group(word, true)
+            .map(GroupId::Number)
+            .map_err(hinted("`getent group` lists the groups; a number is always understood")),
+        GroupType::Pid => number32(1..=LAST_PID)(word, true)
+            .map(GroupId::Number)
+            .map_err(hinted("with `type: pid`, write the number of a process")),
+        GroupType::Pgrp => number32(1..=LAST_PID)(word, true)
+            .map(GroupId::Number)
+            .map_err(hinted("with `type: pgrp`, write the number of a process group, the pid of its leader")),
+        GroupType::Cgroup => cgroup(word),
+        GroupType::Image => image(word, device, mount),
+    }
+}
+
+/// A cgroup path from the root of its hierarchy, without a slash at its end.
+fn cgroup(word: &str) -> Result<GroupId, Wrong> {
+    let wrong = |reason: &str, hint: &str| Err(Wrong { reason: reason.into(), hint: Some(hint.into()) });
+    let path = word.trim_end_matches('/');
+    let Some(inner) = word.strip_prefix('/') else {
+        return wrong(
+            "no cgroup path",
+            "write it from the root, as in /proc/PID/cgroup: /machine.slice/vm1.scope",
+        );
+    };
+    if path.is_empty() {
+        return wrong(
+            "the root cgroup, which holds everybody",
+            "use the `weight` of the device: the default group",
+        );
+    }
+    if inner.trim_end_matches('/').split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return wrong("no plain path", "write it without `//`, `.` and `..`");
+    }
+    if path.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return wrong("not a usable name: it holds a blank or a control character", "rename the cgroup");
+    }
+    Ok(GroupId::Name(path.into()))
+}
+
+/// An image of this very device: one of another device would never match.
+fn image(word: &str, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
+    let here = device.name.value.as_str();
+    let is_here = |image: &&Image| image.device.as_ref().is_ok_and(|at| at.value == here);
+    let Some(image) = mount.images.iter().find(|image| image.name.value == word) else {
+        let names = || mount.images.iter().filter(is_here).map(|i| i.name.value.as_str());
+        let hint = match (nearest(word, names()), names().next()) {
+            (Some(near), _) => {
+                format!("did you mean `{near}`? On device {} there are {}", quoted(here), listed(names()))
+            }
+            (None, Some(_)) => format!("on device {} there are {}", quoted(here), listed(names())),
+            (None, None) => format!("device {} has no images: list them under `images`", quoted(here)),
+        };
+        return Err(Wrong { reason: "no image of this mount".into(), hint: Some(hint) });
+    };
+    if let Ok(other) = &image.device
+        && other.value != here
+    {
+        let reason = format!("an image on another device, {}", quoted(&other.value));
+        return Err(Wrong { reason, hint: Some("write the group there".into()) });
+    }
+    Ok(GroupId::Name(word.into()))
+}

@@ -1,0 +1,109 @@
+//! From a text or a file to a checked plan.
+
+use super::report::{Pos, Problems, Report};
+use super::{check, plan::Plan, shape, tree};
+use crate::units::Bytes;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// The largest configuration file, in bytes: some ten thousand images.
+const LARGEST: u64 = 1 << 20;
+
+/// What holds where the configuration says nothing: the user who mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// Owner of images and of the control files.
+    pub owner: u32,
+    /// Their group.
+    pub group: u32,
+}
+
+/// Looks at paths of devices. The configuration itself never touches a device, so that it can be checked on any
+/// machine and tested without one.
+pub trait Probe {
+    /// What is at `path` (behind symbolic links); `None` if nothing is. A relative path counts from the folder
+    /// that the program runs in.
+    fn probe(&self, path: &Path) -> io::Result<Option<Found>>;
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Size of a block device or regular file; of no meaning for others.
+    pub size: Bytes,
+    /// What it is.
+    pub kind: FoundKind,
+}
+
+/// A kind of file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FoundKind {
+    /// A block device.
+    Block,
+    /// A regular file.
+    File,
+    /// Something else, in words that follow "is a": [`DIRECTORY`], "character device", "socket".
+    Other(&'static str),
+}
+
+/// The word for a folder in [`FoundKind::Other`].
+pub const DIRECTORY: &str = "directory";
+
+/// Reads and checks a configuration. `origin` is what its reports call it, usually the file's name.
+pub fn load(text: &str, origin: &str, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut problems = Problems::default();
+    let plan = tree::parse(text, &mut problems)
+        .map(|root| shape::mount(root, &mut problems))
+        .map(|mount| check::plan(mount, defaults, probe, &mut problems));
+    match plan {
+        Some(plan) if problems.is_empty() => Ok(plan),
+        _ => Err(problems.into_report(origin, text)),
+    }
+}
+
+/// Reads a configuration from a file of at most 1 MiB. A file that cannot be read is reported as any other problem.
+pub fn load_file(path: &Path, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
+    let origin = path.display().to_string();
+    let bytes = read(path, &origin)?;
+    let text = match std::str::from_utf8(&bytes) {
+        Ok(text) => text,
+        Err(error) => return Err(not_text(&bytes, error.valid_up_to(), &origin)),
+    };
+    load(text, &origin, defaults, probe)
+}
+
+fn read(path: &Path, origin: &str) -> Result<Vec<u8>, Report> {
+    let failed = |error: io::Error| {
+        let (message, hint) = match error.kind() {
+            io::ErrorKind::NotFound => {
+                ("there is no such file".to_owned(), "check the path, which counts from this folder")
+            }
+            io::ErrorKind::IsADirectory => {
+                ("this is a folder".to_owned(), "give the configuration file in it")
+            }
+            _ => (format!("cannot be read: {error}"), "check the file and its permissions"),
+        };
+        Report::about_file(origin, message, hint)
+    };
+    let mut bytes = Vec::new();
+    // One byte more than is allowed tells a file that is too large, and a device without an end is left in time.
+    File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > LARGEST {
+        let hint = "is this a disk image? A configuration is a YAML file";
+        return Err(Report::about_file(origin, format!("larger than {}", Bytes(LARGEST)), hint));
+    }
+    Ok(bytes)
+}
+
+/// The report for a byte at `bad` that is no text.
+fn not_text(bytes: &[u8], bad: usize, origin: &str) -> Report {
+    let before = String::from_utf8_lossy(&bytes[..bad]);
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let at = Pos { line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 };
+    let mut problems = Problems::default();
+    let message = format!("byte 0x{:02x} is not text in UTF-8", bytes.get(bad).unwrap_or(&0));
+    problems.add(at, message, "save the file as UTF-8");
+    problems.into_report(origin, &String::from_utf8_lossy(bytes))
+}

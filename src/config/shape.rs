@@ -1,0 +1,355 @@
+//! The configuration as it is written: each section with its keys, each value with its place. Values are read one
+//! by one here; what depends on several of them, on the machine or on devices is for [`super::check`].
+
+use super::fields::*;
+use super::names;
+use super::plan::SimulatePlan;
+use super::report::{Pos, Problems, quoted};
+use super::tree::{Entry, Kind, Node};
+use crate::classify::GroupType;
+use crate::sched::Policy;
+use crate::units::{Bytes, Weight};
+use std::path::PathBuf;
+
+/// What would be right for a size.
+const SIZE: &str = "write a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
+/// What would be right for a weight.
+const WEIGHT: &str = "write a whole number from 1 to 32767";
+/// What would be right for a mode.
+const MODE: &str = "write an octal number in quotes, such as \"0660\"";
+
+/// A whole configuration.
+pub(super) struct Mount {
+    pub(super) mountpoint: Option<PathBuf>,
+    pub(super) control: Control,
+    pub(super) devices: Vec<Device>,
+    pub(super) images: Vec<Image>,
+}
+
+/// The section `control`.
+#[derive(Default)]
+pub(super) struct Control {
+    pub(super) dir: Option<At<String>>,
+    pub(super) access: Access,
+}
+
+/// Owner, group and mode, of the control directory or of an image.
+#[derive(Default)]
+pub(super) struct Access {
+    pub(super) owner: Option<u32>,
+    pub(super) group: Option<u32>,
+    pub(super) mode: Option<u16>,
+}
+
+/// One entry of `devices`.
+pub(super) struct Device {
+    pub(super) name: At<String>,
+    pub(super) path: Result<At<String>, Bad>,
+    pub(super) size: Setting<Bytes>,
+    pub(super) id: u32,
+    pub(super) io_throttle: Option<At<u32>>,
+    pub(super) io_limit: Option<At<u32>>,
+    pub(super) group_type: Setting<GroupType>,
+    pub(super) policy: Policy,
+    pub(super) token_base: Option<At<u32>>,
+    pub(super) weight: Weight,
+    pub(super) groups_at: Pos,
+    pub(super) groups: Vec<Group>,
+    pub(super) simulate: Option<At<SimulatePlan>>,
+}
+
+/// One entry of `groups`.
+pub(super) struct Group {
+    pub(super) id: At<String>,
+    pub(super) weight: Weight,
+}
+
+/// One entry of `images`.
+pub(super) struct Image {
+    pub(super) name: At<String>,
+    pub(super) device: Result<At<String>, Bad>,
+    pub(super) ranges: Result<Vec<Range>, Bad>,
+    pub(super) access: Access,
+    pub(super) read_only: bool,
+}
+
+/// A part of a device; without a size it reaches to the end of the device.
+pub(super) struct Range {
+    pub(super) at: Pos,
+    pub(super) offset: Bytes,
+    pub(super) size: Option<Bytes>,
+}
+
+/// Reads the whole tree.
+pub(super) fn mount(root: Node, problems: &mut Problems) -> Mount {
+    let known = ["mountpoint", "control", "devices", "images"];
+    let example = "devices: {ioband1: {path: /dev/sdb1}}";
+    let mut mount = Mount { mountpoint: None, control: Control::default(), devices: vec![], images: vec![] };
+    let Ok(mut top) = Fields::open(root.at, "the configuration", root, &known, example, problems) else {
+        return mount;
+    };
+    mount.mountpoint = good(top.read("mountpoint", "write the folder to mount on", path)).map(PathBuf::from);
+    if let Some(entry) = top.take("control") {
+        mount.control = control(entry, top.problems());
+    }
+    if let Some(entry) = top.take("devices") {
+        let entries =
+            mapping("`devices`", entry.value, "devices: {ioband1: {path: /dev/sdb1}}", top.problems());
+        mount.devices = entries.unwrap_or_default().into_iter().map(|e| device(e, top.problems())).collect();
+    }
+    if let Some(entry) = top.take("images") {
+        let example = "images: {vm1.img: {device: ioband1, offset: 0, size: 2GiB}}";
+        let entries = mapping("`images`", entry.value, example, top.problems());
+        mount.images = entries.unwrap_or_default().into_iter().map(|e| image(e, top.problems())).collect();
+    }
+    mount
+}
+
+/// The value of an optional key; a bad one has been reported, and counts as absent.
+fn good<T>(setting: Setting<T>) -> Option<T> {
+    setting.ok().flatten().map(|at| at.value)
+}
+
+/// The same with its place.
+fn placed<T>(setting: Setting<T>) -> Option<At<T>> {
+    setting.ok().flatten()
+}
+
+fn path(text: &str, bare: bool) -> Result<String, Wrong> {
+    if text.contains('\0') {
+        Err("not a path: it holds a NUL".into())
+    } else {
+        super::fields::text(text, bare)
+    }
+}
+
+fn control(entry: Entry, problems: &mut Problems) -> Control {
+    let known = ["dir", "owner", "group", "mode"];
+    let example = "control: {dir: .ioband, owner: root, group: root, mode: \"0600\"}";
+    let Ok(mut keys) = Fields::open(entry.at, "`control`", entry.value, &known, example, problems) else {
+        return Control::default();
+    };
+    let dir = keys.read("dir", "write the name of a folder, such as .ioband", names::file_name);
+    Control { dir: placed(dir), access: access(&mut keys) }
+}
+
+fn access(keys: &mut Fields<'_>) -> Access {
+    Access {
+        owner: good(keys.read("owner", "write the name or number of a user of this machine", names::user)),
+        group: good(keys.read("group", "write the name or number of a group of this machine", names::group)),
+        mode: good(keys.read("mode", MODE, mode)),
+    }
+}
+
+/// The name that an entry of `devices` or `images` has.
+fn name(kind: &str, entry: &Entry, problems: &mut Problems) -> At<String> {
+    if let Err(wrong) = names::file_name(&entry.key, true) {
+        let hint = wrong.hint.unwrap_or_default();
+        problems.add(entry.at, format!("the {kind} name {} is {}", quoted(&entry.key), wrong.reason), hint);
+    }
+    At { value: entry.key.clone(), at: entry.at }
+}
+
+fn device(entry: Entry, problems: &mut Problems) -> Device {
+    let known = [
+        "path",
+        "size",
+        "id",
+        "io_throttle",
+        "io_limit",
+        "type",
+        "policy",
+        "token_base",
+        "weight",
+        "groups",
+        "provision",
+        "simulate",
+    ];
+    // A device that cannot be read at all is still there for the images that name it.
+    let mut device = Device {
+        name: name("device", &entry, problems),
+        path: Err(Bad),
+        size: Ok(None),
+        id: 1,
+        io_throttle: None,
+        io_limit: None,
+        group_type: Ok(None),
+        policy: Policy::Weight,
+        token_base: None,
+        weight: Weight::default(),
+        groups_at: entry.at,
+        groups: Vec::new(),
+        simulate: None,
+    };
+    let what = format!("device {}", quoted(&entry.key));
+    let example = format!("{}: {{path: /dev/sdb1, type: user, groups: {{1000: 80}}}}", entry.key);
+    let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
+        return device;
+    };
+    let depth = "write a whole number of requests up to 65535, or 0 for automatic";
+    let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
+    let id = "write a whole number, the same for all devices on one disk";
+    device.path = keys.required("path", "the block device or file behind it, such as /dev/sdb1", path);
+    device.size = keys.read("size", SIZE, sectors);
+    device.id = good(keys.read("id", id, number32(0..=u32::MAX))).unwrap_or(1);
+    device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
+    device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));
+    device.group_type =
+        keys.read("type", "write `type: user`, or gid, pid, pgrp, cgroup, image, none", group_type);
+    device.policy = good(keys.read("policy", "write `policy: weight`, or weight-iosize", policy))
+        .unwrap_or(Policy::Weight);
+    device.token_base = placed(keys.read("token_base", token_base, number32(0..=1_000_000)));
+    if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
+        base.value = 2048;
+    }
+    device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
+    let provision = "write false or remove the key, and list the images under `images`";
+    let _ = keys.read("provision", provision, |text, bare| match truth(text, bare)? {
+        true => Err(Wrong::from("not available in this version")),
+        false => Ok(()),
+    });
+    if let Some(entry) = keys.take("simulate") {
+        device.simulate = simulate(entry, keys.problems());
+    }
+    if let Some(entry) = keys.take("groups") {
+        device.groups_at = entry.at;
+        device.groups = groups(entry, keys.problems());
+    }
+    device
+}
+
+fn weight(text: &str, bare: bool) -> Result<Weight, Wrong> {
+    Weight::new(number32(1..=Weight::MAX)(text, bare)?).ok_or_else(|| "no weight".into())
+}
+
+fn group_type(text: &str, _bare: bool) -> Result<GroupType, Wrong> {
+    GroupType::parse(text).ok_or_else(|| Wrong {
+        reason: "no group type".into(),
+        hint: Some(choose(text, &GroupType::ALL.map(GroupType::as_str))),
+    })
+}
+
+fn policy(text: &str, _bare: bool) -> Result<Policy, Wrong> {
+    let all = [Policy::Weight, Policy::WeightIosize];
+    all.into_iter().find(|policy| policy.as_str() == text).ok_or_else(|| Wrong {
+        reason: if text == "range-bw" { "not available in this version" } else { "no policy" }.into(),
+        hint: Some(choose(text, &all.map(Policy::as_str))),
+    })
+}
+
+fn groups(entry: Entry, problems: &mut Problems) -> Vec<Group> {
+    let entries =
+        mapping("`groups`", entry.value, "groups: {1000: 80, 2000: 20}", problems).unwrap_or_default();
+    entries.into_iter().map(|entry| group(entry, problems)).collect()
+}
+
+fn group(mut entry: Entry, problems: &mut Problems) -> Group {
+    let id = At { value: entry.key.clone(), at: entry.at };
+    let Kind::Map(settings) = &mut entry.value.kind else {
+        let weight = scalar(entry, WEIGHT, weight, problems).map(|at| at.value).unwrap_or_default();
+        return Group { id, weight };
+    };
+    let later = ["max_bandwidth", "max_iops", "min_bandwidth", "min_iops"];
+    for Entry { at, key, .. } in settings.extract_if(.., |e| later.contains(&e.key.as_str())) {
+        let message = format!("`{key}` is not available in this version");
+        problems.add(at, message, "remove it: groups share by `weight` alone");
+    }
+    let what = format!("group {}", quoted(&id.value));
+    let keys = Fields::open(entry.at, what, entry.value, &["weight"], "1000: {weight: 80}", problems);
+    let weight = keys.ok().and_then(|mut keys| good(keys.read("weight", WEIGHT, weight)));
+    Group { id, weight: weight.unwrap_or_default() }
+}
+
+fn simulate(entry: Entry, problems: &mut Problems) -> Option<At<SimulatePlan>> {
+    if matches!(entry.value.kind, Kind::Null) {
+        return None;
+    }
+    let known = ["iops", "bandwidth", "parallel"];
+    let example = "simulate: {iops: 2000, bandwidth: 100MiB/s, parallel: 1}";
+    let mut keys = Fields::open(entry.at, "`simulate`", entry.value, &known, example, problems).ok()?;
+    let pace = keys.has("iops") || keys.has("bandwidth");
+    let per_second = "write bytes a second, such as 100MiB/s";
+    let plan =
+        SimulatePlan {
+            iops: good(keys.read("iops", "write requests a second, such as 2000", number(1..=1_000_000_000))),
+            bandwidth: good(keys.read("bandwidth", per_second, |text, bare| {
+                size(text.strip_suffix("/s").unwrap_or(text), bare)
+            })),
+            parallel: good(keys.read("parallel", "write a whole number from 1 to 1024", number32(1..=1024)))
+                .unwrap_or(1),
+        };
+    if !pace {
+        keys.problems().add(
+            entry.at,
+            "`simulate` says neither `iops` nor `bandwidth`",
+            format!("write `{example}`"),
+        );
+    }
+    Some(At { value: plan, at: entry.at })
+}
+
+fn image(entry: Entry, problems: &mut Problems) -> Image {
+    let known = ["device", "offset", "size", "extents", "owner", "group", "mode", "read_only"];
+    let mut image = Image {
+        name: name("image", &entry, problems),
+        device: Err(Bad),
+        ranges: Err(Bad),
+        access: Access::default(),
+        read_only: false,
+    };
+    let what = format!("image {}", quoted(&entry.key));
+    let example = format!("{}: {{device: ioband1, offset: 0, size: 2GiB}}", entry.key);
+    let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
+        return image;
+    };
+    image.device = keys.required("device", "the name of one of `devices`", text);
+    image.ranges = ranges(&mut keys);
+    image.access = access(&mut keys);
+    image.read_only = good(keys.read("read_only", "write true or false", truth)).unwrap_or(false);
+    image
+}
+
+fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
+    let Some(extents) = keys.take("extents") else { return one_range(keys).map(|range| vec![range]) };
+    for key in ["offset", "size"] {
+        if let Some(Entry { at, .. }) = keys.take(key) {
+            let message = format!("{} has `extents`, and `{key}` as well", keys.what);
+            keys.problems().add(
+                at,
+                message,
+                "an image is either one range or a list of extents: remove one of the two",
+            );
+        }
+    }
+    let example = "write `extents: [{offset: 6GiB, size: 1GiB}, {offset: 9GiB, size: 1GiB}]`";
+    let items = match extents.value.kind {
+        Kind::List(items) if !items.is_empty() => items,
+        Kind::List(_) | Kind::Null => {
+            keys.problems().add(extents.at, "`extents` is empty", example);
+            return Err(Bad);
+        }
+        Kind::Scalar { .. } | Kind::Map(_) => {
+            keys.problems().add(extents.value.at, "`extents` must be a list", example);
+            return Err(Bad);
+        }
+    };
+    let read = |item: Node| {
+        let example = "{offset: 6GiB, size: 1GiB}";
+        let mut keys =
+            Fields::open(item.at, "this extent", item, &["offset", "size"], example, keys.problems())?;
+        let offset = keys.required("offset", "where it starts, such as 6GiB", offset);
+        let size = keys.required("size", "how long it is, such as 1GiB", sectors);
+        Ok(Range { at: keys.at, offset: offset?.value, size: Some(size?.value) })
+    };
+    // All of them are read, so that all problems are found, before the first bad one counts.
+    let all: Vec<Result<Range, Bad>> = items.into_iter().map(read).collect();
+    all.into_iter().collect()
+}
+
+fn one_range(keys: &mut Fields<'_>) -> Result<Range, Bad> {
+    let start = keys.read("offset", SIZE, offset);
+    let size = keys.read("size", SIZE, sectors);
+    let (start, size) = (start?, size?);
+    let at = start.map(|s| s.at).or(size.map(|s| s.at)).unwrap_or(keys.at);
+    Ok(Range { at, offset: start.map_or(Bytes(0), |s| s.value), size: size.map(|s| s.value) })
+}

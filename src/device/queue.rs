@@ -1,0 +1,307 @@
+//! The queue to one physical disk: parts in, answers out.
+
+use super::backend::{Backend, BackendKind, Call, Finished};
+use super::buffer::Payload;
+use super::ranges::{Held, Ranges};
+use super::simulate::{Model, Shelf, Simulate};
+use super::target::Target;
+use super::threads::Threads;
+use super::transfer::{Next, Transfer};
+use crate::clock::Clock;
+use crate::units::Nanos;
+use slab::Slab;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// What is to be done with a range of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Read it.
+    Read,
+    /// Write the payload to it.
+    Write,
+    /// Make what was written durable; offset and length do not matter.
+    Flush,
+    /// Give its storage back; it reads as zeroes afterwards.
+    Discard,
+    /// Make it read as zeroes, keeping its storage.
+    WriteZeroes,
+}
+
+/// One piece of work: any alignment, any length.
+#[derive(Debug)]
+pub struct Part {
+    /// Given back in [`Done`].
+    pub token: u64,
+    /// The device or file.
+    pub target: Arc<Target>,
+    /// What is to be done.
+    pub op: Op,
+    /// Where.
+    pub offset: u64,
+    /// How many bytes.
+    pub len: u64,
+    /// What to write: `len` bytes for [`Op::Write`], otherwise nothing.
+    pub payload: Option<Payload>,
+}
+
+/// The answer to a [`Part`].
+#[derive(Debug)]
+pub struct Done {
+    /// That of the part.
+    pub token: u64,
+    /// The bytes of a read, nothing for the other operations, or the error of just this part.
+    ///
+    /// Bytes past the end of a file that is shorter than it was are zeroes.
+    pub result: io::Result<Option<Payload>>,
+}
+
+/// The queue to one physical disk: [`submit`](Device::submit) from any thread, [`wait`](Device::wait) on one.
+pub struct Device {
+    backend: Box<dyn Backend>,
+    clock: Clock,
+    state: Mutex<State>,
+    woken: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// Everything accepted and not finished. Its memory belongs to the kernel meanwhile.
+    flights: Slab<Flight>,
+    ranges: Ranges,
+    model: Option<Model>,
+    shelf: Shelf,
+    ready: Vec<Done>,
+    /// Scratch for [`State::step`].
+    granted: Vec<(usize, Held)>,
+}
+
+struct Flight {
+    token: u64,
+    transfer: Transfer,
+    held: Option<Held>,
+    /// When a simulated device would be finished.
+    due: Option<Nanos>,
+}
+
+impl Device {
+    /// A queue with nothing in it. `clock` is only used for timeouts and for `simulate`.
+    pub fn new(backend: BackendKind, simulate: Option<Simulate>, clock: Clock) -> io::Result<Device> {
+        let model = simulate.map(Model::new);
+        let state = Mutex::new(State { model, ..State::default() });
+        Ok(Device { backend: open(backend)?, clock, state, woken: AtomicBool::new(false) })
+    }
+
+    /// `io_uring` or `threads`.
+    pub fn backend(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// Accepts a part; its answer comes from [`Device::wait`], whatever happens. Never waits for the device.
+    pub fn submit(&self, part: Part) {
+        self.submit_all([part]);
+    }
+
+    /// Accepts several parts at once, which costs io_uring one system call.
+    pub fn submit_all(&self, parts: impl IntoIterator<Item = Part>) {
+        let mut calls = Vec::new();
+        let now = self.clock.now();
+        let mut state = self.lock();
+        for part in parts {
+            state.accept(part, now, &mut calls);
+        }
+        // Refused without a call, or nothing to do: nobody else would tell the waiting thread.
+        let answered = !state.ready.is_empty();
+        drop(state);
+        self.start(&calls);
+        if answered {
+            self.backend.wake();
+        }
+    }
+
+    /// Waits for completions and adds them to `done`; returns without any at the timeout or after
+    /// [`Device::wake`]. To be called on one thread only.
+    pub fn wait(&self, timeout: Option<Duration>, done: &mut Vec<Done>) -> io::Result<()> {
+        precise_timeouts();
+        let already = done.len();
+        // Saturates after 584 years.
+        let span = timeout.map(|timeout| Nanos(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)));
+        let deadline = span.map(|span| self.clock.now().after(span));
+        let mut finished = Vec::new();
+        loop {
+            let due = self.collect(done);
+            let until = [deadline, due].into_iter().flatten().min();
+            let timeout = if done.len() > already || self.woken.load(Ordering::Acquire) {
+                Some(Duration::ZERO)
+            } else {
+                until.map(|until| until.since(self.clock.now()).into())
+            };
+            self.backend.wait(timeout, &mut finished)?;
+            self.advance(&mut finished);
+            self.collect(done);
+            // Not short-circuited: a wake that is seen is used up.
+            let woken = self.woken.swap(false, Ordering::AcqRel);
+            let late = deadline.is_some_and(|deadline| self.clock.now() >= deadline);
+            if done.len() > already || woken || late {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes a running [`Device::wait`], or else the next one, return promptly. From any thread.
+    pub fn wake(&self) {
+        self.woken.store(true, Ordering::Release);
+        self.backend.wake();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what may be answered now to `done`, and says when the next is due.
+    fn collect(&self, done: &mut Vec<Done>) -> Option<Nanos> {
+        let mut state = self.lock();
+        done.append(&mut state.ready);
+        if state.model.is_some() {
+            state.shelf.take(self.clock.now(), done);
+        }
+        state.shelf.next()
+    }
+
+    /// Takes the results of calls to their transfers, and starts what these want next.
+    fn advance(&self, finished: &mut Vec<Finished>) {
+        if finished.is_empty() {
+            return;
+        }
+        let mut calls = Vec::new();
+        let now = self.clock.now();
+        let mut state = self.lock();
+        for Finished { key, result } in finished.drain(..) {
+            if let Some(flight) = state.flights.get_mut(key as usize) {
+                let next = flight.transfer.finished(result);
+                state.step(key as usize, next, now, &mut calls);
+            }
+        }
+        drop(state);
+        self.start(&calls);
+    }
+
+    fn start(&self, calls: &[Call]) {
+        if !calls.is_empty() {
+            // SAFETY: each call comes from a flight in `state.flights`, which owns its memory and keeps its
+            // target open. It stays there, untouched, until the call's result is taken in `advance`; `drop`
+            // waits for that too.
+            unsafe { self.backend.submit(calls) }
+        }
+    }
+}
+
+impl State {
+    fn accept(&mut self, part: Part, now: Nanos, calls: &mut Vec<Call>) {
+        let token = part.token;
+        let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
+        let due = self.model.as_mut().map(|model| model.finish(now, bytes));
+        let transfer = match Transfer::new(part) {
+            Ok(transfer) => transfer,
+            Err(error) => return self.answer(Done { token, result: Err(error) }, due, now),
+        };
+        let claim = transfer.claim();
+        let key = self.flights.insert(Flight { token, transfer, held: None, due });
+        let held = claim.map(|claim| self.ranges.acquire(key, claim));
+        match held {
+            // Somebody else is at work there; `step` starts it when they are finished.
+            Some(None) => {}
+            None => self.begin(key, None, now, calls),
+            Some(held) => self.begin(key, held, now, calls),
+        }
+    }
+
+    fn begin(&mut self, key: usize, held: Option<Held>, now: Nanos, calls: &mut Vec<Call>) {
+        if let Some(flight) = self.flights.get_mut(key) {
+            flight.held = held;
+            let next = flight.transfer.next();
+            self.step(key, next, now, calls);
+        }
+    }
+
+    /// Does what a transfer wants next; if that is to end, those who waited for its blocks begin.
+    fn step(&mut self, key: usize, next: Next, now: Nanos, calls: &mut Vec<Call>) {
+        let (mut key, mut next) = (key, next);
+        // What may begin in turn. Not recursive: a long line of failing writes must not use up the stack.
+        let mut granted = std::mem::take(&mut self.granted);
+        loop {
+            match next {
+                Next::Call(what) => {
+                    if let Some(flight) = self.flights.get(key) {
+                        calls.push(Call { key: key as u64, fd: flight.transfer.fd(), what });
+                    }
+                }
+                Next::Done(result) => {
+                    if let Some(flight) = self.flights.try_remove(key) {
+                        if let Some(held) = flight.held {
+                            self.ranges.release(held, &mut granted);
+                        }
+                        self.answer(Done { token: flight.token, result }, flight.due, now);
+                    }
+                }
+            }
+            (key, next) = loop {
+                let Some((waiter, held)) = granted.pop() else {
+                    self.granted = granted;
+                    return;
+                };
+                if let Some(flight) = self.flights.get_mut(waiter) {
+                    flight.held = Some(held);
+                    break (waiter, flight.transfer.next());
+                }
+            };
+        }
+    }
+
+    fn answer(&mut self, done: Done, due: Option<Nanos>, now: Nanos) {
+        match due {
+            Some(due) if due > now => self.shelf.put(due, done),
+            _ => self.ready.push(done),
+        }
+    }
+}
+
+impl Drop for Device {
+    /// Finishes what was accepted; what the kernel does not give back is leaked, not freed under its hands.
+    fn drop(&mut self) {
+        const PATIENCE: Nanos = Nanos::from_millis(30_000);
+        let mut finished = Vec::new();
+        let mut last = self.clock.now();
+        while !self.lock().flights.is_empty() {
+            let waited = self.backend.wait(Some(Duration::from_millis(100)), &mut finished);
+            if !finished.is_empty() {
+                last = self.clock.now();
+            }
+            self.advance(&mut finished);
+            let given_up = self.clock.now().since(last) > PATIENCE;
+            if waited.is_err() || given_up {
+                let flights = std::mem::take(&mut self.lock().flights);
+                tracing::warn!(parts = flights.len(), "a disk does not answer; giving up its buffers");
+                std::mem::forget(flights);
+            }
+        }
+    }
+}
+
+fn open(kind: BackendKind) -> io::Result<Box<dyn Backend>> {
+    match kind {
+        BackendKind::Threads | BackendKind::Auto => Ok(Box::new(Threads::new()?)),
+        BackendKind::Uring => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+    }
+}
+
+/// Timeouts to the nanosecond on this thread: by default Linux takes 50 us more to save wake-ups.
+fn precise_timeouts() {
+    thread_local!(static SET: std::cell::Cell<bool> = const { std::cell::Cell::new(false) });
+    if !SET.replace(true) {
+        // SAFETY: this prctl takes numbers only. If it fails, timeouts are merely less precise.
+        unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0) };
+    }
+}

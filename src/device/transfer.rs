@@ -1,0 +1,351 @@
+//! One part as the aligned steps that it takes, each of them a system call or a copy.
+//!
+//! A direct device reads and writes whole blocks only. So a read is widened; a write that covers only some of
+//! its first or last block first reads that block for the bytes that are to stay; a range that is to read as
+//! zeroes is zeroed that way at its two ends, and by the device itself in between, or, where the device cannot,
+//! with written zeroes. Calls that did less than they were asked to are continued.
+
+use super::backend::What;
+use super::buffer::{Memory, Payload};
+use super::queue::{Op, Part};
+use super::ranges::Claim;
+use super::target::Target;
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+/// Most bytes of one call; a result and its error share 31 bits.
+const MOST_AT_ONCE: u64 = 1 << 30;
+/// Zeroes are written in pieces of this size, so that a discard of a terabyte does not take one of memory.
+const ZEROES: u64 = 1 << 20;
+/// How often a call that asks to be repeated (EINTR, EAGAIN, nothing done) is repeated before it is an error.
+const MOST_RETRIES: u32 = 1000;
+
+pub(super) struct Transfer {
+    target: Arc<Target>,
+    op: Op,
+    /// The bytes that were asked for.
+    offset: u64,
+    end: u64,
+    /// The payload and the rest of its blocks; or zeroes.
+    main: Option<Memory>,
+    /// Where in `main` the payload starts.
+    start: usize,
+    /// One block that is only partly covered.
+    edge: Option<Memory>,
+    /// What is left to do, last first.
+    steps: Vec<Step>,
+    retries: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// Reads into memory from `pos` on.
+    Read {
+        into: Slot,
+        pos: usize,
+        at: u64,
+        len: u64,
+    },
+    /// Writes memory from `pos` on.
+    Write {
+        from: Slot,
+        pos: usize,
+        at: u64,
+        len: u64,
+    },
+    /// Copies what is to stay from the edge block to `main`.
+    Keep {
+        edge: usize,
+        main: usize,
+        len: usize,
+    },
+    /// Zeroes a piece of the edge block.
+    Clear {
+        pos: usize,
+        len: usize,
+    },
+    /// Lets the device zero the range.
+    Allocate {
+        at: u64,
+        len: u64,
+    },
+    /// Writes zeroes from `main`, over and over.
+    Zero {
+        at: u64,
+        len: u64,
+    },
+    Sync,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Main,
+    Edge,
+}
+
+/// What a transfer wants next.
+pub(super) enum Next {
+    Call(What),
+    Done(io::Result<Option<Payload>>),
+}
+
+/// A block of which only the bytes from `from` to `to` are covered.
+struct Edge {
+    at: u64,
+    from: usize,
+    to: usize,
+}
+
+impl Transfer {
+    pub(super) fn new(part: Part) -> io::Result<Self> {
+        let Part { target, op, offset, len, payload, .. } = part;
+        let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+        let block = u64::from(target.block_size());
+        // So that no rounding below can overflow, and everything fits the kernel's signed offsets.
+        let end =
+            offset.checked_add(len).filter(|end| *end <= i64::MAX as u64 - block).ok_or_else(invalid)?;
+        let changes = matches!(op, Op::Write | Op::Discard | Op::WriteZeroes);
+        if changes && end > target.size().0 {
+            // What a block device says. A file would grow instead.
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let steps = Vec::new();
+        let mut this = Self { target, op, offset, end, main: None, start: 0, edge: None, steps, retries: 0 };
+        let (first, last) = this.blocks();
+        match op {
+            Op::Flush => this.steps.push(Step::Sync),
+            Op::Read => {
+                this.main = Some(Memory::new(size(last - first)?, false)?);
+                this.start = size(offset - first)?;
+                this.steps.push(Step::Read { into: Slot::Main, pos: 0, at: first, len: last - first });
+            }
+            Op::Write => {
+                let payload = payload.filter(|payload| payload.len() as u64 == len).ok_or_else(invalid)?;
+                this.plan_write(payload, first, last)?;
+            }
+            Op::Discard | Op::WriteZeroes => this.plan_zeroes()?,
+        }
+        if len == 0 && op != Op::Flush {
+            this.steps.clear();
+        }
+        this.steps.reverse();
+        Ok(this)
+    }
+
+    fn plan_write(&mut self, payload: Payload, first: u64, last: u64) -> io::Result<()> {
+        let block = self.target.block_size() as usize;
+        let payload = if payload.fits(self.offset, block) {
+            payload
+        } else {
+            // Made for another place or target.
+            Payload::for_write(&self.target, self.offset, &payload)
+        };
+        let (main, start) = payload.into_memory();
+        // `fits` made sure that this is not negative and that everything up to `last` is there.
+        let base = start - size(self.offset - first)?;
+        (self.main, self.start) = (Some(main), start);
+        for Edge { at, from, to } in self.edges()? {
+            let main = base + size(at - first)?;
+            self.steps.push(Step::Read { into: Slot::Edge, pos: 0, at, len: block as u64 });
+            self.steps.push(Step::Keep { edge: 0, main, len: from });
+            self.steps.push(Step::Keep { edge: to, main: main + to, len: block - to });
+        }
+        self.steps.push(Step::Write { from: Slot::Main, pos: base, at: first, len: last - first });
+        Ok(())
+    }
+
+    fn plan_zeroes(&mut self) -> io::Result<()> {
+        let block = u64::from(self.target.block_size());
+        for Edge { at, from, to } in self.edges()? {
+            self.steps.push(Step::Read { into: Slot::Edge, pos: 0, at, len: block });
+            self.steps.push(Step::Clear { pos: from, len: to - from });
+            self.steps.push(Step::Write { from: Slot::Edge, pos: 0, at, len: block });
+        }
+        let middle = (self.offset.next_multiple_of(block), self.end - self.end % block);
+        if middle.0 < middle.1 {
+            let (at, len) = (middle.0, middle.1 - middle.0);
+            let step = if self.target.cannot(self.op == Op::Discard) {
+                self.zero_instead(at, len)?
+            } else {
+                Step::Allocate { at, len }
+            };
+            self.steps.push(step);
+        }
+        Ok(())
+    }
+
+    /// The whole blocks around the range.
+    fn blocks(&self) -> (u64, u64) {
+        let block = u64::from(self.target.block_size());
+        (self.offset - self.offset % block, self.end.next_multiple_of(block))
+    }
+
+    /// The blocks that the range covers partly (none, one or two), and memory for one of them.
+    fn edges(&mut self) -> io::Result<Vec<Edge>> {
+        let block = u64::from(self.target.block_size());
+        let (first, last) = self.blocks();
+        let mut edges = Vec::new();
+        let mut at = first;
+        while at < last {
+            let (from, to) = (self.offset.max(at) - at, self.end.min(at + block) - at);
+            if from > 0 || to < block {
+                edges.push(Edge { at, from: size(from)?, to: size(to)? });
+            }
+            // From the first to the last block.
+            at = if at < last - block { last - block } else { last };
+        }
+        if !edges.is_empty() {
+            self.edge = Some(Memory::new(size(block)?, false)?);
+        }
+        Ok(edges)
+    }
+
+    fn zero_instead(&mut self, at: u64, len: u64) -> io::Result<Step> {
+        // Blocks are at most 64 KiB, so a piece is a whole number of them.
+        self.main = Some(Memory::new(size(len.min(ZEROES))?, true)?);
+        Ok(Step::Zero { at, len })
+    }
+
+    /// What it changes and whether it has to be alone there; `None` if there is nothing to exclude.
+    pub(super) fn claim(&self) -> Option<Claim> {
+        let changes = matches!(self.op, Op::Write | Op::Discard | Op::WriteZeroes);
+        if !changes || self.target.block_size() == 1 || self.steps.is_empty() {
+            return None;
+        }
+        let (start, end) = self.blocks();
+        let target = Arc::as_ptr(&self.target) as usize;
+        Some(Claim { target, start, end, exclusive: self.edge.is_some() })
+    }
+
+    pub(super) fn fd(&self) -> RawFd {
+        self.target.fd()
+    }
+
+    /// Goes on to the next call, or to the end.
+    pub(super) fn next(&mut self) -> Next {
+        while let Some(step) = self.steps.last().copied() {
+            match step {
+                Step::Keep { edge, main, len } => {
+                    if let (Some(to), Some(from)) = (&mut self.main, &self.edge) {
+                        to.copy(main, from, edge, len);
+                    }
+                }
+                Step::Clear { pos, len } => {
+                    if let Some(edge) = &mut self.edge {
+                        edge.clear(pos, len);
+                    }
+                }
+                // Every part of nothing is done.
+                Step::Read { len: 0, .. } | Step::Write { len: 0, .. } | Step::Zero { len: 0, .. } => {}
+                _ => return self.call(step),
+            }
+            self.steps.pop();
+        }
+        let payload = self.main.take().filter(|_| self.op == Op::Read);
+        Next::Done(Ok(payload.map(|main| Payload::of(main, self.start, (self.end - self.offset) as usize))))
+    }
+
+    fn call(&self, step: Step) -> Next {
+        let memory = |slot, pos| {
+            let memory = if slot == Slot::Main { &self.main } else { &self.edge };
+            memory.as_ref().map(|memory| memory.at(pos))
+        };
+        let what = match step {
+            Step::Read { into, pos, at, len } => {
+                memory(into, pos).map(|to| What::Read { to, len: len.min(MOST_AT_ONCE) as u32, at })
+            }
+            Step::Write { from, pos, at, len } => {
+                memory(from, pos).map(|from| What::Write { from, len: len.min(MOST_AT_ONCE) as u32, at })
+            }
+            Step::Zero { at, len } => {
+                memory(Slot::Main, 0).map(|from| What::Write { from, len: len.min(ZEROES) as u32, at })
+            }
+            Step::Allocate { at, len } => {
+                let how = if self.op == Op::Discard {
+                    libc::FALLOC_FL_PUNCH_HOLE
+                } else {
+                    libc::FALLOC_FL_ZERO_RANGE
+                };
+                Some(What::Allocate { mode: how | libc::FALLOC_FL_KEEP_SIZE, at, len })
+            }
+            Step::Sync => Some(What::Sync),
+            Step::Keep { .. } | Step::Clear { .. } => None,
+        };
+        // Each plan makes the memory that its steps use, so there is always a call.
+        what.map_or_else(|| Next::Done(Err(error(libc::EIO))), Next::Call)
+    }
+
+    /// Takes the result of the call that `next` asked for: a count or a negated errno.
+    pub(super) fn finished(&mut self, result: i32) -> Next {
+        match self.take(result) {
+            Ok(()) => self.next(),
+            Err(error) => Next::Done(Err(error)),
+        }
+    }
+
+    fn take(&mut self, result: i32) -> io::Result<()> {
+        let Some(step) = self.steps.pop() else { return Ok(()) };
+        if result < 0 {
+            return self.failed(step, result.saturating_neg());
+        }
+        let did = u64::from(result.unsigned_abs());
+        let whole = did - did % u64::from(self.target.block_size());
+        let rest = match step {
+            Step::Read { into, pos, at, len } if did < len => {
+                if (did == 0 || whole < did) && at + did >= self.target.end()? {
+                    // Nothing is stored past the end, so it reads as zeroes.
+                    self.clear(into, pos + size(did)?, size(len - did)?);
+                    return Ok(());
+                }
+                Step::Read { into, pos: pos + size(whole)?, at: at + whole, len: len - whole }
+            }
+            Step::Write { from, pos, at, len } if did < len => {
+                Step::Write { from, pos: pos + size(whole)?, at: at + whole, len: len - whole }
+            }
+            Step::Zero { at, len } if did < len => Step::Zero { at: at + whole, len: len - whole },
+            _ => return Ok(()),
+        };
+        self.steps.push(rest);
+        if whole == 0 { self.retry(libc::EIO) } else { Ok(()) }
+    }
+
+    fn failed(&mut self, step: Step, errno: i32) -> io::Result<()> {
+        match (step, errno) {
+            (_, libc::EINTR | libc::EAGAIN) => {
+                self.steps.push(step);
+                self.retry(errno)
+            }
+            (
+                Step::Allocate { at, len },
+                libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL | libc::ENOSYS | libc::ENOTTY,
+            ) => {
+                self.target.remember_cannot(self.op == Op::Discard);
+                let step = self.zero_instead(at, len)?;
+                self.steps.push(step);
+                Ok(())
+            }
+            _ => Err(error(errno)),
+        }
+    }
+
+    fn retry(&mut self, errno: i32) -> io::Result<()> {
+        self.retries += 1;
+        if self.retries > MOST_RETRIES { Err(error(errno)) } else { Ok(()) }
+    }
+
+    fn clear(&mut self, slot: Slot, pos: usize, len: usize) {
+        let memory = if slot == Slot::Main { &mut self.main } else { &mut self.edge };
+        if let Some(memory) = memory {
+            memory.clear(pos, len);
+        }
+    }
+}
+
+fn error(errno: i32) -> io::Error {
+    io::Error::from_raw_os_error(errno)
+}
+
+fn size(bytes: u64) -> io::Result<usize> {
+    usize::try_from(bytes).map_err(|_| error(libc::ENOMEM))
+}

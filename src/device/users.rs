@@ -1,0 +1,90 @@
+//! Who uses a block device, for the sentence that refuses it.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Says who uses the device: its mounts and swap areas, those of its partitions, and devices built on it.
+pub(super) fn of_device((major, minor): (u64, u64)) -> String {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let folder = format!("/sys/dev/block/{major}:{minor}");
+    let mut users = users_of(&format!("{major}:{minor}"), &mounts, &swaps, Path::new(&folder), "");
+    for (name, path) in entries(Path::new(&folder)) {
+        // Only partitions have a folder with a number in it.
+        if path.join("partition").exists() {
+            let number = fs::read_to_string(path.join("dev")).unwrap_or_default();
+            let who = format!("its partition {name} is ");
+            users.extend(users_of(number.trim(), &mounts, &swaps, &path, &who));
+        }
+    }
+    if users.is_empty() {
+        return "another program has it open exclusively".to_owned();
+    }
+    users.join(", ")
+}
+
+fn users_of(number: &str, mounts: &str, swaps: &str, folder: &Path, who: &str) -> Vec<String> {
+    let mounted = mountpoints(mounts, number).into_iter().map(|at| format!("{who}mounted at {at}"));
+    let swapped = swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|area| has_number(area, number))
+        .map(|_| format!("{who}used for swap"));
+    let held = entries(&folder.join("holders")).map(|(name, path)| {
+        let label = fs::read_to_string(path.join("dm/name")).map(|label| format!(" ({})", label.trim()));
+        format!("{who}part of {name}{}", label.unwrap_or_default())
+    });
+    mounted.chain(swapped).chain(held).collect()
+}
+
+fn entries(folder: &Path) -> impl Iterator<Item = (String, std::path::PathBuf)> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path()))
+}
+
+fn has_number(path: &str, number: &str) -> bool {
+    path.starts_with('/')
+        && fs::metadata(path).is_ok_and(|seen| {
+            let (major, minor) = super::target::split(seen.rdev());
+            format!("{major}:{minor}") == number
+        })
+}
+
+/// Where the device is mounted. By its number, or by its path: btrfs shows a number of its own.
+fn mountpoints(mountinfo: &str, number: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for line in mountinfo.lines() {
+        let mut fields = line.split(' ');
+        let (shown, at) = (fields.nth(2), fields.nth(1));
+        let source = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').nth(1));
+        let is_it = shown == Some(number) || source.is_some_and(|source| has_number(source, number));
+        if let Some(at) = at.filter(|_| is_it) {
+            // The kernel writes these as octal so that the fields can be told apart.
+            let octal = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+            found.push(octal.iter().fold(at.to_owned(), |at, (code, plain)| at.replace(code, plain)));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_are_found_by_number() {
+        let mounts = "\
+            29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
+            71 29 7:3 / /mnt/my\\040disk rw,relatime - ext4 /dev/loop3 rw\n\
+            72 29 7:33 / /mnt/other rw - ext4 /dev/loop33 rw\n";
+        assert_eq!(mountpoints(mounts, "7:3"), ["/mnt/my disk"]);
+        assert_eq!(mountpoints(mounts, "8:1"), [""; 0]);
+    }
+
+    #[test]
+    fn an_unknown_user_is_named_as_such() {
+        assert!(of_device((0, 0)).contains("another program"));
+    }
+}
