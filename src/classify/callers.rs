@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// How long the process group and the cgroups of a thread are believed. The kernel tells nobody of setpgid, nor
 /// of a thread that moves to another cgroup. 100 ms is how soon any other change of who-gets-what acts, so people
-/// see one delay, and re-reading a busy thread ten times a second costs it a ten-thousandth of its time.
+/// see one delay, and re-reading a busy thread ten times a second takes a few ten-thousandths of the time.
 const BELIEVED: Nanos = Nanos::from_millis(100);
 
 /// Parts of the cache, by thread id, so that FUSE threads seldom meet on a lock.
