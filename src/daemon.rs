@@ -1,1 +1,183 @@
-//! (interface to come)
+//! Puts the parts together, serves, and takes them apart in the right order.
+//!
+//! Start: devices (their errors are the likeliest), engines, the tree of files, the mount, and only then "ready".
+//! Stop, by a signal: the mount is detached, so that nobody new comes; what was accepted is carried out and answered;
+//! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
+#![forbid(unsafe_code)]
+
+use crate::classify::{Callers, Wants};
+use crate::clock::Clock;
+use crate::config::{DevicePlan, Plan, SimulatePlan};
+use crate::control::{Control, Events};
+use crate::device::{BackendKind, OpenMode, Simulate, Target};
+use crate::engine::{BandSettings, Engine, EngineSettings, Image};
+use crate::fuse::{Face, ImageNode, Mounted, Tree, default_acl, unmount};
+use crate::sched::Settings;
+use anyhow::Context;
+use fuser::Session;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{getegid, geteuid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::thread;
+
+/// Threads that read requests from the kernel: enough to keep two cores busy, and they never block.
+const FUSE_THREADS: usize = 2;
+
+/// Why the daemon stops.
+enum Stop {
+    Signal(i32),
+    Unmounted(std::io::Result<()>),
+}
+
+/// Serves `plan` at `mountpoint` until it is unmounted or a signal ends it. `ready` is called once the mount answers.
+///
+/// # Errors
+/// Whatever keeps it from starting, in words for the terminal; nothing is left mounted then.
+pub fn serve(
+    plan: Plan,
+    mountpoint: &Path,
+    backend: BackendKind,
+    ready: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    raise_descriptor_limit();
+    let events = Arc::new(Events::default());
+    let (engines, devices) = start_engines(&plan, backend)?;
+    let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
+    let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
+    let images = images(&plan, &engines, &devices);
+    let control = Control::new(engines.clone(), devices, events.clone());
+    let owner = (geteuid().as_raw(), getegid().as_raw());
+    let tree = Tree::new(owner, plan.control.clone(), control, images)?;
+    let face = Face::new(tree, callers).context("cannot start a thread")?;
+
+    let (stop, stopped) = mpsc::channel();
+    // Before the mount: a signal that comes while we mount must not leave it behind.
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
+    let mounted = Mounted::new(mountpoint, default_acl())?;
+    let mountpoint = mounted.mountpoint.clone();
+    let guard = UnmountOnDrop(&mountpoint);
+
+    let mut config = fuser::Config::default();
+    config.n_threads = Some(FUSE_THREADS);
+    config.acl = mounted.acl;
+    let session = Session::from_fd(face, mounted.connection, mounted.acl, config)
+        .context("the kernel and ioband do not agree on a FUSE protocol")?;
+    let unmounted = stop.clone();
+    thread::Builder::new()
+        .name("fuse".into())
+        .spawn(move || unmounted.send(Stop::Unmounted(session.run())))
+        .context("cannot start a thread")?;
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || signals.forever().try_for_each(|signal| stop.send(Stop::Signal(signal))))
+        .context("cannot start a thread")?;
+
+    // Asking the mount itself is the only proof that it answers.
+    std::fs::metadata(&mountpoint).context("the mount does not answer")?;
+    events.add(&format!("mounted at {}", mountpoint.display()));
+    ready(&mountpoint)?;
+
+    match stopped.recv() {
+        Ok(Stop::Signal(signal)) => {
+            tracing::info!(signal, "ending: unmounting and finishing what was accepted");
+            drop(guard);
+        }
+        Ok(Stop::Unmounted(result)) => {
+            std::mem::forget(guard);
+            match result {
+                Ok(()) => tracing::info!("unmounted"),
+                Err(error) => tracing::error!(%error, "the connection to the kernel broke"),
+            }
+        }
+        // Both senders gone: their threads died. Nothing to serve with.
+        Err(mpsc::RecvError) => tracing::error!("the threads that serve have ended"),
+    }
+    for engine in &engines {
+        engine.shut_down();
+    }
+    Ok(())
+}
+
+/// Whatever happens between mounting and serving: a mount without a daemon is worse than none.
+struct UnmountOnDrop<'a>(&'a Path);
+
+impl Drop for UnmountOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(self.0, true) {
+            tracing::warn!(%error, "could not unmount");
+        }
+    }
+}
+
+/// Open images and the cache of callers need descriptors; the soft limit is there for programs that use select(2).
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+/// Where an ioband device is: (engine, number there).
+type Place = (usize, usize);
+
+/// One engine per device id, and where each device of the plan is.
+fn start_engines(plan: &Plan, backend: BackendKind) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
+    let clock = Clock::start();
+    let mut settings: Vec<EngineSettings> = Vec::new();
+    let mut places = Vec::new();
+    for (index, device) in plan.devices.iter().enumerate() {
+        let images = || plan.images.iter().filter(|image| image.device == index);
+        let read_only = images().next().is_some() && images().all(|image| image.read_only);
+        // Absolute, because the daemon leaves the folder it was started in and tables are read from anywhere.
+        let path = std::path::absolute(&device.path).with_context(|| format!("device {}", device.name))?;
+        let target = Target::open(&path, device.create, OpenMode { read_only })
+            .with_context(|| format!("device {}", device.name))?;
+        let engine = settings.iter().position(|e| e.id == device.id).unwrap_or_else(|| {
+            settings.push(disk(device, backend));
+            settings.len() - 1
+        });
+        places.push((engine, settings[engine].bands.len()));
+        settings[engine].bands.push(band(device, target));
+    }
+    let engines: Result<Vec<_>, _> =
+        settings.into_iter().map(|settings| Engine::start(settings, clock).map(Arc::new)).collect();
+    Ok((engines?, places))
+}
+
+fn disk(device: &DevicePlan, backend: BackendKind) -> EngineSettings {
+    let DevicePlan { id, io_throttle, io_limit, token_base, simulate, .. } = *device;
+    let simulate = simulate.map(|SimulatePlan { iops, bandwidth, parallel }| Simulate {
+        iops,
+        bandwidth: bandwidth.map(|b| b.0),
+        parallel,
+    });
+    let settings = Settings { io_throttle, io_limit, token_base };
+    EngineSettings { id, settings, simulate, backend, bands: Vec::new() }
+}
+
+fn band(device: &DevicePlan, target: Target) -> BandSettings {
+    BandSettings {
+        name: device.name.clone(),
+        target,
+        group_type: device.group_type,
+        policy: device.policy,
+        weight: device.weight,
+        groups: device.groups.iter().map(|group| (group.id.clone(), group.weight)).collect(),
+    }
+}
+
+fn images(plan: &Plan, engines: &[Arc<Engine>], places: &[Place]) -> Vec<ImageNode> {
+    plan.images
+        .iter()
+        .map(|image| {
+            let (engine, band) = places[image.device];
+            let owner = (image.owner, image.group);
+            let node = Image::new(image.name.as_str().into(), band, image.extents.clone());
+            ImageNode::new(Arc::new(node), engines[engine].clone(), image.read_only, owner, image.mode)
+        })
+        .collect()
+}

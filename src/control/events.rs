@@ -18,7 +18,8 @@ impl Events {
         let line = format!("{} {}\n", clock::wall_text(), text.replace('\n', " "));
         let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // A program that repeats a refused call in a loop must not push everything else out.
-        let repeated = |last: &String| last.split_once(' ').map(|(_, t)| t) == line.split_once(' ').map(|(_, t)| t);
+        let repeated =
+            |last: &String| last.split_once(' ').map(|(_, t)| t) == line.split_once(' ').map(|(_, t)| t);
         if events.back().is_some_and(repeated) {
             events.pop_back();
         }

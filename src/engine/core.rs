@@ -58,7 +58,6 @@ pub struct Engine {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-#[derive(Debug)]
 struct Shared {
     id: u32,
     clock: Clock,
@@ -68,7 +67,15 @@ struct Shared {
     emptied: Condvar,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Disk")
+            .field("id", &self.id)
+            .field("backend", &self.device.backend())
+            .finish_non_exhaustive()
+    }
+}
+
 struct State {
     settings: Settings,
     disk: Disk,
@@ -90,12 +97,6 @@ struct Accepted {
     error: Option<io::Error>,
     dispatched: Option<Dispatched>,
     reply: Box<dyn Reply>,
-}
-
-impl std::fmt::Debug for Accepted {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Accepted").field("op", &self.op).field("left", &self.left).finish_non_exhaustive()
-    }
 }
 
 /// One contiguous range of the device; its payload is with the device while that works on it.
@@ -169,7 +170,8 @@ impl Engine {
         }
         let group = state.bands[image.band()].groups.classify(&identity, image.name());
         let left = pieces.len() as u32;
-        let id = state.table.insert(Accepted { op, target, pieces, left, error: None, dispatched: None, reply });
+        let id =
+            state.table.insert(Accepted { op, target, pieces, left, error: None, dispatched: None, reply });
         let now = self.shared.clock.now();
         state.disk.submit(group, sched::Request { id: id as u64, op: charged_as, sectors }, now);
         let wait = self.shared.pump(&mut state, now);

@@ -91,7 +91,11 @@ mod tests {
         assert_eq!(image.ranges(0, 1), [Range { offset: 4096, len: 1 }]);
         assert_eq!(
             image.ranges(1000, 1000),
-            [Range { offset: 5096, len: 24 }, Range { offset: 512, len: 512 }, Range { offset: 8192, len: 464 }]
+            [
+                Range { offset: 5096, len: 24 },
+                Range { offset: 512, len: 512 },
+                Range { offset: 8192, len: 464 }
+            ]
         );
     }
 

@@ -5,9 +5,9 @@ use super::tree::{Node, Tree};
 use crate::classify::{Caller, Callers};
 use crate::control::Events;
 use fuser::{
-    Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
-    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
-    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
 };
 use slab::Slab;
 use std::ffi::OsStr;
@@ -43,7 +43,9 @@ impl Face {
     /// When its helper thread cannot be started.
     pub fn new(tree: Tree, callers: Callers) -> io::Result<Self> {
         let (slow, work) = mpsc::channel::<SlowWork>();
-        std::thread::Builder::new().name("slow-lane".into()).spawn(move || work.into_iter().for_each(|f| f()))?;
+        std::thread::Builder::new()
+            .name("slow-lane".into())
+            .spawn(move || work.into_iter().for_each(|f| f()))?;
         Ok(Self { tree, callers, handles: RwLock::new(Slab::new()), slow })
     }
 
@@ -274,7 +276,15 @@ impl Filesystem for Face {
         }
     }
 
-    fn lseek(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+    fn lseek(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
         match self.tree.image(ino) {
             Some(node) => self.seek_image(node, offset, whence, reply),
             None => reply.error(Errno::EINVAL),
@@ -288,9 +298,18 @@ impl Filesystem for Face {
         }
     }
 
-    fn readdirplus(&self, _req: &Request, ino: INodeNo, _fh: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(
+        &self,
+        _req: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
         // Attributes of control files are dear (their size is that of their text) and seldom wanted: NO_TTL.
-        match self.list(ino, offset, |index, name, attr| reply.add(attr.ino, index, name, &NO_TTL, attr, GENERATION)) {
+        match self.list(ino, offset, |index, name, attr| {
+            reply.add(attr.ino, index, name, &NO_TTL, attr, GENERATION)
+        }) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

@@ -9,8 +9,8 @@ use crate::control::ControlFile;
 use crate::device::Seek;
 use crate::engine::{self, Work};
 use fuser::{
-    Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyEmpty, ReplyLseek, ReplyWrite,
-    Request, WriteFlags,
+    Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyEmpty, ReplyLseek,
+    ReplyWrite, Request, WriteFlags,
 };
 use std::sync::Arc;
 

@@ -30,7 +30,9 @@ pub enum MountError {
     )]
     Stale(PathBuf),
     /// Already mounted.
-    #[error("an ioband mount is already at {0}; end it with `ioband umount {0}` or choose another mount point")]
+    #[error(
+        "an ioband mount is already at {0}; end it with `ioband umount {0}` or choose another mount point"
+    )]
     Busy(PathBuf),
     /// Not a folder.
     #[error("{0} is not a folder; a mount point must be an existing or new folder")]
@@ -44,7 +46,9 @@ pub enum MountError {
         source: io::Error,
     },
     /// The kernel has no FUSE, or forbids it.
-    #[error("cannot open /dev/fuse: {0}; load the module (`modprobe fuse`) or install fusermount3 (package fuse3)")]
+    #[error(
+        "cannot open /dev/fuse: {0}; load the module (`modprobe fuse`) or install fusermount3 (package fuse3)"
+    )]
     NoFuse(io::Error),
     /// The kernel refused.
     #[error("cannot mount at {path}: {source}")]

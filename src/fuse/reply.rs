@@ -11,7 +11,9 @@ impl Reply for ReadReply {
         match result {
             Ok(Answer::Data(pieces)) => match pieces.as_slice() {
                 [piece] => self.0.data(piece),
-                pieces => self.0.data(&pieces.iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<u8>>()),
+                pieces => {
+                    self.0.data(&pieces.iter().flat_map(|piece| piece.iter().copied()).collect::<Vec<u8>>())
+                }
             },
             Ok(Answer::Done) => self.0.data(&[]),
             Err(error) => self.0.error(errno(&error)),

@@ -49,7 +49,13 @@ pub(super) struct Meta {
 
 impl ImageNode {
     /// An image with its owner and mode.
-    pub fn new(image: Arc<Image>, engine: Arc<Engine>, read_only: bool, owner: (u32, u32), mode: u16) -> Self {
+    pub fn new(
+        image: Arc<Image>,
+        engine: Arc<Engine>,
+        read_only: bool,
+        owner: (u32, u32),
+        mode: u16,
+    ) -> Self {
         let now = clock::wall();
         let meta = Meta { mode, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
         Self { ino: inode_of(image.name()), image, engine, read_only, meta: Mutex::new(meta) }
@@ -75,7 +81,8 @@ impl ImageNode {
 
 /// The inode number of an image follows from its name, so that it is the same in the next daemon: FNV-1a.
 fn inode_of(name: &str) -> INodeNo {
-    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     INodeNo(hash >> 2 | IMAGE_BIT)
 }
 
@@ -156,7 +163,9 @@ impl Tree {
         match ino {
             INodeNo::ROOT => Some(Node::Root),
             INodeNo(CONTROL_DIR) => Some(Node::ControlDir),
-            INodeNo(number) if number & IMAGE_BIT != 0 => self.by_inode.get(&number).cloned().map(Node::Image),
+            INodeNo(number) if number & IMAGE_BIT != 0 => {
+                self.by_inode.get(&number).cloned().map(Node::Image)
+            }
             _ => control_file(),
         }
     }
@@ -174,7 +183,9 @@ impl Tree {
         match self.node(parent)? {
             Node::Root if name == self.plan.dir => Some(Node::ControlDir),
             Node::Root => self.by_name.get(name).cloned().map(Node::Image),
-            Node::ControlDir => ControlFile::ALL.into_iter().find(|f| f.name() == name).map(Node::ControlFile),
+            Node::ControlDir => {
+                ControlFile::ALL.into_iter().find(|f| f.name() == name).map(Node::ControlFile)
+            }
             Node::ControlFile(_) | Node::Image(_) => None,
         }
     }
@@ -203,7 +214,8 @@ impl Tree {
         match folder {
             Node::Root => {
                 let control = entry(&self.plan.dir, Node::ControlDir);
-                let images = self.images.iter().map(|node| entry(node.image.name(), Node::Image(node.clone())));
+                let images =
+                    self.images.iter().map(|node| entry(node.image.name(), Node::Image(node.clone())));
                 Some(std::iter::once(control).chain(images).collect())
             }
             Node::ControlDir => {

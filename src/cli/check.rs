@@ -1,0 +1,25 @@
+//! `ioband check`: validate only.
+
+use super::probe;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration
+    config: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match probe::load(&args.config) {
+        Ok(plan) => {
+            let (devices, images) = (plan.devices.len(), plan.images.len());
+            println!("{}: ok (devices: {devices}, images: {images})", args.config.display());
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(report) => {
+            eprint!("{report}");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Which mount a command is for.
+
+use crate::fuse::{MountError, ioband_mounts};
+use anyhow::{Context, bail};
+use std::path::{Path, PathBuf};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Mountpoint {
+    /// The mount it is for; may be left out with exactly one ioband mount on the machine
+    #[arg(long, value_name = "DIR", env = "IOBAND_MOUNTPOINT")]
+    mountpoint: Option<PathBuf>,
+}
+
+impl Mountpoint {
+    /// The mount point: the one given, or the only one there is.
+    pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
+        let mounts = ioband_mounts().context("cannot read /proc/self/mountinfo")?;
+        match (&self.mountpoint, mounts.as_slice()) {
+            (Some(given), mounts) => {
+                let path = std::path::absolute(given).unwrap_or_else(|_| given.clone());
+                let path = path.canonicalize().unwrap_or(path);
+                if !mounts.contains(&path) {
+                    return Err(MountError::NotMounted(given.clone()).into());
+                }
+                Ok(path)
+            }
+            (None, [only]) => Ok(only.clone()),
+            (None, []) => {
+                bail!("there is no ioband mount on this machine; make one with `ioband mount CONFIG`")
+            }
+            (None, several) => {
+                let list: Vec<_> = several.iter().map(|p| p.display().to_string()).collect();
+                bail!(
+                    "there are several ioband mounts ({}); choose one with --mountpoint DIR",
+                    list.join(", ")
+                )
+            }
+        }
+    }
+}
+
+/// A file of the control directory, which is the only folder in the mount whatever its name is.
+pub(super) fn control_file(mountpoint: &Path, name: &str) -> anyhow::Result<PathBuf> {
+    let entries =
+        std::fs::read_dir(mountpoint).with_context(|| format!("cannot read {}", mountpoint.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", mountpoint.display()))?;
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            return Ok(entry.path().join(name));
+        }
+    }
+    bail!("{} has no control directory: is it an ioband mount?", mountpoint.display())
+}

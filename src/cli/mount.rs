@@ -1,0 +1,143 @@
+//! `ioband mount`: starts the daemon, and returns when the mount answers.
+//!
+//! The command starts itself again with `--foreground --ready`. That child is the daemon: it keeps the terminal's
+//! standard error until the mount is ready, so start-up errors are seen where the command was typed, says so on
+//! standard output, which is a pipe to the command, and only then lets go of the terminal.
+
+use super::probe;
+use crate::config::Plan;
+use crate::daemon;
+use crate::device::BackendKind;
+use anyhow::{Context, anyhow, bail};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use tracing_subscriber::EnvFilter;
+
+/// What the daemon says when the mount answers.
+const READY: &str = "ready";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration (see `mountconfigs/` for examples)
+    config: PathBuf,
+    /// Where to mount; made if it is missing. Default: `mountpoint` of the configuration
+    mountpoint: Option<PathBuf>,
+    /// Stay in the foreground and log to standard error
+    #[arg(long, short)]
+    foreground: bool,
+    /// The daemon's log; without it, only `events` in the control directory tells what happened
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// How to talk to devices: io_uring where the kernel allows it, threads otherwise
+    #[arg(long, value_enum, default_value_t = Backend::Auto)]
+    backend: Backend,
+    /// Used by `mount` itself: say on standard output when ready, then leave the terminal
+    #[arg(long, hide = true)]
+    ready: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Backend {
+    Auto,
+    Uring,
+    Threads,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.foreground { serve(args) } else { start_daemon(&args) }
+}
+
+fn serve(args: Args) -> anyhow::Result<ExitCode> {
+    // With IOBAND_LOG=debug and the like people see more.
+    let filter = EnvFilter::try_from_env("IOBAND_LOG").unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let plan = match probe::load(&args.config) {
+        Ok(plan) => plan,
+        Err(report) => {
+            eprint!("{report}");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let mountpoint = mountpoint(&args, &plan)?;
+    let log = args.log.as_deref().map(open_log).transpose()?;
+    let backend = match args.backend {
+        Backend::Auto => BackendKind::Auto,
+        Backend::Uring => BackendKind::Uring,
+        Backend::Threads => BackendKind::Threads,
+    };
+    let summary = summary(&plan);
+    daemon::serve(plan, &mountpoint, backend, |mounted| match args.ready {
+        true => detach(mounted, &summary, log),
+        false => {
+            tracing::info!("mounted at {}: {summary}", mounted.display());
+            Ok(())
+        }
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn mountpoint(args: &Args, plan: &Plan) -> anyhow::Result<PathBuf> {
+    args.mountpoint.clone().or_else(|| plan.mountpoint.clone()).ok_or_else(|| {
+        anyhow!(
+            "no mount point: give one after the configuration (`ioband mount {} /vmdisk`) or set `mountpoint:` in it",
+            args.config.display()
+        )
+    })
+}
+
+fn summary(plan: &Plan) -> String {
+    let images: Vec<_> =
+        plan.images.iter().map(|image| format!("{} ({})", image.name, image.size())).collect();
+    if images.is_empty() { "no images".to_owned() } else { images.join(", ") }
+}
+
+fn open_log(path: &Path) -> anyhow::Result<File> {
+    let file = OpenOptions::new().create(true).append(true).open(path);
+    file.with_context(|| format!("cannot open the log {}", path.display()))
+}
+
+/// The mount is ready: tells the command, and leaves its terminal, its session and its folder.
+fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    write!(stdout, "{READY}ioband: mounted at {}: {summary}", mounted.display())?;
+    stdout.flush()?;
+    drop(stdout);
+    // Fails only for the leader of a process group, which a child of the command is not.
+    setsid().context("cannot leave the terminal")?;
+    std::env::set_current_dir("/").context("cannot leave the folder")?;
+    let null =
+        OpenOptions::new().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    Ok(())
+}
+
+fn start_daemon(args: &Args) -> anyhow::Result<ExitCode> {
+    let program = std::env::current_exe().context("cannot find my own program file")?;
+    let mut daemon = Command::new(program)
+        .args(std::env::args_os().skip(1))
+        .args(["--foreground", "--ready"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the daemon")?;
+    let mut said = String::new();
+    if let Some(mut stdout) = daemon.stdout.take() {
+        // Ends when the daemon lets go of its standard output, or ends.
+        stdout.read_to_string(&mut said).context("cannot hear the daemon")?;
+    }
+    if let Some(message) = said.strip_prefix(READY) {
+        println!("{message}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It has said on standard error what was wrong.
+    let status = daemon.wait().context("cannot wait for the daemon")?;
+    match status.code() {
+        Some(code) if code != 0 => Ok(ExitCode::from(u8::try_from(code).unwrap_or(1))),
+        _ => bail!("the daemon for {} ended before it was ready ({status})", args.config.display()),
+    }
+}

@@ -1,0 +1,33 @@
+//! `ioband table` and `ioband status`: files of the control directory, filtered like dmsetup's.
+
+use super::find::{Mountpoint, control_file};
+use anyhow::{Context, bail};
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Only this ioband device
+    name: Option<String>,
+    /// Only devices of this target type, as with dmsetup; there is just `ioband`
+    #[arg(long)]
+    target: Option<String>,
+    #[command(flatten)]
+    mountpoint: Mountpoint,
+}
+
+pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
+    let path = control_file(&args.mountpoint.find()?, file)?;
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let name = |line: &str| line.split_once(": ").map(|(name, _)| name.to_owned());
+    let wanted = |line: &&str| args.name.is_none() || name(line) == args.name;
+    if let Some(missing) = &args.name
+        && !text.lines().any(|line| wanted(&line))
+    {
+        let all: Vec<_> = text.lines().filter_map(name).collect();
+        bail!("no ioband device {missing}; there are: {}", all.join(", "));
+    }
+    if args.target.as_deref().is_none_or(|target| target == "ioband") {
+        text.lines().filter(wanted).for_each(|line| println!("{line}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
