@@ -191,7 +191,7 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     let id = "write a whole number, the same for all devices on one disk";
     device.path = keys.required("path", "the block device or file behind it, such as /dev/sdb1", path);
     device.size = keys.read("size", SIZE, sectors);
-    device.id = good(keys.read("id", id, number32(0..=u32::MAX))).unwrap_or(1);
+    let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
     device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));
     device.group_type =
@@ -202,6 +202,11 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
         base.value = 2048;
     }
+    match id {
+        Ok(id) => device.id = id.map_or(1, |id| id.value),
+        // Nobody knows with which devices this one must agree.
+        Err(Bad) => (device.io_throttle, device.io_limit, device.token_base) = (None, None, None),
+    }
     device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
     let provision = "write false or remove the key, and list the images under `images`";
     let _ = keys.read("provision", provision, |text, bare| match truth(text, bare)? {
@@ -209,7 +214,7 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         false => Ok(()),
     });
     if let Some(entry) = keys.take("simulate") {
-        device.simulate = simulate(entry, keys.problems());
+        device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
     }
     if let Some(entry) = keys.take("groups") {
         device.groups_at = entry.at;
@@ -305,7 +310,11 @@ fn image(entry: Entry, problems: &mut Problems) -> Image {
     image.device = keys.required("device", "the name of one of `devices`", text);
     image.ranges = ranges(&mut keys);
     image.access = access(&mut keys);
-    image.read_only = good(keys.read("read_only", "write true or false", truth)).unwrap_or(false);
+    match keys.read("read_only", "write true or false", truth) {
+        Ok(read_only) => image.read_only = read_only.is_some_and(|at| at.value),
+        // Nobody knows with which images this one may share a range.
+        Err(Bad) => image.ranges = Err(Bad),
+    }
     image
 }
 
