@@ -143,9 +143,12 @@ fn access(keys: &mut Fields<'_>) -> Access {
 
 /// The name that an entry of `devices` or `images` has.
 fn name(kind: &str, entry: &Entry, problems: &mut Problems) -> At<String> {
-    if let Err(wrong) = names::file_name(&entry.key, true) {
-        let hint = wrong.hint.unwrap_or_default();
-        problems.add(entry.at, format!("the {kind} name {} is {}", quoted(&entry.key), wrong.reason), hint);
+    if let Err(Wrong { reason, hint }) = names::file_name(&entry.key, true) {
+        let message = match entry.key.as_str() {
+            "" => format!("the {kind} name is empty"),
+            name => format!("the {kind} name {} is {reason}", quoted(name)),
+        };
+        problems.add(entry.at, message, hint.unwrap_or_default());
     }
     At { value: entry.key.clone(), at: entry.at }
 }
@@ -189,7 +192,7 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     let depth = "write a whole number of requests up to 65535, or 0 for automatic";
     let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
     let id = "write a whole number, the same for all devices on one disk";
-    device.path = keys.required("path", "the block device or file behind it, such as /dev/sdb1", path);
+    device.path = keys.required("path", "write the block device or file behind it, such as /dev/sdb1", path);
     device.size = keys.read("size", SIZE, sectors);
     let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
@@ -251,7 +254,10 @@ fn groups(entry: Entry, problems: &mut Problems) -> Vec<Group> {
 fn group(mut entry: Entry, problems: &mut Problems) -> Group {
     let id = At { value: entry.key.clone(), at: entry.at };
     let Kind::Map(settings) = &mut entry.value.kind else {
-        let weight = scalar(entry, WEIGHT, weight, problems).map(|at| at.value).unwrap_or_default();
+        let weight =
+            scalar(&format!("the weight of group {}", quoted(&id.value)), entry, WEIGHT, weight, problems)
+                .map(|at| at.value)
+                .unwrap_or_default();
         return Group { id, weight };
     };
     let later = ["max_bandwidth", "max_iops", "min_bandwidth", "min_iops"];
@@ -307,7 +313,7 @@ fn image(entry: Entry, problems: &mut Problems) -> Image {
     let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
         return image;
     };
-    image.device = keys.required("device", "the name of one of `devices`", text);
+    image.device = keys.required("device", "write the name of one of `devices`", text);
     image.ranges = ranges(&mut keys);
     image.access = access(&mut keys);
     match keys.read("read_only", "write true or false", truth) {
@@ -346,8 +352,8 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
         let example = "{offset: 6GiB, size: 1GiB}";
         let mut keys =
             Fields::open(item.at, "this extent", item, &["offset", "size"], example, keys.problems())?;
-        let offset = keys.required("offset", "where it starts, such as 6GiB", offset);
-        let size = keys.required("size", "how long it is, such as 1GiB", sectors);
+        let offset = keys.required("offset", "write where it starts, such as 6GiB", offset);
+        let size = keys.required("size", "write how long it is, such as 1GiB", sectors);
         Ok(Range { at: keys.at, offset: offset?.value, size: Some(size?.value) })
     };
     // All of them are read, so that all problems are found, before the first bad one counts.

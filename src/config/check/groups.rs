@@ -123,9 +123,9 @@ fn image(word: &str, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
         let names = || mount.images.iter().filter(is_here).map(|i| i.name.value.as_str());
         let hint = match (nearest(word, names()), names().next()) {
             (Some(near), _) => {
-                format!("did you mean `{near}`? On device {} there are {}", quoted(here), listed(names()))
+                format!("did you mean `{near}`? Images on device {}: {}", quoted(here), listed(names()))
             }
-            (None, Some(_)) => format!("on device {} there are {}", quoted(here), listed(names())),
+            (None, Some(_)) => format!("images on device {}: {}", quoted(here), listed(names())),
             (None, None) => format!("device {} has no images: list them under `images`", quoted(here)),
         };
         return Err(Wrong { reason: "no image of this mount".into(), hint: Some(hint) });
@@ -134,7 +134,10 @@ fn image(word: &str, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
         && other.value != here
     {
         let reason = format!("an image on another device, {}", quoted(&other.value));
-        return Err(Wrong { reason, hint: Some("write the group there".into()) });
+        return Err(Wrong {
+            reason,
+            hint: Some(format!("move the group to device {}", quoted(&other.value))),
+        });
     }
     Ok(GroupId::Name(word.into()))
 }
