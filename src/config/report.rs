@@ -103,6 +103,12 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Whether there are more than anybody reads: then hints that take long to work out are left out, so that a
+    /// file of ten thousand mistakes is refused as quickly as one with a single one.
+    pub(super) fn are_many(&self) -> bool {
+        self.0.len() > Report::MOST
+    }
+
     /// Sorts by place and adds the lines of `text` that are meant.
     pub(super) fn into_report(mut self, origin: &str, text: &str) -> Report {
         self.0.sort();
