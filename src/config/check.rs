@@ -10,7 +10,7 @@ mod overlap;
 use super::load::{Defaults, Probe};
 use super::plan::{ControlPlan, Plan};
 use super::report::{Pos, Problems, quoted};
-use super::shape::{Access, Control, Mount};
+use super::shape::{Access, Control, Image, Mount};
 use std::collections::HashMap;
 
 /// The plan of a mount. Only good when no problem was noted on the way.
@@ -19,7 +19,8 @@ pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problem
     names(&mount, &control.dir, problems);
     let backing = devices::backing(&mount.devices, probe, problems);
     let disks = disks::agree(&mount.devices, problems);
-    let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &mount, problems)).collect();
+    let by_name: HashMap<&str, &Image> = mount.images.iter().map(|i| (i.name.value.as_str(), i)).collect();
+    let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &by_name, problems)).collect();
     let images = images::check(&mount, &backing, defaults, problems);
     let devices = devices::plans(mount.devices, backing, groups, &disks);
     Plan { mountpoint: mount.mountpoint, control, devices, images }

@@ -86,7 +86,7 @@ impl<'a> Fields<'a> {
         right: &str,
         read: impl FnOnce(&str, bool) -> Result<T, Wrong>,
     ) -> Setting<T> {
-        self.take(key).map(|entry| scalar(entry, right, read, self.problems)).transpose()
+        self.take(key).map(|entry| scalar(&quoted(key), entry, right, read, self.problems)).transpose()
     }
 
     /// As [`Fields::read`], for a key that must be there.
@@ -102,7 +102,7 @@ impl<'a> Fields<'a> {
                 self.problems.add(
                     self.at,
                     format!("{} has no `{key}`", self.what),
-                    format!("{key}: {right}"),
+                    format!("add `{key}`: {right}"),
                 );
                 Err(Bad)
             }
@@ -120,37 +120,45 @@ pub(super) fn mapping(
     match node.kind {
         Kind::Map(entries) => Ok(entries),
         Kind::Null => Ok(Vec::new()),
-        Kind::Scalar { .. } | Kind::List(_) => {
+        kind @ (Kind::Scalar { .. } | Kind::List(_)) => {
+            // `key:value` without a blank is one word to YAML.
+            let blank = matches!(&kind, Kind::Scalar { text, bare: true } if text.contains(':'));
+            let hint = if blank { ", with a blank behind the colon" } else { "" };
             problems.add(
                 node.at,
                 format!("{what} must be a mapping of keys to values"),
-                format!("write `{example}`"),
+                format!("write `{example}`{hint}"),
             );
             Err(Bad)
         }
     }
 }
 
-/// Reads the scalar of one entry.
+/// Reads the scalar of one entry, which messages call `what`.
 pub(super) fn scalar<T>(
+    what: &str,
     entry: Entry,
     right: &str,
     read: impl FnOnce(&str, bool) -> Result<T, Wrong>,
     problems: &mut Problems,
 ) -> Result<At<T>, Bad> {
-    let (key, at) = (quoted(&entry.key), entry.value.at);
+    let at = entry.value.at;
     match entry.value.kind {
         Kind::Scalar { text, bare } => read(&text, bare).map(|value| At { value, at }).map_err(|wrong| {
             let hint = wrong.hint.unwrap_or_else(|| right.to_owned());
-            problems.add(at, format!("{key} is {}, which is {}", quoted(&text), wrong.reason), hint);
+            let message = match text.as_str() {
+                "" => format!("{what} is empty"),
+                text => format!("{what} is {}, which is {}", quoted(text), wrong.reason),
+            };
+            problems.add(at, message, hint);
             Bad
         }),
         Kind::Null => {
-            problems.add(entry.at, format!("{key} has no value"), format!("{right}; or remove the key"));
+            problems.add(entry.at, format!("{what} has no value"), right);
             Err(Bad)
         }
         Kind::List(_) | Kind::Map(_) => {
-            problems.add(at, format!("{key} must be a single value"), right);
+            problems.add(at, format!("{what} must be a single value"), right);
             Err(Bad)
         }
     }
@@ -190,7 +198,9 @@ pub(super) fn size(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
         Ok(Bytes(0)) => Err("nothing at all".into()),
         Ok(bytes) => Ok(bytes),
         Err(SizeError::Malformed(_)) => Err("not a size".into()),
-        Err(SizeError::TooLarge(_)) => Err("too large: sizes end at 8388607TiB".into()),
+        Err(SizeError::TooLarge(_)) => {
+            Err(Wrong { reason: "too large".into(), hint: Some("the largest size is 8388607TiB".into()) })
+        }
     }
 }
 
@@ -205,9 +215,12 @@ pub(super) fn offset(text: &str, bare: bool) -> Result<Bytes, Wrong> {
     let above = Bytes(below.0.saturating_add(SECTOR_SIZE));
     Err(Wrong {
         reason: format!("not a multiple of {SECTOR_SIZE} bytes"),
-        hint: Some(format!(
-            "devices are made of sectors of {SECTOR_SIZE} bytes: the nearest are {below} and {above}"
-        )),
+        hint: Some(match below {
+            Bytes(0) => format!("devices are made of sectors of {SECTOR_SIZE} bytes: the nearest is {above}"),
+            _ => format!(
+                "devices are made of sectors of {SECTOR_SIZE} bytes: the nearest are {below} and {above}"
+            ),
+        }),
     })
 }
 

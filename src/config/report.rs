@@ -103,9 +103,17 @@ impl Problems {
         self.0.is_empty()
     }
 
+    /// Whether there are more than anybody reads: then hints that take long to work out are left out, so that a
+    /// file of ten thousand mistakes is refused as quickly as one with a single one.
+    pub(super) fn are_many(&self) -> bool {
+        self.0.len() > Report::MOST
+    }
+
     /// Sorts by place and adds the lines of `text` that are meant.
     pub(super) fn into_report(mut self, origin: &str, text: &str) -> Report {
-        self.0.sort_by_key(|(at, ..)| *at);
+        self.0.sort();
+        // A mistake in a template is found at every use of it, but there is one place to correct.
+        self.0.dedup();
         let left_out = self.0.len().saturating_sub(Report::MOST);
         self.0.truncate(Report::MOST);
         let lines: Vec<&str> = text.lines().collect();

@@ -143,9 +143,12 @@ fn access(keys: &mut Fields<'_>) -> Access {
 
 /// The name that an entry of `devices` or `images` has.
 fn name(kind: &str, entry: &Entry, problems: &mut Problems) -> At<String> {
-    if let Err(wrong) = names::file_name(&entry.key, true) {
-        let hint = wrong.hint.unwrap_or_default();
-        problems.add(entry.at, format!("the {kind} name {} is {}", quoted(&entry.key), wrong.reason), hint);
+    if let Err(Wrong { reason, hint }) = names::file_name(&entry.key, true) {
+        let message = match entry.key.as_str() {
+            "" => format!("the {kind} name is empty"),
+            name => format!("the {kind} name {} is {reason}", quoted(name)),
+        };
+        problems.add(entry.at, message, hint.unwrap_or_default());
     }
     At { value: entry.key.clone(), at: entry.at }
 }
@@ -189,9 +192,9 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     let depth = "write a whole number of requests up to 65535, or 0 for automatic";
     let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
     let id = "write a whole number, the same for all devices on one disk";
-    device.path = keys.required("path", "the block device or file behind it, such as /dev/sdb1", path);
+    device.path = keys.required("path", "write the block device or file behind it, such as /dev/sdb1", path);
     device.size = keys.read("size", SIZE, sectors);
-    device.id = good(keys.read("id", id, number32(0..=u32::MAX))).unwrap_or(1);
+    let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
     device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));
     device.group_type =
@@ -202,6 +205,11 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
         base.value = 2048;
     }
+    match id {
+        Ok(id) => device.id = id.map_or(1, |id| id.value),
+        // Nobody knows with which devices this one must agree.
+        Err(Bad) => (device.io_throttle, device.io_limit, device.token_base) = (None, None, None),
+    }
     device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
     let provision = "write false or remove the key, and list the images under `images`";
     let _ = keys.read("provision", provision, |text, bare| match truth(text, bare)? {
@@ -209,7 +217,7 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         false => Ok(()),
     });
     if let Some(entry) = keys.take("simulate") {
-        device.simulate = simulate(entry, keys.problems());
+        device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
     }
     if let Some(entry) = keys.take("groups") {
         device.groups_at = entry.at;
@@ -246,7 +254,10 @@ fn groups(entry: Entry, problems: &mut Problems) -> Vec<Group> {
 fn group(mut entry: Entry, problems: &mut Problems) -> Group {
     let id = At { value: entry.key.clone(), at: entry.at };
     let Kind::Map(settings) = &mut entry.value.kind else {
-        let weight = scalar(entry, WEIGHT, weight, problems).map(|at| at.value).unwrap_or_default();
+        let weight =
+            scalar(&format!("the weight of group {}", quoted(&id.value)), entry, WEIGHT, weight, problems)
+                .map(|at| at.value)
+                .unwrap_or_default();
         return Group { id, weight };
     };
     let later = ["max_bandwidth", "max_iops", "min_bandwidth", "min_iops"];
@@ -302,10 +313,14 @@ fn image(entry: Entry, problems: &mut Problems) -> Image {
     let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
         return image;
     };
-    image.device = keys.required("device", "the name of one of `devices`", text);
+    image.device = keys.required("device", "write the name of one of `devices`", text);
     image.ranges = ranges(&mut keys);
     image.access = access(&mut keys);
-    image.read_only = good(keys.read("read_only", "write true or false", truth)).unwrap_or(false);
+    match keys.read("read_only", "write true or false", truth) {
+        Ok(read_only) => image.read_only = read_only.is_some_and(|at| at.value),
+        // Nobody knows with which images this one may share a range.
+        Err(Bad) => image.ranges = Err(Bad),
+    }
     image
 }
 
@@ -337,8 +352,8 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
         let example = "{offset: 6GiB, size: 1GiB}";
         let mut keys =
             Fields::open(item.at, "this extent", item, &["offset", "size"], example, keys.problems())?;
-        let offset = keys.required("offset", "where it starts, such as 6GiB", offset);
-        let size = keys.required("size", "how long it is, such as 1GiB", sectors);
+        let offset = keys.required("offset", "write where it starts, such as 6GiB", offset);
+        let size = keys.required("size", "write how long it is, such as 1GiB", sectors);
         Ok(Range { at: keys.at, offset: offset?.value, size: Some(size?.value) })
     };
     // All of them are read, so that all problems are found, before the first bad one counts.

@@ -6,6 +6,7 @@
 
 use super::report::{Pos, Problems, quoted};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::budget::BudgetBreach;
 use serde_yaml::{Error, Location, MessageFormatter, Spanned, UserMessageFormatter};
 use std::collections::HashMap;
 use std::fmt;
@@ -80,6 +81,38 @@ fn options() -> serde_yaml::Options {
     }
 }
 
+/// What the YAML reader says about the commonest slips, and how people would say it, with what would be right.
+const PLAIN_WORDS: [(&str, &str, &str); 8] = [
+    ("tabs disallowed", "indented with a tab", "indent with blanks: YAML takes no tabs there"),
+    (
+        "mapping values are not allowed",
+        "a `:` where no key can stand",
+        "is the `:` of the line above missing, or its indentation wrong? Text with a colon and a blank needs quotes",
+    ),
+    (
+        "did not find expected key",
+        "this line belongs to nothing: its indentation differs from that of its neighbours",
+        "indent all keys of one mapping by the same number of blanks",
+    ),
+    (
+        "block mapping",
+        "this line does not continue the mapping above",
+        "write one `key: value` a line, all indented by the same number of blanks",
+    ),
+    (
+        "flow mapping",
+        "a `{` above is not closed here",
+        "close it with `}`, or add the missing `,` between its entries",
+    ),
+    (
+        "flow sequence",
+        "a `[` above is not closed here",
+        "close it with `]`, or add the missing `,` between its items",
+    ),
+    ("quoted scalar", "a quote above is not closed", "close it on the line on which it opens"),
+    ("simple key", "a key without its `:`", "write `key: value`, with a blank behind the colon"),
+];
+
 /// Turns an error of the YAML reader into a problem. An empty file is none: it is a mount without anything.
 fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
     let mut error = &error;
@@ -101,20 +134,26 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
             "this refers to a name that is not defined above".into(),
             "define it before its first use, as `&name`",
         ),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => {
+            ("nested too deeply".into(), "is a bracket doubled? A configuration has a handful of levels")
+        }
         Error::Budget { .. }
         | Error::AliasReplayCounterOverflow { .. }
         | Error::AliasReplayLimitExceeded { .. }
         | Error::AliasExpansionLimitExceeded { .. }
         | Error::AliasReplayStackDepthExceeded { .. } => (
-            "the file is too large, too deeply nested or repeats itself too often".into(),
+            "the file is too large, or repeats itself too often".into(),
             "write it plainly, without aliases of aliases",
         ),
         other => {
             let message = UserMessageFormatter.format_message(other).into_owned();
-            (
-                format!("this is not YAML: {message}"),
-                "check indentation (blanks, no tabs), colons, quotes and brackets here and just above",
-            )
+            match PLAIN_WORDS.iter().find(|(part, ..)| message.contains(part)) {
+                Some((_, plain, hint)) => ((*plain).to_owned(), *hint),
+                None => (
+                    format!("this is not YAML: {message}"),
+                    "check indentation, colons, quotes and brackets here and just above",
+                ),
+            }
         }
     };
     problems.add(at, message, hint);

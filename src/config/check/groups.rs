@@ -5,14 +5,17 @@ use crate::config::fields::{At, Wrong, number32};
 use crate::config::names;
 use crate::config::plan::GroupPlan;
 use crate::config::report::{Problems, listed, nearest, quoted};
-use crate::config::shape::{Device, Image, Mount};
+use crate::config::shape::{Device, Image};
 use std::collections::HashMap;
 
 /// The largest process id that Linux gives out.
 const LAST_PID: u32 = 1 << 22;
 
+/// The images of the mount by name.
+type Images<'a> = HashMap<&'a str, &'a Image>;
+
 /// The groups of one device.
-pub(super) fn check(device: &Device, mount: &Mount, problems: &mut Problems) -> Vec<GroupPlan> {
+pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problems) -> Vec<GroupPlan> {
     // A bad type has been reported; what the ids mean is then anybody's guess.
     let Ok(stated) = &device.group_type else { return Vec::new() };
     let group_type = stated.map_or(GroupType::None, |t| t.value);
@@ -29,7 +32,7 @@ pub(super) fn check(device: &Device, mount: &Mount, problems: &mut Problems) -> 
     let mut plans = Vec::with_capacity(device.groups.len());
     for group in &device.groups {
         let word = &group.id.value;
-        let id = match read(word, group_type, device, mount) {
+        let id = match read(word, group_type, device, images, problems.are_many()) {
             Ok(id) => id,
             Err(Wrong { reason, hint }) => {
                 problems.add(
@@ -68,8 +71,14 @@ fn noun(group_type: GroupType) -> &'static str {
     }
 }
 
-/// Reads one id as the type asks for.
-fn read(word: &str, group_type: GroupType, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
+/// Reads one id as the type asks for; `brief` saves the hints that take long.
+fn read(
+    word: &str,
+    group_type: GroupType,
+    device: &Device,
+    images: &Images<'_>,
+    brief: bool,
+) -> Result<GroupId, Wrong> {
     let hinted = |hint: &'static str| move |w: Wrong| Wrong { hint: w.hint.or(Some(hint.into())), ..w };
     match group_type {
         GroupType::None => Err("not possible under type none".into()),
@@ -86,7 +95,7 @@ fn read(word: &str, group_type: GroupType, device: &Device, mount: &Mount) -> Re
             .map(GroupId::Number)
             .map_err(hinted("with `type: pgrp`, write the number of a process group, the pid of its leader")),
         GroupType::Cgroup => cgroup(word),
-        GroupType::Image => image(word, device, mount),
+        GroupType::Image => image(word, device, images, brief),
     }
 }
 
@@ -116,25 +125,32 @@ fn cgroup(word: &str) -> Result<GroupId, Wrong> {
 }
 
 /// An image of this very device: one of another device would never match.
-fn image(word: &str, device: &Device, mount: &Mount) -> Result<GroupId, Wrong> {
+fn image(word: &str, device: &Device, images: &Images<'_>, brief: bool) -> Result<GroupId, Wrong> {
     let here = device.name.value.as_str();
-    let is_here = |image: &&Image| image.device.as_ref().is_ok_and(|at| at.value == here);
-    let Some(image) = mount.images.iter().find(|image| image.name.value == word) else {
-        let names = || mount.images.iter().filter(is_here).map(|i| i.name.value.as_str());
-        let hint = match (nearest(word, names()), names().next()) {
-            (Some(near), _) => {
-                format!("did you mean `{near}`? On device {} there are {}", quoted(here), listed(names()))
-            }
-            (None, Some(_)) => format!("on device {} there are {}", quoted(here), listed(names())),
-            (None, None) => format!("device {} has no images: list them under `images`", quoted(here)),
-        };
-        return Err(Wrong { reason: "no image of this mount".into(), hint: Some(hint) });
+    let Some(image) = images.get(word) else {
+        let hint = (!brief).then(|| images_here(word, here, images));
+        return Err(Wrong { reason: "no image of this mount".into(), hint });
     };
     if let Ok(other) = &image.device
         && other.value != here
     {
         let reason = format!("an image on another device, {}", quoted(&other.value));
-        return Err(Wrong { reason, hint: Some("write the group there".into()) });
+        let hint = Some(format!("move the group to device {}", quoted(&other.value)));
+        return Err(Wrong { reason, hint });
     }
     Ok(GroupId::Name(word.into()))
+}
+
+/// The hint for an image that is not there.
+fn images_here(word: &str, device: &str, images: &Images<'_>) -> String {
+    let is_here = |image: &&&Image| image.device.as_ref().is_ok_and(|at| at.value == device);
+    let mut here: Vec<&Image> = images.values().filter(is_here).copied().collect();
+    here.sort_by_key(|image| image.name.at);
+    let names = || here.iter().map(|image| image.name.value.as_str());
+    let device = quoted(device);
+    match nearest(word, names()) {
+        Some(near) => format!("did you mean `{near}`? Images on device {device}: {}", listed(names())),
+        None if here.is_empty() => format!("device {device} has no images: list them under `images`"),
+        None => format!("images on device {device}: {}", listed(names())),
+    }
 }

@@ -60,10 +60,11 @@ fn device_of(
         return Ok(*index);
     }
     let names = || mount.devices.iter().map(|d| d.name.value.as_str());
-    let hint = match (nearest(value, names()), names().next()) {
+    let near = if problems.are_many() { None } else { nearest(value, names()) };
+    let hint = match (near, names().next()) {
         (_, None) => "there are no devices yet: describe one under `devices`".to_owned(),
-        (Some(near), _) => format!("did you mean `{near}`? There are {}", listed(names())),
-        (None, Some(_)) => format!("there are {}", listed(names())),
+        (Some(near), _) => format!("did you mean `{near}`? The devices: {}", listed(names())),
+        (None, Some(_)) => format!("the devices: {}", listed(names())),
     };
     let message =
         format!("image {} is on device {}, which is not defined", quoted(&image.name.value), quoted(value));
