@@ -19,6 +19,7 @@ mod simulate;
 mod target;
 mod threads;
 mod transfer;
+mod uring;
 mod users;
 
 pub use backend::BackendKind;

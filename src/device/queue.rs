@@ -7,6 +7,7 @@ use super::simulate::{Model, Shelf, Simulate};
 use super::target::Target;
 use super::threads::Threads;
 use super::transfer::{Next, Transfer};
+use super::uring::Uring;
 use crate::clock::Clock;
 use crate::units::Nanos;
 use slab::Slab;
@@ -291,9 +292,32 @@ impl Drop for Device {
 }
 
 fn open(kind: BackendKind) -> io::Result<Box<dyn Backend>> {
-    match kind {
-        BackendKind::Threads | BackendKind::Auto => Ok(Box::new(Threads::new()?)),
-        BackendKind::Uring => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+    if kind == BackendKind::Threads {
+        return Ok(Box::new(Threads::new()?));
+    }
+    match Uring::new() {
+        Ok(ring) => Ok(Box::new(ring)),
+        Err(error) if kind == BackendKind::Auto => {
+            let hint = hint(&error);
+            tracing::warn!(
+                "disks are served by threads, more slowly: io_uring cannot be used ({error}{hint})"
+            );
+            Ok(Box::new(Threads::new()?))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Who forbids io_uring.
+fn hint(error: &io::Error) -> &'static str {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    match error.raw_os_error() {
+        Some(libc::EPERM) if disabled.is_ok_and(|value| value.trim() != "0") => {
+            "; the sysctl kernel.io_uring_disabled forbids it"
+        }
+        Some(libc::EPERM) => "; a seccomp filter, such as a container's, forbids it",
+        Some(libc::ENOSYS) => "; the kernel does not have it, or a seccomp filter hides it",
+        _ => "",
     }
 }
 

@@ -18,7 +18,7 @@ use std::sync::Arc;
 const MOST_AT_ONCE: u64 = 1 << 30;
 /// Zeroes are written in pieces of this size, so that a discard of a terabyte does not take one of memory.
 const ZEROES: u64 = 1 << 20;
-/// How often a call that asks to be repeated (EINTR, EAGAIN, nothing done) is repeated before it is an error.
+/// How often a call that asks to be repeated (EINTR, EAGAIN, ECANCELED, nothing done) is repeated before it is an error.
 const MOST_RETRIES: u32 = 1000;
 
 pub(super) struct Transfer {
@@ -312,7 +312,8 @@ impl Transfer {
 
     fn failed(&mut self, step: Step, errno: i32) -> io::Result<()> {
         match (step, errno) {
-            (_, libc::EINTR | libc::EAGAIN) => {
+            // ECANCELED: io_uring drops what a thread submitted and its workers had not begun when the thread ends.
+            (_, libc::EINTR | libc::EAGAIN | libc::ECANCELED) => {
                 self.steps.push(step);
                 self.retry(errno)
             }
