@@ -77,8 +77,8 @@ pub fn serve(
 
     // Asking the mount itself is the only proof that it answers.
     std::fs::metadata(&mountpoint).context("the mount does not answer")?;
-    events.add(&format!("mounted at {}", mountpoint.display()));
     ready(&mountpoint)?;
+    events.add(&format!("mounted at {}", mountpoint.display()));
 
     match stopped.recv() {
         Ok(Stop::Signal(signal)) => {

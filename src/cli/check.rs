@@ -18,7 +18,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(report) => {
-            eprint!("{report}");
+            eprintln!("{report}");
             Ok(ExitCode::FAILURE)
         }
     }

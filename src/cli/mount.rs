@@ -57,7 +57,7 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let plan = match probe::load(&args.config) {
         Ok(plan) => plan,
         Err(report) => {
-            eprint!("{report}");
+            eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
     };

@@ -14,7 +14,7 @@ impl Probe for Machine {
             let kind = match kind {
                 device::Kind::Block => FoundKind::Block,
                 device::Kind::File => FoundKind::File,
-                device::Kind::Other(word) => FoundKind::Other(word),
+                device::Kind::Other(word) => FoundKind::Other(word.strip_prefix("a ").unwrap_or(word)),
             };
             Found { size, kind }
         }))
