@@ -9,7 +9,7 @@ use std::process::Command;
 
 /// What a trial cannot do without.
 #[derive(Clone, Copy, Debug)]
-pub enum Need {
+pub(crate) enum Need {
     /// To be run by root.
     Root,
     /// Loop devices that can be set up.
@@ -41,7 +41,7 @@ fn has_tool(name: &str) -> bool {
 
 /// A trial. If it needs what is not there, it is ignored and its name says why; where the environment variable
 /// CI is set it fails instead, so that nothing is left out unseen.
-pub fn trial(name: &str, needs: &[Need], run: impl FnOnce() + Send + 'static) -> Trial {
+pub(crate) fn trial(name: &str, needs: &[Need], run: impl FnOnce() + Send + 'static) -> Trial {
     let missing: Vec<_> = needs.iter().filter_map(|need| need.missing()).collect();
     if missing.is_empty() {
         return Trial::test(name, move || {
@@ -60,7 +60,7 @@ pub fn trial(name: &str, needs: &[Need], run: impl FnOnce() + Send + 'static) ->
 }
 
 /// Runs a program to its end; its output, or what it complained about.
-pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
+pub(crate) fn run(program: &str, args: &[&str]) -> Result<String, String> {
     let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -70,27 +70,27 @@ pub fn run(program: &str, args: &[&str]) -> Result<String, String> {
 }
 
 /// A folder on the disk that the build is on (not in memory), removed in the end.
-pub fn folder() -> tempfile::TempDir {
+pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder below the target folder")
 }
 
 /// A sparse file.
-pub fn sparse(path: &Path, size: u64) {
+pub(crate) fn sparse(path: &Path, size: u64) {
     File::create_new(path).and_then(|file| file.set_len(size)).expect("a sparse file");
 }
 
 /// A loop device on a file; detached in the end.
-pub struct Loop {
+pub(crate) struct Loop {
     path: String,
 }
 
 impl Loop {
-    pub fn attach(file: &Path, block: u32) -> Self {
+    pub(crate) fn attach(file: &Path, block: u32) -> Self {
         let (file, block) = (file.to_str().expect("a plain path"), block.to_string());
         Self { path: run("losetup", &["-f", "--show", "-b", &block, file]).expect("a loop device") }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         Path::new(&self.path)
     }
 }
@@ -104,13 +104,13 @@ impl Drop for Loop {
 }
 
 /// A mounted filesystem; unmounted in the end.
-pub struct Mounted {
+pub(crate) struct Mounted {
     folder: tempfile::TempDir,
 }
 
 impl Mounted {
     /// `mount ARGS FOLDER`.
-    pub fn new(args: &[&str]) -> Self {
+    pub(crate) fn new(args: &[&str]) -> Self {
         let folder = folder();
         let mut args = args.to_vec();
         args.push(folder.path().to_str().expect("a plain path"));
@@ -118,7 +118,7 @@ impl Mounted {
         Self { folder }
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
@@ -133,14 +133,14 @@ impl Drop for Mounted {
 }
 
 /// Random numbers that can be had again: xorshift64*.
-pub struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -148,11 +148,11 @@ impl Random {
     }
 
     /// Below `limit`.
-    pub fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 
-    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, len: usize) -> Vec<u8> {
         let mut bytes: Vec<u8> = (0..len.div_ceil(8)).flat_map(|_| self.next().to_le_bytes()).collect();
         bytes.truncate(len);
         bytes

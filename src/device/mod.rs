@@ -13,6 +13,8 @@
 
 mod backend;
 mod buffer;
+mod kernel;
+mod open;
 mod queue;
 mod ranges;
 mod simulate;
@@ -24,6 +26,7 @@ mod users;
 
 pub use backend::BackendKind;
 pub use buffer::Payload;
+pub use open::{OpenError, OpenMode};
 pub use queue::{Device, Done, Op, Part};
 pub use simulate::{Model, Simulate};
-pub use target::{Kind, OpenError, OpenMode, Seek, Target, probe};
+pub use target::{Kind, Seek, Target, probe};

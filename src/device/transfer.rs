@@ -18,7 +18,7 @@ use std::sync::Arc;
 const MOST_AT_ONCE: u64 = 1 << 30;
 /// Zeroes are written in pieces of this size, so that a discard of a terabyte does not take one of memory.
 const ZEROES: u64 = 1 << 20;
-/// How often a call that asks to be repeated (EINTR, EAGAIN, ECANCELED, nothing done) is repeated before it is an error.
+/// How often a call that asks to be repeated (EINTR, EAGAIN, ECANCELED, nothing done) is repeated in a row before it is an error.
 const MOST_RETRIES: u32 = 1000;
 
 pub(super) struct Transfer {
@@ -307,7 +307,11 @@ impl Transfer {
             _ => return Ok(()),
         };
         self.steps.push(rest);
-        if whole == 0 { self.retry(libc::EIO) } else { Ok(()) }
+        if whole == 0 {
+            return self.retry(libc::EIO);
+        }
+        self.retries = 0;
+        Ok(())
     }
 
     fn failed(&mut self, step: Step, errno: i32) -> io::Result<()> {
@@ -350,3 +354,6 @@ fn error(errno: i32) -> io::Error {
 fn size(bytes: u64) -> io::Result<usize> {
     usize::try_from(bytes).map_err(|_| error(libc::ENOMEM))
 }
+
+#[cfg(test)]
+mod tests;

@@ -47,7 +47,7 @@ fn entries(folder: &Path) -> impl Iterator<Item = (String, std::path::PathBuf)> 
 fn has_number(path: &str, number: &str) -> bool {
     path.starts_with('/')
         && fs::metadata(path).is_ok_and(|seen| {
-            let (major, minor) = super::target::split(seen.rdev());
+            let (major, minor) = super::kernel::split(seen.rdev());
             format!("{major}:{minor}") == number
         })
 }
