@@ -18,6 +18,8 @@ pub(crate) enum Need {
     Tool(&'static str),
     /// io_uring that is neither missing nor forbidden.
     Uring,
+    /// FUSE mounts.
+    Fuse,
 }
 
 impl Need {
@@ -26,6 +28,9 @@ impl Need {
             Need::Root => (nix::unistd::geteuid().is_root(), "root".to_owned()),
             Need::LoopDevice => (run("losetup", &["-f"]).is_ok(), "loop devices".to_owned()),
             Need::Tool(name) => (has_tool(name), name.to_owned()),
+            Need::Fuse => {
+                (File::options().read(true).write(true).open("/dev/fuse").is_ok(), "/dev/fuse".to_owned())
+            }
             Need::Uring => (io_uring::IoUring::new(2).is_ok(), "io_uring".to_owned()),
         };
         (!met).then_some(what)

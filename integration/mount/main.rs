@@ -1,0 +1,21 @@
+//! The real thing: a real mount, real processes of different users, groups and process groups, a real device.
+//!
+//! Everything here runs the `ioband` program as its users do. Trials that need what the machine does not have are
+//! ignored with the reason in their name; where the environment variable CI is set they fail.
+
+mod access;
+mod cli;
+mod daemon;
+mod data;
+mod lifecycle;
+mod load;
+mod shares;
+#[path = "../support/mod.rs"]
+mod support;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let groups = [shares::trials(), data::trials(), access::trials(), lifecycle::trials(), cli::trials()];
+    libtest_mimic::run(&Arguments::from_args(), groups.into_iter().flatten().collect()).exit();
+}

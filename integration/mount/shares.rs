@@ -1,0 +1,154 @@
+//! Weights are kept through a real mount, whatever callers are told apart by.
+//!
+//! The device is simulated at 2,000 requests a second, which a test machine can follow: what is measured is how the
+//! requests are divided, never how many there are.
+
+use crate::daemon::{MOUNT, Vmdisk};
+use crate::load::{Load, Report};
+use crate::support::trial;
+use libtest_mimic::Trial;
+
+/// Points of a hundred that a share may be off.
+const TOLERANCE: f64 = 1.5;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("users share 80:40", MOUNT, || by_ids("user", "--uid", [80, 40])),
+        trial("users share 40:80", MOUNT, || by_ids("user", "--uid", [40, 80])),
+        trial("gids share 80:40", MOUNT, || by_ids("gid", "--gid", [80, 40])),
+        trial("gids share 40:80", MOUNT, || by_ids("gid", "--gid", [40, 80])),
+        trial("process groups share 80:40", MOUNT, || by_process("pgrp", "", [80, 40])),
+        trial("process groups share 40:80", MOUNT, || by_process("pgrp", "", [40, 80])),
+        trial("processes share 80:40 by their other threads", MOUNT, || {
+            by_process("pid", "--off-main", [80, 40])
+        }),
+        trial("processes share 40:80 by their other threads", MOUNT, || {
+            by_process("pid", "--off-main", [40, 80])
+        }),
+        trial("images share 80:40", MOUNT, by_image),
+        trial("sectors are shared under weight-iosize", MOUNT, sectors),
+        trial("two devices on one disk share 30:20:40:10", MOUNT, two_devices),
+    ]
+}
+
+const COMMON: &str = "--depth 8 --seconds 5 --window-start-ms 1000";
+
+/// A mount of two images on one simulated device; `extra` are further keys of the device.
+fn two_images(extra: &str) -> Vmdisk {
+    Vmdisk::mount(&format!(
+        r#"
+devices:
+  ioband1:
+    path: disk
+    size: 64MiB
+    simulate: {{iops: 2000}}
+{extra}
+images:
+  vm1.img: {{device: ioband1, offset: 0, size: 32MiB, mode: "0666"}}
+  vm2.img: {{device: ioband1, offset: 32MiB, size: 32MiB, mode: "0666"}}
+"#
+    ))
+}
+
+/// Both at once, from the same moment; what each got.
+fn race(loads: &mut [Load]) -> Vec<Report> {
+    loads.iter_mut().for_each(Load::start);
+    let reports: Vec<_> = loads.iter_mut().map(Load::report).collect();
+    for report in &reports {
+        assert_eq!(report.errors, 0, "{report:?}");
+    }
+    reports
+}
+
+fn assert_shares(got: &[u64], weights: &[u32]) {
+    let (total, sum) = (got.iter().sum::<u64>() as f64, f64::from(weights.iter().sum::<u32>()));
+    for (got, weight) in got.iter().zip(weights) {
+        let (share, ideal) = (100.0 * *got as f64 / total, 100.0 * f64::from(*weight) / sum);
+        assert!(
+            (share - ideal).abs() <= TOLERANCE,
+            "{share:.2} % instead of {ideal:.2} % (all: {got} of {total})"
+        );
+    }
+    println!("{got:?} for {weights:?}");
+}
+
+fn requests(reports: &[Report]) -> Vec<u64> {
+    reports.iter().map(|report| report.requests).collect()
+}
+
+/// Two processes with ids of their own, on one image.
+fn by_ids(group_type: &str, option: &str, [a, b]: [u32; 2]) {
+    let mount = two_images(&format!("    type: {group_type}\n    groups: {{60001: {a}, 60002: {b}}}"));
+    let mut loads: Vec<_> = [60001, 60002]
+        .map(|id| {
+            let mut load = Load::spawn();
+            load.open(&mount.file("vm1.img"), &format!("{COMMON} {option} {id}"));
+            load
+        })
+        .into();
+    assert_shares(&requests(&race(&mut loads)), &[a, b]);
+}
+
+/// Two processes that the configuration names by their numbers, on one image.
+fn by_process(group_type: &str, option: &str, [a, b]: [u32; 2]) {
+    let mut loads = vec![Load::spawn(), Load::spawn()];
+    let (first, second) = (loads[0].pid(), loads[1].pid());
+    let mount = two_images(&format!("    type: {group_type}\n    groups: {{{first}: {a}, {second}: {b}}}"));
+    for load in &mut loads {
+        load.open(&mount.file("vm1.img"), &format!("{COMMON} {option}"));
+    }
+    assert_shares(&requests(&race(&mut loads)), &[a, b]);
+    // It was by these groups and not by chance: nobody was counted under the default group.
+    let status = mount.control("status");
+    let default: Vec<_> = status.split_whitespace().skip(5).take(7).collect();
+    assert_eq!(default, ["-1", "0", "0", "0", "0", "0", "0"], "{status}");
+}
+
+fn by_image() {
+    let mount = two_images("    type: image\n    groups: {vm1.img: 80, vm2.img: 40}");
+    let mut loads = vec![Load::spawn(), Load::spawn()];
+    loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --rw write"));
+    loads[1].open(&mount.file("vm2.img"), COMMON);
+    assert_shares(&requests(&race(&mut loads)), &[80, 40]);
+}
+
+fn sectors() {
+    let groups = "    type: user\n    policy: weight-iosize\n    groups: {60001: 50, 60002: 50}";
+    let mount = two_images(groups);
+    let mut loads = vec![Load::spawn(), Load::spawn()];
+    loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60001 --size 4K"));
+    loads[1].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60002 --size 64K"));
+    let bytes: Vec<_> = race(&mut loads).iter().map(|report| report.bytes).collect();
+    assert_shares(&bytes, &[50, 50]);
+}
+
+/// The example of dm-ioband's document: groups of 30 and 20 beside a default of 40, and another device of 10.
+fn two_devices() {
+    let mount = Vmdisk::mount(
+        r#"
+devices:
+  ioband1:
+    path: disk1
+    size: 32MiB
+    id: 1
+    simulate: {iops: 2000}
+    type: user
+    weight: 40
+    groups: {60001: 30, 60002: 20}
+  ioband2: {path: disk2, size: 32MiB, id: 1, weight: 10}
+images:
+  vm1.img: {device: ioband1, mode: "0666"}
+  vm2.img: {device: ioband2, mode: "0666"}
+"#,
+    );
+    let runs = [("vm1.img", 60001), ("vm1.img", 60002), ("vm1.img", 60003), ("vm2.img", 60001)];
+    let mut loads: Vec<_> = runs
+        .iter()
+        .map(|(image, uid)| {
+            let mut load = Load::spawn();
+            load.open(&mount.file(image), &format!("{COMMON} --uid {uid}"));
+            load
+        })
+        .collect();
+    assert_shares(&requests(&race(&mut loads)), &[30, 20, 40, 10]);
+}
