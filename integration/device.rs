@@ -151,6 +151,15 @@ fn range(random: &mut Random, size: u64) -> (u64, u64) {
     (offset, len)
 }
 
+/// An operation that has been submitted and not answered.
+struct Flight {
+    offset: u64,
+    end: u64,
+    changes: bool,
+    /// What a read has to give.
+    wanted: Option<Vec<u8>>,
+}
+
 /// Random operations of all kinds, many in flight, against a copy in memory. Those that overlap wait for each
 /// other here, because only then it is certain what a read must see.
 fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, operations: u64) {
@@ -159,13 +168,13 @@ fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, op
     let size = on.target.size().0;
     let mut model = vec![0u8; size as usize];
     let mut random = Random::new(0x10ba_4d00 + operations);
-    // Token -> range, whether it changes something, and what a read has to give.
-    let mut flying: HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)> = HashMap::new();
+    let mut flying: HashMap<u64, Flight> = HashMap::new();
     let mut done: Vec<Done> = Vec::new();
-    let mut settle = |flying: &mut HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)>| {
+    let mut settle = |flying: &mut HashMap<u64, Flight>| {
         device.wait(None, &mut done).expect("waiting");
         for Done { token, result } in done.drain(..) {
-            let (offset, end, _, wanted) = flying.remove(&token).expect("an answer to what was asked");
+            let Flight { offset, end, wanted, .. } =
+                flying.remove(&token).expect("an answer to what was asked");
             let bytes = result.unwrap_or_else(|error| panic!("{token}, {offset}..{end}: {error}"));
             assert_eq!(bytes.is_some(), wanted.is_some());
             if let (Some(bytes), Some(wanted)) = (bytes, wanted) {
@@ -180,26 +189,32 @@ fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, op
             [Op::Read, Op::Write, Op::Write, Op::Discard, Op::WriteZeroes, Op::Read, Op::Write, Op::Flush]
                 [random.below(8) as usize];
         let changes = !matches!(op, Op::Read | Op::Flush);
-        let conflicts = |flying: &HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)>| {
-            flying
-                .values()
-                .any(|(start, stop, other, _)| (changes || *other) && *start < end && offset < *stop)
+        let conflicts = |flying: &HashMap<u64, Flight>| {
+            let overlaps = |other: &Flight| other.offset < end && offset < other.end;
+            flying.values().any(|other| (changes || other.changes) && overlaps(other))
         };
         while flying.len() >= 48 || (op != Op::Flush && conflicts(&flying)) {
             settle(&mut flying);
         }
         let place = offset as usize..end as usize;
-        let (part, flight) = match op {
-            Op::Flush => (on.part(token, op, 0, 0), (0, 0, false, None)),
-            Op::Read => (on.part(token, op, offset, len), (offset, end, false, Some(model[place].to_vec()))),
+        let mut flight = Flight { offset, end, changes, wanted: None };
+        let part = match op {
+            Op::Flush => {
+                flight.end = offset;
+                on.part(token, op, 0, 0)
+            }
+            Op::Read => {
+                flight.wanted = Some(model[place].to_vec());
+                on.part(token, op, offset, len)
+            }
             Op::Write => {
                 let data = random.bytes(len as usize);
                 model[place].copy_from_slice(&data);
-                (on.write(token, offset, &data), (offset, end, true, None))
+                on.write(token, offset, &data)
             }
             Op::Discard | Op::WriteZeroes => {
                 model[place].fill(0);
-                (on.part(token, op, offset, len), (offset, end, true, None))
+                on.part(token, op, offset, len)
             }
         };
         flying.insert(token, flight);
