@@ -506,11 +506,57 @@ fn waking(backend: BackendKind) {
             device.wait(None, &mut done).expect("waiting");
         });
     }
+    // Nor does the thread that waits have to be the one that waited before it.
+    std::thread::scope(|scope| {
+        scope.spawn(|| device.wait(Some(Duration::from_millis(1)), &mut Vec::new()).expect("waiting"));
+    });
+    device.wake();
+    device.wait(None, &mut done).expect("waiting");
     // A timeout alone ends it as well, and not before it is over.
     let clock = Clock::start();
     device.wait(Some(Duration::from_millis(20)), &mut done).expect("waiting");
     assert!(clock.now() >= Nanos::from_millis(20));
     assert!(done.is_empty());
+}
+
+/// Far more than any queue holds, submitted before anybody looks for an answer.
+fn flood(backend: BackendKind) {
+    let on = Opened::new(Place::Tmpfs);
+    let device = device(backend, None);
+    const COUNT: u64 = 20_000;
+    device.submit_all((0..COUNT / 2).map(|token| on.part(token, Op::Read, token * 512, 512)));
+    (COUNT / 2..COUNT).for_each(|token| device.submit(on.part(token, Op::Read, token * 512, 512)));
+    for (token, result) in answers(&device, COUNT as usize) {
+        assert_eq!(result.expect("reading").expect("bytes").len(), 512, "{token}");
+    }
+}
+
+/// Parts outlive the threads that submitted them, also those that the kernel has not begun by then.
+fn short_lived_threads(place: Place, backend: BackendKind) {
+    let on = Opened::new(place);
+    let device = device(backend, None);
+    for round in 0..30 {
+        let data = [round as u8 + 1; 3000];
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (on, device, data) = (&on, &device, &data);
+                scope.spawn(move || {
+                    for part in 0..10 {
+                        let at = (thread * 10 + part) * 100_000;
+                        device.submit(on.write(3 * part + 100 * thread, at, data));
+                        device.submit(on.part(3 * part + 1 + 100 * thread, Op::Discard, at + 50_000, 20_000));
+                        device.submit(on.part(3 * part + 2 + 100 * thread, Op::Flush, 0, 0));
+                    }
+                });
+            }
+        });
+        for (token, result) in answers(&device, 120) {
+            result.unwrap_or_else(|error| panic!("{token}: {error}"));
+        }
+        for cell in 0..40 {
+            assert_same(&read(&device, &on, cell * 100_000, 3000), &data, "written by a thread that is gone");
+        }
+    }
 }
 
 /// What is dropped with parts in flight finishes them: their writes are there, their memory was never freed early.
@@ -586,6 +632,8 @@ fn main() {
             add(title("neighbours"), needs, backend, Box::new(move || neighbours(place, backend)));
             add(title("order"), needs, backend, Box::new(move || order(place, backend)));
             add(title("read-only"), needs, backend, Box::new(move || read_only(place, backend)));
+            let run = move || short_lived_threads(place, backend);
+            add(title("short-lived threads"), needs, backend, Box::new(run));
             add(title("dropping"), needs, backend, Box::new(move || dropping(place, backend)));
         }
         let title = |what: &str| format!("{what}, {name}");
@@ -596,6 +644,7 @@ fn main() {
         add(title("vanished device"), block, backend, Box::new(move || vanished_device(backend)));
         add(title("full filesystem"), mount, backend, Box::new(move || full_filesystem(backend)));
         add(title("malformed parts"), &[], backend, Box::new(move || malformed(backend)));
+        add(title("flood"), &[], backend, Box::new(move || flood(backend)));
         add(title("waking"), &[], backend, Box::new(move || waking(backend)));
         add(title("simulated order"), &[], backend, Box::new(move || simulated(backend)));
     }
