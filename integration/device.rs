@@ -151,6 +151,15 @@ fn range(random: &mut Random, size: u64) -> (u64, u64) {
     (offset, len)
 }
 
+/// An operation that has been submitted and not answered.
+struct Flight {
+    offset: u64,
+    end: u64,
+    changes: bool,
+    /// What a read has to give.
+    wanted: Option<Vec<u8>>,
+}
+
 /// Random operations of all kinds, many in flight, against a copy in memory. Those that overlap wait for each
 /// other here, because only then it is certain what a read must see.
 fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, operations: u64) {
@@ -159,13 +168,13 @@ fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, op
     let size = on.target.size().0;
     let mut model = vec![0u8; size as usize];
     let mut random = Random::new(0x10ba_4d00 + operations);
-    // Token -> range, whether it changes something, and what a read has to give.
-    let mut flying: HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)> = HashMap::new();
+    let mut flying: HashMap<u64, Flight> = HashMap::new();
     let mut done: Vec<Done> = Vec::new();
-    let mut settle = |flying: &mut HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)>| {
+    let mut settle = |flying: &mut HashMap<u64, Flight>| {
         device.wait(None, &mut done).expect("waiting");
         for Done { token, result } in done.drain(..) {
-            let (offset, end, _, wanted) = flying.remove(&token).expect("an answer to what was asked");
+            let Flight { offset, end, wanted, .. } =
+                flying.remove(&token).expect("an answer to what was asked");
             let bytes = result.unwrap_or_else(|error| panic!("{token}, {offset}..{end}: {error}"));
             assert_eq!(bytes.is_some(), wanted.is_some());
             if let (Some(bytes), Some(wanted)) = (bytes, wanted) {
@@ -180,26 +189,32 @@ fn every_byte(place: Place, backend: BackendKind, simulate: Option<Simulate>, op
             [Op::Read, Op::Write, Op::Write, Op::Discard, Op::WriteZeroes, Op::Read, Op::Write, Op::Flush]
                 [random.below(8) as usize];
         let changes = !matches!(op, Op::Read | Op::Flush);
-        let conflicts = |flying: &HashMap<u64, (u64, u64, bool, Option<Vec<u8>>)>| {
-            flying
-                .values()
-                .any(|(start, stop, other, _)| (changes || *other) && *start < end && offset < *stop)
+        let conflicts = |flying: &HashMap<u64, Flight>| {
+            let overlaps = |other: &Flight| other.offset < end && offset < other.end;
+            flying.values().any(|other| (changes || other.changes) && overlaps(other))
         };
         while flying.len() >= 48 || (op != Op::Flush && conflicts(&flying)) {
             settle(&mut flying);
         }
         let place = offset as usize..end as usize;
-        let (part, flight) = match op {
-            Op::Flush => (on.part(token, op, 0, 0), (0, 0, false, None)),
-            Op::Read => (on.part(token, op, offset, len), (offset, end, false, Some(model[place].to_vec()))),
+        let mut flight = Flight { offset, end, changes, wanted: None };
+        let part = match op {
+            Op::Flush => {
+                flight.end = offset;
+                on.part(token, op, 0, 0)
+            }
+            Op::Read => {
+                flight.wanted = Some(model[place].to_vec());
+                on.part(token, op, offset, len)
+            }
             Op::Write => {
                 let data = random.bytes(len as usize);
                 model[place].copy_from_slice(&data);
-                (on.write(token, offset, &data), (offset, end, true, None))
+                on.write(token, offset, &data)
             }
             Op::Discard | Op::WriteZeroes => {
                 model[place].fill(0);
-                (on.part(token, op, offset, len), (offset, end, true, None))
+                on.part(token, op, offset, len)
             }
         };
         flying.insert(token, flight);
@@ -491,11 +506,57 @@ fn waking(backend: BackendKind) {
             device.wait(None, &mut done).expect("waiting");
         });
     }
+    // Nor does the thread that waits have to be the one that waited before it.
+    std::thread::scope(|scope| {
+        scope.spawn(|| device.wait(Some(Duration::from_millis(1)), &mut Vec::new()).expect("waiting"));
+    });
+    device.wake();
+    device.wait(None, &mut done).expect("waiting");
     // A timeout alone ends it as well, and not before it is over.
     let clock = Clock::start();
     device.wait(Some(Duration::from_millis(20)), &mut done).expect("waiting");
     assert!(clock.now() >= Nanos::from_millis(20));
     assert!(done.is_empty());
+}
+
+/// Far more than any queue holds, submitted before anybody looks for an answer.
+fn flood(backend: BackendKind) {
+    let on = Opened::new(Place::Tmpfs);
+    let device = device(backend, None);
+    const COUNT: u64 = 20_000;
+    device.submit_all((0..COUNT / 2).map(|token| on.part(token, Op::Read, token * 512, 512)));
+    (COUNT / 2..COUNT).for_each(|token| device.submit(on.part(token, Op::Read, token * 512, 512)));
+    for (token, result) in answers(&device, COUNT as usize) {
+        assert_eq!(result.expect("reading").expect("bytes").len(), 512, "{token}");
+    }
+}
+
+/// Parts outlive the threads that submitted them, also those that the kernel has not begun by then.
+fn short_lived_threads(place: Place, backend: BackendKind) {
+    let on = Opened::new(place);
+    let device = device(backend, None);
+    for round in 0..30 {
+        let data = [round as u8 + 1; 3000];
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (on, device, data) = (&on, &device, &data);
+                scope.spawn(move || {
+                    for part in 0..10 {
+                        let at = (thread * 10 + part) * 100_000;
+                        device.submit(on.write(3 * part + 100 * thread, at, data));
+                        device.submit(on.part(3 * part + 1 + 100 * thread, Op::Discard, at + 50_000, 20_000));
+                        device.submit(on.part(3 * part + 2 + 100 * thread, Op::Flush, 0, 0));
+                    }
+                });
+            }
+        });
+        for (token, result) in answers(&device, 120) {
+            result.unwrap_or_else(|error| panic!("{token}: {error}"));
+        }
+        for cell in 0..40 {
+            assert_same(&read(&device, &on, cell * 100_000, 3000), &data, "written by a thread that is gone");
+        }
+    }
 }
 
 /// What is dropped with parts in flight finishes them: their writes are there, their memory was never freed early.
@@ -571,6 +632,8 @@ fn main() {
             add(title("neighbours"), needs, backend, Box::new(move || neighbours(place, backend)));
             add(title("order"), needs, backend, Box::new(move || order(place, backend)));
             add(title("read-only"), needs, backend, Box::new(move || read_only(place, backend)));
+            let run = move || short_lived_threads(place, backend);
+            add(title("short-lived threads"), needs, backend, Box::new(run));
             add(title("dropping"), needs, backend, Box::new(move || dropping(place, backend)));
         }
         let title = |what: &str| format!("{what}, {name}");
@@ -581,6 +644,7 @@ fn main() {
         add(title("vanished device"), block, backend, Box::new(move || vanished_device(backend)));
         add(title("full filesystem"), mount, backend, Box::new(move || full_filesystem(backend)));
         add(title("malformed parts"), &[], backend, Box::new(move || malformed(backend)));
+        add(title("flood"), &[], backend, Box::new(move || flood(backend)));
         add(title("waking"), &[], backend, Box::new(move || waking(backend)));
         add(title("simulated order"), &[], backend, Box::new(move || simulated(backend)));
     }

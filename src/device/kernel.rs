@@ -35,7 +35,7 @@ pub(super) fn set_flags(file: &File, flags: OFlag) -> io::Result<()> {
     Ok(())
 }
 
-/// Which alignment direct I/O needs, as far as statx knows and a page-aligned buffer satisfies it.
+/// Which alignment direct I/O needs, if statx knows; 0 if it cannot be done, or not with page-aligned memory.
 pub(super) fn direct_alignment(file: &File) -> Option<u32> {
     let mut seen = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: an empty path with AT_EMPTY_PATH means the open descriptor; `seen` is a statx to be filled.
@@ -45,13 +45,13 @@ pub(super) fn direct_alignment(file: &File) -> Option<u32> {
     };
     // SAFETY: statx is plain numbers, for which zeroes are valid; the kernel filled in the rest.
     let seen = unsafe { seen.assume_init() };
+    if result != 0 || seen.stx_mask & libc::STATX_DIOALIGN == 0 {
+        return None;
+    }
     let align = seen.stx_dio_offset_align;
-    let usable = result == 0
-        && seen.stx_mask & libc::STATX_DIOALIGN != 0
-        && align.is_power_of_two()
-        && align <= 1 << 16
-        && seen.stx_dio_mem_align <= super::buffer::PAGE as u32;
-    usable.then_some(align)
+    let page = super::buffer::PAGE as u32;
+    let usable = align.is_power_of_two() && align <= 1 << 16 && seen.stx_dio_mem_align <= page;
+    Some(if usable { align } else { 0 })
 }
 
 mod ioctl {

@@ -74,9 +74,12 @@ impl Target {
             source,
         });
         drop(made);
-        sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|_| {
-            // The first error is the one to tell.
-            let _ = std::fs::remove_file(path);
+        sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|error| {
+            // Somebody who was quick enough to lock it keeps it.
+            if !matches!(error, OpenError::Locked { .. }) {
+                // The first error is the one to tell.
+                let _ = std::fs::remove_file(path);
+            }
         })
     }
 
@@ -131,8 +134,8 @@ impl Target {
             let size =
                 kernel::device_size(&target.file).map_err(|source| failed("asking for its size", source))?;
             let block = match kernel::direct_alignment(&target.file) {
-                Some(block) => block,
-                None => kernel::logical_block_size(&target.file)
+                Some(block) if block > 0 => block,
+                _ => kernel::logical_block_size(&target.file)
                     .map_err(|source| failed("asking for its block size", source))?,
             };
             Ok(Target { size, number: Some(number), block, direct: true, ..target })
@@ -154,8 +157,11 @@ impl Target {
 
     /// Switches a regular file to direct I/O if that is possible without ever growing it.
     fn try_direct(mut self, flags: OFlag) -> Self {
+        // Where statx does not say, a page is enough for almost everybody.
         let block = kernel::direct_alignment(&self.file).unwrap_or(4096);
-        let why = if !self.size.is_multiple_of(block.into()) {
+        let why = if block == 0 {
+            "its filesystem cannot do direct I/O".to_owned()
+        } else if !self.size.is_multiple_of(block.into()) {
             format!("its size is no multiple of {block} bytes")
         } else if let Err(error) =
             kernel::set_flags(&self.file, (flags - OFlag::O_NONBLOCK) | OFlag::O_DIRECT)

@@ -92,7 +92,8 @@ impl Device {
     pub fn new(backend: BackendKind, simulate: Option<Simulate>, clock: Clock) -> io::Result<Device> {
         let model = simulate.map(Model::new);
         let state = Mutex::new(State { model, ..State::default() });
-        Ok(Device { backend: open(backend)?, clock, state, woken: AtomicBool::new(false) })
+        let backend = open(backend, || Ok(Box::new(Uring::new()?)))?;
+        Ok(Device { backend, clock, state, woken: AtomicBool::new(false) })
     }
 
     /// `io_uring` or `threads`.
@@ -291,21 +292,22 @@ impl Drop for Device {
     }
 }
 
-fn open(kind: BackendKind) -> io::Result<Box<dyn Backend>> {
+/// The backend that was asked for; `uring` makes the ring.
+fn open(
+    kind: BackendKind,
+    uring: impl FnOnce() -> io::Result<Box<dyn Backend>>,
+) -> io::Result<Box<dyn Backend>> {
     if kind == BackendKind::Threads {
         return Ok(Box::new(Threads::new()?));
     }
-    match Uring::new() {
-        Ok(ring) => Ok(Box::new(ring)),
-        Err(error) if kind == BackendKind::Auto => {
-            let hint = hint(&error);
-            tracing::warn!(
-                "disks are served by threads, more slowly: io_uring cannot be used ({error}{hint})"
-            );
-            Ok(Box::new(Threads::new()?))
+    uring().or_else(|error| {
+        if kind == BackendKind::Uring {
+            return Err(error);
         }
-        Err(error) => Err(error),
-    }
+        let hint = hint(&error);
+        tracing::warn!("disks are served by threads, more slowly: io_uring cannot be used ({error}{hint})");
+        Ok(Box::new(Threads::new()?))
+    })
 }
 
 /// Who forbids io_uring.
@@ -327,5 +329,22 @@ fn precise_timeouts() {
     if !SET.replace(true) {
         // SAFETY: this prctl takes numbers only. If it fails, timeouts are merely less precise.
         unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1 as libc::c_ulong, 0, 0, 0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forbidden() -> io::Result<Box<dyn Backend>> {
+        Err(io::Error::from_raw_os_error(libc::EPERM))
+    }
+
+    #[test]
+    fn threads_stand_in_for_a_forbidden_ring_unless_it_was_asked_for() {
+        assert_eq!(open(BackendKind::Auto, forbidden).unwrap().name(), "threads");
+        let error = open(BackendKind::Uring, forbidden).err().unwrap();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        assert!(hint(&error).contains("forbid"));
     }
 }
