@@ -524,7 +524,7 @@ fn flood(backend: BackendKind) {
     let on = Opened::new(Place::Tmpfs);
     let device = device(backend, None);
     const COUNT: u64 = 20_000;
-    device.submit_all((0..COUNT / 2).map(|token| on.part(token, Op::Read, token * 512, 512)));
+    device.submit_all((0..COUNT / 2).map(|token| on.part(token, Op::Read, token * 512, 512)).collect());
     (COUNT / 2..COUNT).for_each(|token| device.submit(on.part(token, Op::Read, token * 512, 512)));
     for (token, result) in answers(&device, COUNT as usize) {
         assert_eq!(result.expect("reading").expect("bytes").len(), 512, "{token}");
@@ -592,7 +592,7 @@ fn simulated(backend: BackendKind) {
     ];
     let due = [11, 12, 13, 14, 15, 16].map(Nanos::from_millis);
     let start = clock.now();
-    device.submit_all(parts);
+    device.submit_all(parts.into());
     let mut order = Vec::new();
     let mut done = Vec::new();
     while order.len() < due.len() {
@@ -605,6 +605,13 @@ fn simulated(backend: BackendKind) {
         }
     }
     assert_eq!(order, [0, 1, 2, 3, 4, 5]);
+    // Refused while somebody waits without end: they are told, or this would never end.
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| answers(&device, 1));
+        std::thread::sleep(Duration::from_millis(20));
+        device.submit(on.part(6, Op::Write, 0, 1));
+        assert_eq!(errno(waiting.join().unwrap().remove(&6).unwrap()), libc::EINVAL);
+    });
 }
 
 fn main() {

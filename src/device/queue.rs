@@ -75,6 +75,8 @@ struct State {
     model: Option<Model>,
     shelf: Shelf,
     ready: Vec<Done>,
+    /// How many answers there have been, ready and on the shelf.
+    answers: u64,
     /// Scratch for [`State::step`].
     granted: Vec<(usize, Held)>,
 }
@@ -85,6 +87,29 @@ struct Flight {
     held: Option<Held>,
     /// When a simulated device would be finished.
     due: Option<Nanos>,
+}
+
+/// A part whose memory has been made, which is better done before the lock is taken.
+struct Prepared {
+    token: u64,
+    /// What a simulated device charges for.
+    bytes: u64,
+    transfer: io::Result<Transfer>,
+}
+
+impl Prepared {
+    fn new(part: Part) -> Self {
+        let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
+        Self { token: part.token, bytes, transfer: Transfer::new(part) }
+    }
+}
+
+/// What is to be done once the lock has been given back.
+#[derive(Default)]
+struct Effects {
+    calls: Vec<Call>,
+    /// To be freed: giving back a large buffer is a system call.
+    spent: Vec<Transfer>,
 }
 
 impl Device {
@@ -103,22 +128,28 @@ impl Device {
 
     /// Accepts a part; its answer comes from [`Device::wait`], whatever happens. Never waits for the device.
     pub fn submit(&self, part: Part) {
-        self.submit_all([part]);
+        self.accept([Prepared::new(part)]);
     }
 
     /// Accepts several parts at once, which costs io_uring one system call.
-    pub fn submit_all(&self, parts: impl IntoIterator<Item = Part>) {
-        let mut calls = Vec::new();
-        let now = self.clock.now();
+    pub fn submit_all(&self, parts: Vec<Part>) {
+        self.accept(parts.into_iter().map(Prepared::new).collect::<Vec<_>>());
+    }
+
+    fn accept(&self, parts: impl IntoIterator<Item = Prepared>) {
+        let mut effects = Effects::default();
         let mut state = self.lock();
+        // Read under the lock, so that the model sees times in their order.
+        let now = self.clock.now();
+        let before = state.answers;
         for part in parts {
-            state.accept(part, now, &mut calls);
+            state.accept(part, now, &mut effects);
         }
-        // Refused without a call, or nothing to do: nobody else would tell the waiting thread.
-        let answered = !state.ready.is_empty();
+        let answered = state.answers != before;
         drop(state);
-        self.start(&calls);
+        self.start(&effects.calls);
         if answered {
+            // Refused, or nothing to do: there is no completion that would tell the waiting thread.
             self.backend.wake();
         }
     }
@@ -177,17 +208,17 @@ impl Device {
         if finished.is_empty() {
             return;
         }
-        let mut calls = Vec::new();
-        let now = self.clock.now();
+        let mut effects = Effects::default();
         let mut state = self.lock();
+        let now = self.clock.now();
         for Finished { key, result } in finished.drain(..) {
             if let Some(flight) = state.flights.get_mut(key as usize) {
                 let next = flight.transfer.finished(result);
-                state.step(key as usize, next, now, &mut calls);
+                state.step(key as usize, next, now, &mut effects);
             }
         }
         drop(state);
-        self.start(&calls);
+        self.start(&effects.calls);
     }
 
     fn start(&self, calls: &[Call]) {
@@ -201,35 +232,33 @@ impl Device {
 }
 
 impl State {
-    fn accept(&mut self, part: Part, now: Nanos, calls: &mut Vec<Call>) {
-        let token = part.token;
-        let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
+    fn accept(&mut self, part: Prepared, now: Nanos, effects: &mut Effects) {
+        let Prepared { token, bytes, transfer } = part;
         let due = self.model.as_mut().map(|model| model.finish(now, bytes));
-        let transfer = match Transfer::new(part) {
+        let transfer = match transfer {
             Ok(transfer) => transfer,
             Err(error) => return self.answer(Done { token, result: Err(error) }, due, now),
         };
         let claim = transfer.claim();
         let key = self.flights.insert(Flight { token, transfer, held: None, due });
-        let held = claim.map(|claim| self.ranges.acquire(key, claim));
-        match held {
+        match claim.map(|claim| self.ranges.acquire(key, claim)) {
             // Somebody else is at work there; `step` starts it when they are finished.
             Some(None) => {}
-            None => self.begin(key, None, now, calls),
-            Some(held) => self.begin(key, held, now, calls),
+            Some(held) => self.begin(key, held, now, effects),
+            None => self.begin(key, None, now, effects),
         }
     }
 
-    fn begin(&mut self, key: usize, held: Option<Held>, now: Nanos, calls: &mut Vec<Call>) {
+    fn begin(&mut self, key: usize, held: Option<Held>, now: Nanos, effects: &mut Effects) {
         if let Some(flight) = self.flights.get_mut(key) {
             flight.held = held;
             let next = flight.transfer.next();
-            self.step(key, next, now, calls);
+            self.step(key, next, now, effects);
         }
     }
 
     /// Does what a transfer wants next; if that is to end, those who waited for its blocks begin.
-    fn step(&mut self, key: usize, next: Next, now: Nanos, calls: &mut Vec<Call>) {
+    fn step(&mut self, key: usize, next: Next, now: Nanos, effects: &mut Effects) {
         let (mut key, mut next) = (key, next);
         // What may begin in turn. Not recursive: a long line of failing writes must not use up the stack.
         let mut granted = std::mem::take(&mut self.granted);
@@ -237,7 +266,7 @@ impl State {
             match next {
                 Next::Call(what) => {
                     if let Some(flight) = self.flights.get(key) {
-                        calls.push(Call { key: key as u64, fd: flight.transfer.fd(), what });
+                        effects.calls.push(Call { key: key as u64, fd: flight.transfer.fd(), what });
                     }
                 }
                 Next::Done(result) => {
@@ -246,6 +275,7 @@ impl State {
                             self.ranges.release(held, &mut granted);
                         }
                         self.answer(Done { token: flight.token, result }, flight.due, now);
+                        effects.spent.push(flight.transfer);
                     }
                 }
             }
@@ -263,6 +293,7 @@ impl State {
     }
 
     fn answer(&mut self, done: Done, due: Option<Nanos>, now: Nanos) {
+        self.answers = self.answers.wrapping_add(1);
         match due {
             Some(due) if due > now => self.shelf.put(due, done),
             _ => self.ready.push(done),
