@@ -9,7 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["units"]),
     ("sched", &["units"]),
     ("device", &["units", "clock"]),
-    ("classify", &["units"]),
+    ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
     ("control", &["units", "clock", "sched", "classify", "engine"]),
@@ -133,8 +133,11 @@ fn unsafe_stays_in_its_corners() {
 
 #[test]
 fn nothing_from_outside_is_unwrapped() {
+    // What is unwrapped in a constant is unwrapped by the compiler.
     let faults = faults(|_, line| {
-        line.contains(".unwrap()") || line.contains("todo!(") || line.contains("unimplemented!(")
+        (line.contains(".unwrap()") && !line.contains("const {"))
+            || line.contains("todo!(")
+            || line.contains("unimplemented!(")
     });
     assert!(faults.is_empty(), "{faults:#?}");
 }

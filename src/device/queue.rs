@@ -55,7 +55,7 @@ pub struct Done {
     pub token: u64,
     /// The bytes of a read, nothing for the other operations, or the error of just this part.
     ///
-    /// Bytes past the end of a file that is shorter than it was are zeroes.
+    /// A read from a file that somebody truncated meanwhile is EIO: lost data must not look like zeroes.
     pub result: io::Result<Option<Payload>>,
 }
 

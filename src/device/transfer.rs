@@ -293,10 +293,16 @@ impl Transfer {
         let whole = did - did % u64::from(self.target.block_size());
         let rest = match step {
             Step::Read { into, pos, at, len } if did < len => {
-                if (did == 0 || whole < did) && at + did >= self.target.end()? {
-                    // Nothing is stored past the end, so it reads as zeroes.
-                    self.clear(into, pos + size(did)?, size(len - did)?);
-                    return Ok(());
+                if did == 0 || whole < did {
+                    if at + did >= self.target.size().0 {
+                        // Nothing is stored past the end, so it reads as zeroes.
+                        self.clear(into, pos + size(did)?, size(len - did)?);
+                        return Ok(());
+                    }
+                    if at + did >= self.target.end()? {
+                        // Somebody truncated the file. Its data is lost, and must not look as if it were zeroes.
+                        return Err(error(libc::EIO));
+                    }
                 }
                 Step::Read { into, pos: pos + size(whole)?, at: at + whole, len: len - whole }
             }
