@@ -62,6 +62,8 @@ struct Shared {
     id: u32,
     clock: Clock,
     device: Device,
+    /// What the ioband devices are names for, by their number.
+    targets: Vec<Arc<Target>>,
     state: Mutex<State>,
     /// Signalled when the table becomes empty while closing.
     emptied: Condvar,
@@ -115,7 +117,8 @@ impl Engine {
         let device =
             Device::new(backend, simulate, clock).map_err(|source| EngineError::Device { id, source })?;
         let mut disk = Disk::new(settings);
-        let bands = bands.into_iter().map(|band| Band::new(band, &mut disk)).collect();
+        let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk)).collect();
+        let targets = bands.iter().map(|band| band.target.clone()).collect();
         let state = State {
             settings,
             disk,
@@ -125,8 +128,14 @@ impl Engine {
             closing: false,
             dead: false,
         };
-        let shared =
-            Arc::new(Shared { id, clock, device, state: Mutex::new(state), emptied: Condvar::new() });
+        let shared = Arc::new(Shared {
+            id,
+            clock,
+            device,
+            targets,
+            state: Mutex::new(state),
+            emptied: Condvar::new(),
+        });
         let thread = std::thread::Builder::new()
             .name(format!("disk-{id}"))
             .spawn({
@@ -152,11 +161,9 @@ impl Engine {
     pub fn submit(&self, request: Request<'_>, reply: Box<dyn Reply>) {
         let Request { image, offset, work, identity } = request;
         let (op, charged_as) = (device_op(&work), work.charged_as());
-        let target = {
-            let state = self.shared.lock();
-            state.bands.get(image.band()).map(|band| band.target.clone())
+        let Some(target) = self.shared.targets.get(image.band()).cloned() else {
+            return reply.send(Err(errno(libc::ENXIO)));
         };
-        let Some(target) = target else { return reply.send(Err(errno(libc::ENXIO))) };
         // Outside the lock: copying a payload takes longer than anything that is done under it.
         let pieces = pieces(&target, image.ranges(offset, work.len()), &work);
         let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
@@ -186,10 +193,7 @@ impl Engine {
     /// Where the next data or hole is at or after `offset`, in bytes of the image; `None` past the last one.
     /// May read metadata from the device, so it must not run where requests are read.
     pub fn seek(&self, image: &super::Image, offset: u64, what: Seek) -> io::Result<Option<u64>> {
-        let target = {
-            let state = self.shared.lock();
-            state.bands.get(image.band()).map(|band| band.target.clone()).ok_or_else(|| errno(libc::ENXIO))?
-        };
+        let target = self.shared.targets.get(image.band()).ok_or_else(|| errno(libc::ENXIO))?;
         let mut base = 0;
         for extent in image.extents() {
             let end = base + extent.size.0;
@@ -215,11 +219,6 @@ impl Engine {
     pub fn status(&self) -> (Settings, Vec<BandStatus>) {
         let state = self.shared.lock();
         (state.settings, state.bands.iter().map(|band| band.status(&state.disk)).collect())
-    }
-
-    /// Sizes of the ioband devices in bytes, together.
-    pub fn size(&self) -> u64 {
-        self.shared.lock().bands.iter().map(|band| band.target.size().0).sum()
     }
 
     /// Lets everything that is held pass, waits until every accepted request is answered, and ends the thread.
@@ -257,13 +256,15 @@ impl Shared {
 
     /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
     fn pump(&self, state: &mut State, now: Nanos) -> Option<Nanos> {
-        loop {
+        // Everybody has been answered then; what the scheduler still holds are numbers without a request.
+        while !state.dead {
             match state.disk.next(now) {
                 Next::Dispatch(dispatched) => self.hand_over(state, dispatched),
                 Next::Wait(until) => return Some(until),
                 Next::Idle => return None,
             }
         }
+        None
     }
 
     fn hand_over(&self, state: &mut State, dispatched: Dispatched) {
@@ -359,6 +360,10 @@ impl Drop for AnswerAll<'_> {
         let mut state = self.0.lock();
         state.dead = true;
         let unanswered: Vec<_> = state.table.drain().collect();
+        if !state.closing {
+            let unanswered = unanswered.len();
+            tracing::error!(disk = self.0.id, unanswered, "this disk is not served any more; callers get EIO");
+        }
         drop(state);
         for accepted in unanswered {
             accepted.reply.send(Err(errno(libc::EIO)));

@@ -15,6 +15,8 @@ mod band;
 mod core;
 mod image;
 mod request;
+#[cfg(test)]
+mod tests;
 
 pub use self::core::{Engine, EngineError, EngineSettings};
 pub use band::{Band, BandSettings, BandStatus, GroupStatus};
