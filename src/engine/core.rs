@@ -362,7 +362,11 @@ impl Drop for AnswerAll<'_> {
         let unanswered: Vec<_> = state.table.drain().collect();
         if !state.closing {
             let unanswered = unanswered.len();
-            tracing::error!(disk = self.0.id, unanswered, "this disk is not served any more; callers get EIO");
+            tracing::error!(
+                disk = self.0.id,
+                unanswered,
+                "this disk is not served any more; callers get EIO"
+            );
         }
         drop(state);
         for accepted in unanswered {

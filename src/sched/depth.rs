@@ -1,176 +1,207 @@
 //! How many requests the device is given at once (share rule R8).
 //!
-//! Too many, and requests wait in the device's queue, where no weight decides; too few, and the device idles.
-//! Only measuring tells. The controller compares the latency of requests that ran at the current depth with that
-//! of requests that had the device to themselves (*solo*), in the manner of TCP Vegas:
+//! Too many, and requests wait in the device's queue (or in the machine's: a disk can be faster than its processors),
+//! where no weight decides; too few, and throughput suffers. Only measuring tells, so the controller *probes*: for one
+//! window it runs a little shallower or deeper than usual, and compares the throughput with that of the windows
+//! before and after. Shallower stays if it costs next to nothing, deeper stays if it gains a fair part of what the
+//! step could gain at best. A disk with one server settles at 2 (one served, one at hand), one with 32 servers near
+//! 32, a machine whose processors are the bottleneck where they are just busy.
 //!
-//! * below [`GROW_BELOW`] times the solo latency the device takes more without making anybody wait: deeper;
-//! * above [`SHRINK_ABOVE`] times, requests wait for each other inside the device: shallower.
-//!
-//! A disk with one server settles at 2 (one served, one at hand), one with 32 servers near 48. Requests are
-//! compared with solo requests of their own direction and size. Solo latencies are learned whenever the device
-//! happens to be idle, and otherwise by a *dip*: every [`DIP_INTERVAL`] a few requests run alone.
+//! A probe downwards starts from how many requests are in flight on average, not from the depth in force: a depth
+//! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
+//! from more, so upwards is probed only while requests are held.
 
-use super::policy::Op;
 use crate::units::Nanos;
 
 /// Never shallower: with 1 the device idles while the next request is on its way.
 const SHALLOWEST: u32 = 2;
 /// Never deeper: more than any device's own queue (NVMe: 1,024 entries is common).
 const DEEPEST: u32 = 1024;
-/// Latency in percent of solo latency.
-const GROW_BELOW: u64 = 150;
-const SHRINK_ABOVE: u64 = 220;
-/// One stray request (a device that hiccups) counts at most this many times its solo latency.
-const OUTLIER: u64 = 8;
-/// Requests that run alone in a dip, and how often a dip is due when nothing ran alone by itself.
-const DIP_REQUESTS: u32 = 4;
-const DIP_INTERVAL: Nanos = Nanos::from_millis(2_000);
-/// A request of a size and direction never seen alone asks for a dip this soon after the last one.
-const DIP_SOON: Nanos = Nanos::from_millis(50);
+/// Windows between two probes: they cost throughput, an eighth of it for one window if the depth was right.
+const HOLD: u32 = 8;
+/// Parts of a thousand of the relative step: gain above which deeper stays, loss below which shallower does. A device
+/// that can use what it is given answers a step with all of it (1000), one that is full with nothing (0).
+const WORTH_GAINING: i64 = 200;
+const WORTH_LOSING: i64 = 100;
+/// A request is worth its sectors and as much as 4 KiB, so that windows with other mixes of sizes can be compared.
+const REQUEST_WORK: u64 = 8;
 
-/// Sizes are compared by powers of two of sectors; 2^15 sectors are 16 MiB, the largest FUSE request.
-const SIZES: usize = 16;
-
-/// What one request in flight is good for as a measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sample {
-    /// It found the device idle.
-    Solo,
-    /// It filled the device up to the depth; the number says under which setting.
-    Full(u32),
-    /// Neither.
-    None,
+enum Probe {
+    Deeper(u32),
+    Shallower(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// Running at `depth`; so many windows until the next probe.
+    Steady { hold: u32, rate: Option<u64> },
+    /// Running at the depth that is tried.
+    Probing { probe: Probe, before: u64 },
+    /// Back at `depth`, to see whether it was the probe or the weather.
+    Checking { probe: Probe, before: u64, probed: u64 },
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct DepthControl {
     depth: u32,
-    /// Goes up with every change of depth: samples of an older setting are void.
-    generation: u32,
-    /// Still doubling, as at the start.
-    doubling: bool,
-    /// Solo latency by direction and size, a moving average; zero = never seen.
-    solo: [[Nanos; SIZES]; 3],
-    last_solo: Nanos,
-    dip_left: u32,
-    /// Sums over the current window.
-    latency: u64,
-    solo_latency: u64,
-    samples: u32,
+    phase: Phase,
+    /// Probes double the depth, as at the start, until one fails.
+    ramping: bool,
+    /// Which way the last probe went, so that they take turns.
+    last_deeper: bool,
+    window: Window,
+}
+
+/// What is measured at one depth. Only time counts in which the device had something to do.
+#[derive(Debug, Default)]
+struct Window {
+    /// Completions to let pass first: they were started at another depth.
+    settling: u32,
+    completions: u32,
+    /// Of those, how many left requests held.
+    held: u32,
+    work: u64,
+    busy: Nanos,
+    /// Requests in flight, summed over nanoseconds.
+    area: u128,
+}
+
+impl Window {
+    /// Work per second. Work is below 2^20 a request, a window holds less than 2^14 of them, and a second is 2^30.
+    fn rate(&self) -> u64 {
+        self.work.saturating_mul(Nanos::SECOND.0) / self.busy.0.max(1)
+    }
+
+    /// Requests in flight on average, rounded up.
+    fn concurrency(&self) -> u32 {
+        u32::try_from(self.area.div_ceil(u128::from(self.busy.0.max(1)))).unwrap_or(DEEPEST)
+    }
+
+    fn saturated(&self) -> bool {
+        self.held * 2 > self.completions
+    }
 }
 
 impl DepthControl {
     pub(super) fn new() -> Self {
         Self {
             depth: SHALLOWEST,
-            generation: 0,
-            doubling: true,
-            solo: [[Nanos(0); SIZES]; 3],
-            last_solo: Nanos(0),
-            dip_left: DIP_REQUESTS,
-            latency: 0,
-            solo_latency: 0,
-            samples: 0,
+            phase: Phase::Steady { hold: 0, rate: None },
+            ramping: true,
+            last_deeper: false,
+            window: Window::default(),
         }
     }
 
-    /// The depth in force now: 1 during a dip.
+    /// The depth in force now.
     pub(super) fn depth(&self) -> u32 {
-        if self.dip_left > 0 { 1 } else { self.depth }
-    }
-
-    /// A request goes to the device, where `others` are in flight already.
-    pub(super) fn started(&mut self, others: u32) -> Sample {
-        if others == 0 {
-            Sample::Solo
-        } else if others + 1 >= self.depth {
-            Sample::Full(self.generation)
-        } else {
-            Sample::None
+        match self.phase {
+            Phase::Probing { probe: Probe::Deeper(depth) | Probe::Shallower(depth), .. } => depth,
+            Phase::Steady { .. } | Phase::Checking { .. } => self.depth,
         }
     }
 
-    /// A request came back.
-    pub(super) fn finished(&mut self, sample: Sample, op: Op, sectors: u32, latency: Nanos, now: Nanos) {
-        // A flush waits for what others wrote: its latency says nothing about depth.
-        let Some(kind) = kind(op) else {
-            self.dip_left = self.dip_left.saturating_sub(u32::from(sample == Sample::Solo));
+    /// `in_flight` requests were with the device for `span`.
+    pub(super) fn passed(&mut self, span: Nanos, in_flight: u32) {
+        if in_flight > 0 && self.window.settling == 0 {
+            self.window.busy = self.window.busy.after(span);
+            self.window.area += u128::from(span.0) * u128::from(in_flight);
+        }
+    }
+
+    /// A request of `sectors` came back; `held` says whether others are held.
+    pub(super) fn completed(&mut self, sectors: u32, held: bool) {
+        let window = &mut self.window;
+        if window.settling > 0 {
+            window.settling -= 1;
             return;
-        };
-        let solo = &mut self.solo[kind][size_class(sectors)];
-        match sample {
-            Sample::None => {}
-            Sample::Solo => {
-                *solo = if solo.0 == 0 { latency } else { Nanos(solo.0 - solo.0 / 8 + latency.0 / 8) };
-                self.last_solo = now;
-                self.dip_left = self.dip_left.saturating_sub(1);
-            }
-            Sample::Full(generation) if generation != self.generation => {}
-            Sample::Full(_) => {
-                let solo = *solo;
-                if solo.0 == 0 {
-                    self.dip_if_older_than(DIP_SOON, now);
-                } else {
-                    self.latency = self.latency.saturating_add(latency.0.min(solo.0.saturating_mul(OUTLIER)));
-                    self.solo_latency = self.solo_latency.saturating_add(solo.0);
-                    self.samples += 1;
-                    self.dip_if_older_than(DIP_INTERVAL, now);
-                    self.close_window();
-                }
-            }
         }
-    }
-
-    fn dip_if_older_than(&mut self, age: Nanos, now: Nanos) {
-        if now.since(self.last_solo) >= age && self.dip_left == 0 {
-            self.dip_left = DIP_REQUESTS;
-            self.last_solo = now;
+        window.completions += 1;
+        window.held += u32::from(held);
+        window.work += REQUEST_WORK + u64::from(sectors);
+        // Long enough for the noise to be below what is decided on: shorter while the steps are large.
+        let (least, span) = if self.ramping {
+            (32 + 2 * self.depth(), Nanos::from_millis(2))
+        } else {
+            (128 + 4 * self.depth(), Nanos::from_millis(20))
+        };
+        if self.window.completions >= least && self.window.busy >= span {
+            self.close_window();
         }
     }
 
     fn close_window(&mut self) {
-        if self.samples < self.depth.saturating_add(16) {
-            return;
+        let before = self.depth();
+        let window = std::mem::take(&mut self.window);
+        let rate = window.rate();
+        self.phase = match self.phase {
+            Phase::Steady { hold, rate: earlier } => {
+                let rate = earlier.map_or(rate, |earlier| earlier.midpoint(rate));
+                match self.probe(&window).filter(|_| hold == 0) {
+                    Some(probe) => Phase::Probing { probe, before: rate },
+                    None => Phase::Steady { hold: hold.saturating_sub(1), rate: Some(rate) },
+                }
+            }
+            Phase::Probing { probe, before } => Phase::Checking { probe, before, probed: rate },
+            Phase::Checking { probe, before, probed } => {
+                self.decide(probe, before.midpoint(rate), probed, rate)
+            }
+        };
+        if self.depth() != before {
+            self.window.settling = self.depth().max(before).min(window.concurrency().saturating_mul(2));
         }
-        // Latencies are nanoseconds of at most some seconds, times at most 1,040 samples: far from 2^64 / 100.
-        let percent = self.latency.saturating_mul(100) / self.solo_latency.max(1);
-        let step = if self.doubling { self.depth } else { (self.depth / 4).max(1) };
-        if percent < GROW_BELOW {
-            self.set(self.depth.saturating_add(step));
-        } else if percent > SHRINK_ABOVE {
-            self.doubling = false;
-            self.set(self.depth.saturating_sub((self.depth / 8).max(1)));
+    }
+
+    /// What to try next; `None` if there is nothing worth trying.
+    fn probe(&mut self, window: &Window) -> Option<Probe> {
+        let deeper = || {
+            // Steps of the same size either way: with longer ones upwards, noise alone would lead upwards.
+            let step = if self.ramping { self.depth } else { (self.depth / 8).max(1) };
+            let depth = self.depth.saturating_add(step).min(DEEPEST);
+            (window.saturated() && depth > self.depth).then_some(Probe::Deeper(depth))
+        };
+        let shallower = || {
+            let used = window.concurrency().min(self.depth);
+            let depth = used.saturating_sub((used / 8).max(1));
+            (depth >= SHALLOWEST && depth < self.depth).then_some(Probe::Shallower(depth))
+        };
+        let probe = if self.last_deeper && !self.ramping {
+            shallower().or_else(deeper)
         } else {
-            self.doubling = false;
-            self.restart_window();
+            deeper().or_else(shallower)
+        };
+        self.last_deeper = matches!(probe, Some(Probe::Deeper(_)));
+        probe
+    }
+
+    /// `probed` against `reference`, which is the mean of the windows around it; `last` is the later one of those.
+    fn decide(&mut self, probe: Probe, reference: u64, probed: u64, last: u64) -> Phase {
+        // In thousandths. Rates fit 63 bits by a wide margin.
+        let change =
+            (probed as i64).saturating_sub(reference as i64).saturating_mul(1000) / (reference as i64).max(1);
+        let relative = |step: u32, of: u32| i64::from(step) * 1000 / i64::from(of.max(1));
+        let good = match probe {
+            Probe::Deeper(depth) => change * 1000 > WORTH_GAINING * relative(depth - self.depth, self.depth),
+            Probe::Shallower(depth) => {
+                // From what is used, of which it is about seven eighths.
+                change * 1000 > -WORTH_LOSING * relative((depth / 7).max(1), depth + (depth / 7).max(1))
+            }
+        };
+        match (probe, good) {
+            (Probe::Deeper(depth) | Probe::Shallower(depth), true) => {
+                // Where one step was right the next may be; upwards in strides, because somebody is waiting.
+                self.ramping = matches!(probe, Probe::Deeper(_));
+                self.last_deeper = !self.ramping;
+                self.depth = depth;
+                Phase::Steady { hold: 0, rate: None }
+            }
+            (_, false) => {
+                let ramped = std::mem::replace(&mut self.ramping, false);
+                // After a stride that was too long, shorter ones at once.
+                Phase::Steady { hold: if ramped { 0 } else { HOLD }, rate: Some(last) }
+            }
         }
     }
-
-    fn set(&mut self, depth: u32) {
-        let depth = depth.clamp(SHALLOWEST, DEEPEST);
-        if depth != self.depth {
-            self.depth = depth;
-            self.generation = self.generation.wrapping_add(1);
-        }
-        self.restart_window();
-    }
-
-    fn restart_window(&mut self) {
-        (self.latency, self.solo_latency, self.samples) = (0, 0, 0);
-    }
-}
-
-fn kind(op: Op) -> Option<usize> {
-    match op {
-        Op::Read => Some(0),
-        Op::Write => Some(1),
-        Op::Discard => Some(2),
-        Op::Flush => None,
-    }
-}
-
-fn size_class(sectors: u32) -> usize {
-    (sectors.max(1).ilog2() as usize).min(SIZES - 1)
 }

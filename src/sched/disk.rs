@@ -1,10 +1,10 @@
 //! The scheduler of one disk: requests in, decisions out. See [`super`] for the algorithm.
 
 use super::counters::Counters;
-use super::depth::{DepthControl, Sample};
+use super::depth::DepthControl;
 use super::group::{Group, Held, Request};
 use super::order::{Order, Place, Slot};
-use super::policy::{Op, Policy};
+use super::policy::Policy;
 use super::tags::{VTime, span, span_hint, tokens};
 use crate::units::{Nanos, Weight};
 use slab::Slab;
@@ -56,10 +56,7 @@ pub struct Dispatched {
     /// The id its [`Request`] had.
     pub id: u64,
     group: Slot,
-    op: Op,
     sectors: u32,
-    started: Nanos,
-    sample: Sample,
 }
 
 /// The scheduler of one disk.
@@ -71,6 +68,8 @@ pub struct Disk {
     /// Ends of graces, to expire them.
     graces: BTreeSet<(Nanos, Slot)>,
     depth: DepthControl,
+    /// When a request last went to the device or came back.
+    last_event: Nanos,
     /// Virtual time, and what its divisions left over.
     now: VTime,
     now_remainder: u64,
@@ -96,6 +95,7 @@ impl Disk {
             order: Order::default(),
             graces: BTreeSet::new(),
             depth: DepthControl::new(),
+            last_event: Nanos(0),
             now: VTime::default(),
             now_remainder: 0,
             front: VTime::default(),
@@ -218,13 +218,13 @@ impl Disk {
         group.start = group.start.plus(span(cost, group.w(), &mut group.remainder));
         self.stand_in_line(slot);
         self.queued -= 1;
-        let sample = self.depth.started(self.in_flight);
+        self.pass_time(now);
         self.in_flight += 1;
         let step = span(cost, self.active_weight, &mut self.now_remainder);
         // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
         let epoch = self.epoch_span();
         self.advance_to(self.now.plus(step).max(self.front.minus(epoch)));
-        Dispatched { id, group: slot, op, sectors, started: now, sample }
+        Dispatched { id, group: slot, sectors }
     }
 
     fn epoch_span(&self) -> u64 {
@@ -242,9 +242,10 @@ impl Disk {
 
     /// A request came back from the device, well or not.
     pub fn complete(&mut self, done: Dispatched, now: Nanos) {
-        let Dispatched { id: _, group: slot, op, sectors, started, sample } = done;
+        let Dispatched { id: _, group: slot, sectors } = done;
+        self.pass_time(now);
         self.in_flight -= 1;
-        self.depth.finished(sample, op, sectors, now.since(started), now);
+        self.depth.completed(sectors, self.queued > 0);
         let group = &mut self.groups[slot];
         group.in_flight -= 1;
         if group.in_flight > 0 || !group.queue.is_empty() {
@@ -262,6 +263,12 @@ impl Disk {
             }
             None => self.leave_line(slot),
         }
+    }
+
+    /// Tells the depth control how long how many requests were in flight.
+    fn pass_time(&mut self, now: Nanos) {
+        self.depth.passed(now.since(self.last_event), self.in_flight);
+        self.last_event = now;
     }
 
     fn expire_graces(&mut self, now: Nanos) {
