@@ -15,6 +15,7 @@ mod band;
 mod core;
 mod image;
 mod request;
+mod seek;
 
 pub use self::core::{Engine, EngineError, EngineSettings};
 pub use band::{Band, BandSettings, BandStatus, GroupStatus};
