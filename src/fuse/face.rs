@@ -396,6 +396,20 @@ impl Filesystem for Face {
         reply.error(Errno::ENOTTY);
     }
 
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: fuser::PollNotifier,
+        _: fuser::PollEvents,
+        _: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        // An image can always be read and written, which is what the kernel then says.
+        reply.error(Errno::ENOSYS);
+    }
+
     fn copy_file_range(
         &self,
         _: &Request,
