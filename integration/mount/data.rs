@@ -194,15 +194,21 @@ fn one_request(stage: &Stage, model: &Model, files: &[[File; 2]], random: &mut R
 fn a_range(random: &mut Random, size: u64) -> Range<u64> {
     let magnitude = 1 << random.below(23);
     let mut len = (magnitude + random.below(magnitude)).min(4 * MIB);
-    let mut at = match random.below(4) {
+    let mut at = match random.below(5) {
         0 => random.below(64 * 1024),
-        1 => size - random.below(size.min(8192)),
+        1 => {
+            // All in the same few sectors.
+            len = len.min(100);
+            random.below(1500)
+        }
+        2 => size - random.below(size.min(8192)),
         _ => random.below(size),
     };
     if random.below(3) == 0 {
         let unit = [512, 4096][random.below(2) as usize];
         (at, len) = (at - at % unit, len.next_multiple_of(unit));
     }
-    at = at.min(size - 1);
+    // From the second byte on: a direct read of just the first one is refused (see `edges`).
+    at = at.min(size - 1).max(u64::from(len == 1));
     at..(at + len).min(size)
 }

@@ -1,8 +1,8 @@
 //! Data and holes of an image, from those of what it is on.
 //!
-//! Extents may start at any sector, so in the image the holes of a file may start and end at any sector too. Told so,
-//! QEMU aborts: where requests may have any alignment, as here, it works in units of 4096 bytes and takes it that
-//! holes do as well. So a hole is made of whole blocks of that size; what is left of it counts as data.
+//! Extents may start at any sector, so in the image the holes of a file may start and end at any sector too. QEMU
+//! aborts if it is told so while it works in larger units, which it does (4096 bytes) unless it has found out that
+//! smaller ones will do. So a hole is made of whole blocks of that size; what is left of it counts as data.
 
 use super::core::Engine;
 use super::image::Image;

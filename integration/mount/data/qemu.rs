@@ -12,6 +12,8 @@ pub(super) fn trials() -> Vec<Trial> {
     let tools = [Need::Tool("qemu-img"), Need::Tool("qemu-io")];
     let mut trials = vec![trial("data: QEMU locks images", &needs(Place::File, &tools), locks)];
     for place in [Place::File, Place::Loop(512), Place::Loop(4096)] {
+        let title = format!("data: QEMU and an odd number of sectors, {place:?}");
+        trials.push(trial(&title, &needs(place, &tools), move || odd_sectors(place)));
         let title = format!("data: qemu-img convert, {place:?}");
         trials.push(trial(&title, &needs(place, &tools), move || convert(place)));
         for aio in ["threads", "native", "io_uring"] {
@@ -68,6 +70,43 @@ fn convert(place: Place) {
         let other = format!("write -P 0x5a 0 {size}");
         qemu_io(mount.file(&name(0)).to_str().expect("a plain path"), &[&other]);
     }
+}
+
+/// Partitions and the images on them may have any number of sectors. QEMU has to find out for itself that it may
+/// write the last of them, and only that.
+fn odd_sectors(place: Place) {
+    let images: [&Extents; 2] = [&[(512, MIB + 512)], &[(MIB + 1024, 1024)]];
+    let (stage, mut disk) = Stage::noisy(place, 4 * MIB, &images, &mut Random::new(35));
+    let mount = stage.mount("", &[]);
+    let (image, size) = (mount.file(&name(0)), stage.size_of(0));
+    let image = image.to_str().expect("a plain path");
+    for (aio, byte) in [("threads", 0x11), ("native", 0x12), ("io_uring", 0x13)] {
+        let at = size - 512;
+        let commands = [
+            format!("write -P {byte} {at} 512"),
+            format!("read -P {byte} {at} 512"),
+            format!("write -P {byte} {} 9728", size - 9728),
+            format!("read -P {byte} {} 9728", size - 9728),
+            format!("write -z {at} 512"),
+            format!("read -P 0 {at} 512"),
+            "flush".into(),
+        ];
+        let mut args = vec!["-f", "raw", "-t", "none", "-i", aio, image];
+        commands.iter().for_each(|command| args.extend(["-c", command]));
+        verified(&run("qemu-io", &args).expect("qemu-io"));
+    }
+    disk[(512 + size - 9728) as usize..][..9728].fill(0x13);
+    disk[size as usize..][..512].fill(0);
+    assert_same(&stage.bytes(), &disk, "after qemu-io");
+
+    let source = stage.folder().join("source");
+    std::fs::write(&source, &disk[..size as usize]).expect("a source");
+    let source = source.to_str().expect("a plain path");
+    run("qemu-img", &["convert", "-n", "-t", "none", "-f", "raw", "-O", "raw", source, image])
+        .expect("a conversion");
+    run("qemu-img", &["compare", "-T", "none", "-f", "raw", "-F", "raw", source, image]).expect("the same");
+    disk.copy_within(..size as usize, 512);
+    assert_same(&stage.bytes(), &disk, "after qemu-img");
 }
 
 /// Runs commands on an image; each of them must do what it says.

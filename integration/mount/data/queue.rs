@@ -129,7 +129,8 @@ impl Slot {
     fn start_read(&mut self, number: usize, stripe: usize, random: &mut Random) -> Call {
         let (first, last) = (number * stripe, (number + 1) * stripe);
         let start = self.at - (random.below(5000) as usize).min(self.at - first);
-        let end = (self.at + self.memory.len() + random.below(5000) as usize).min(last);
+        // At least two bytes: a direct read of just the first one is refused (see `edges`).
+        let end = (self.at + self.memory.len() + 1 + random.below(5000) as usize).min(last);
         self.at = start;
         self.memory = vec![0; end - start];
         self.call(number, false)
