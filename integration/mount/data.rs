@@ -10,6 +10,7 @@ mod neighbours;
 mod qemu;
 mod queue;
 mod stage;
+mod ways;
 
 use crate::support::{Need, Random, trial};
 use libtest_mimic::Trial;
@@ -46,6 +47,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         qemu::trials(),
         queue::trials(),
         faults::trials(),
+        ways::trials(),
     ] {
         trials.extend(more);
     }

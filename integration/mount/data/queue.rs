@@ -15,7 +15,7 @@ pub(super) fn trials() -> Vec<Trial> {
             let uring = needs(place, &[Need::Uring]);
             [
                 trial(&format!("data: 32 requests at once by io_uring, {place:?}"), &uring, move || {
-                    at_once(place, Uring(io_uring::IoUring::new(DEPTH as u32).expect("io_uring")));
+                    at_once(place, Uring::new());
                 }),
                 trial(
                     &format!("data: 32 requests at once by libaio, {place:?}"),
@@ -34,7 +34,7 @@ const ROUNDS: usize = 60;
 const DISK: u64 = 40 * MIB;
 
 /// One request: which slot it is for, whether it writes, its memory and its place in the file.
-struct Call {
+pub(super) struct Call {
     slot: usize,
     write: bool,
     memory: *mut u8,
@@ -43,13 +43,21 @@ struct Call {
 }
 
 /// A way to make requests without waiting for them.
-trait Queue {
+pub(super) trait Queue {
     /// # Safety
     /// The memory must stay until `wait` has named the slot.
     unsafe fn submit(&mut self, file: &File, call: Call);
 
     /// Waits for one; its slot and its result, a count or a negated errno.
     fn wait(&mut self) -> (usize, i64);
+
+    /// Makes a single request and waits for its result.
+    fn wait_for(&mut self, file: &File, write: bool, memory: &mut [u8], at: u64) -> i64 {
+        let call = Call { slot: 0, write, memory: memory.as_mut_ptr(), len: memory.len(), at };
+        // SAFETY: the memory is borrowed until the answer has come.
+        unsafe { self.submit(file, call) };
+        self.wait().1
+    }
 }
 
 /// Each slot has a stripe of the image to itself, of an odd size, so that neighbours share blocks. It writes there,
@@ -142,7 +150,13 @@ impl Slot {
     }
 }
 
-struct Uring(io_uring::IoUring);
+pub(super) struct Uring(io_uring::IoUring);
+
+impl Uring {
+    pub(super) fn new() -> Self {
+        Self(io_uring::IoUring::new(DEPTH as u32).expect("io_uring"))
+    }
+}
 
 impl Queue for Uring {
     unsafe fn submit(&mut self, file: &File, call: Call) {
@@ -198,10 +212,10 @@ struct IoEvent {
 }
 
 /// What libaio does: its functions are these system calls.
-struct Aio(u64);
+pub(super) struct Aio(u64);
 
 impl Aio {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut context = 0u64;
         // SAFETY: io_setup stores one number at the pointer.
         let result = unsafe { libc::syscall(libc::SYS_io_setup, DEPTH, &raw mut context) };
