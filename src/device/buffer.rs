@@ -54,6 +54,18 @@ impl Memory {
         unsafe { ptr::write_bytes(self.at(from), 0, len) }
     }
 
+    /// Whether `len` bytes from `from` on (clipped to the end) are zeroes.
+    ///
+    /// # Safety
+    ///
+    /// Something must have been written to these bytes.
+    pub(super) unsafe fn is_zero(&self, from: usize, len: usize) -> bool {
+        let from = from.min(self.len());
+        let len = len.min(self.len() - from);
+        // SAFETY: the range was clipped to this allocation, and its bytes are initialised by this function's contract.
+        unsafe { std::slice::from_raw_parts(self.at(from), len) }.iter().all(|byte| *byte == 0)
+    }
+
     /// Copies `data` to `to` on (clipped to the end).
     fn put(&mut self, to: usize, data: &[u8]) {
         let to = to.min(self.len());

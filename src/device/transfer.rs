@@ -233,7 +233,13 @@ impl Transfer {
                 }
                 Step::Clear { pos, len } => {
                     if let Some(edge) = &mut self.edge {
-                        edge.clear(pos, len);
+                        // SAFETY: the step before has read the whole block.
+                        if self.op == Op::Discard && unsafe { edge.is_zero(pos, len) } {
+                            // The block is not written: it may be a hole, and to give back room must take none.
+                            self.steps.pop();
+                        } else {
+                            edge.clear(pos, len);
+                        }
                     }
                 }
                 // Every part of nothing is done.

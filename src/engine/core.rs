@@ -4,7 +4,7 @@ use super::band::{Band, BandSettings, BandStatus};
 use super::image::Range;
 use super::request::{Answer, Reply, Request, Work};
 use crate::clock::Clock;
-use crate::device::{BackendKind, Device, Done, Op, Part, Payload, Seek, Simulate, Target};
+use crate::device::{BackendKind, Device, Done, Op, Part, Payload, Simulate, Target};
 use crate::sched::{self, Disk, Dispatched, Next, Settings};
 use crate::units::{Bytes, Nanos};
 use slab::Slab;
@@ -161,9 +161,7 @@ impl Engine {
     pub fn submit(&self, request: Request<'_>, reply: Box<dyn Reply>) {
         let Request { image, offset, work, identity } = request;
         let (op, charged_as) = (device_op(&work), work.charged_as());
-        let Some(target) = self.shared.targets.get(image.band()).cloned() else {
-            return reply.send(Err(errno(libc::ENXIO)));
-        };
+        let Some(target) = self.target(image.band()) else { return reply.send(Err(errno(libc::ENXIO))) };
         // Outside the lock: copying a payload takes longer than anything that is done under it.
         let pieces = pieces(&target, image.ranges(offset, work.len()), &work);
         let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
@@ -190,29 +188,9 @@ impl Engine {
         }
     }
 
-    /// Where the next data or hole is at or after `offset`, in bytes of the image; `None` past the last one.
-    /// May read metadata from the device, so it must not run where requests are read.
-    pub fn seek(&self, image: &super::Image, offset: u64, what: Seek) -> io::Result<Option<u64>> {
-        let target = self.shared.targets.get(image.band()).ok_or_else(|| errno(libc::ENXIO))?;
-        let mut base = 0;
-        for extent in image.extents() {
-            let end = base + extent.size.0;
-            if offset < end {
-                let from = extent.offset.0 + offset.saturating_sub(base);
-                let found = target.seek(from, what)?;
-                // Past the end of a sparse file everything is a hole.
-                let found = match (found, what) {
-                    (None, Seek::Hole) => Some(from),
-                    (found, _) => found,
-                };
-                if let Some(at) = found.filter(|at| *at < extent.offset.0 + extent.size.0) {
-                    return Ok(Some(base + (at - extent.offset.0)));
-                }
-            }
-            base = end;
-        }
-        // Every file ends in a hole.
-        Ok((what == Seek::Hole && offset < image.size()).then(|| image.size()))
+    /// What the ioband device with this number is a name for.
+    pub(super) fn target(&self, band: usize) -> Option<Arc<Target>> {
+        self.shared.targets.get(band).cloned()
     }
 
     /// The disk's settings and its ioband devices with their groups and counters.

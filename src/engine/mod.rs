@@ -15,6 +15,7 @@ mod band;
 mod core;
 mod image;
 mod request;
+mod seek;
 #[cfg(test)]
 mod tests;
 

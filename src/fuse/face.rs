@@ -1,6 +1,6 @@
 //! fuser's operations on the tree. What moves data is in `image_ops`.
 
-use super::image_ops::Handle;
+use super::image_ops::{Handle, asks_for_alignment};
 use super::tree::{Node, Tree};
 use crate::classify::{Caller, Callers};
 use crate::control::Events;
@@ -216,11 +216,12 @@ impl Filesystem for Face {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyData,
     ) {
         match self.tree.image(ino) {
+            Some(_) if asks_for_alignment(offset, size, flags) => reply.error(Errno::EINVAL),
             Some(node) => self.read_image(req, node, fh, offset, size, reply),
             None => self.read_text(fh, offset, size, reply),
         }
@@ -394,6 +395,20 @@ impl Filesystem for Face {
         reply: fuser::ReplyIoctl,
     ) {
         reply.error(Errno::ENOTTY);
+    }
+
+    fn poll(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        _: FileHandle,
+        _: fuser::PollNotifier,
+        _: fuser::PollEvents,
+        _: fuser::PollFlags,
+        reply: fuser::ReplyPoll,
+    ) {
+        // An image can always be read and written, which is what the kernel then says.
+        reply.error(Errno::ENOSYS);
     }
 
     fn copy_file_range(

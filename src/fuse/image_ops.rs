@@ -199,6 +199,14 @@ impl Face {
     }
 }
 
+/// Whether a read is the question how direct I/O must be aligned. QEMU puts it like this, and if it is answered with
+/// the byte it takes it that the truth cannot be had and goes for 4096: then it cannot write to an image that is
+/// not as many bytes, and reads and writes back whole blocks around its guest's sectors. Refused, as any disk would,
+/// it asks for 512 bytes next and is content. Every other request may be aligned as it likes.
+pub(super) fn asks_for_alignment(offset: u64, size: u32, flags: OpenFlags) -> bool {
+    offset == 0 && size == 1 && flags.0 & libc::O_DIRECT != 0
+}
+
 fn submit(node: &ImageNode, offset: u64, work: Work<'_>, identity: Identity, reply: Box<dyn engine::Reply>) {
     let request = engine::Request { image: node.image.clone(), offset, work, identity };
     node.engine.submit(request, reply);
