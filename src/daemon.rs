@@ -1,6 +1,7 @@
 //! Puts the parts together, serves, and takes them apart in the right order.
 //!
-//! Start: devices (their errors are the likeliest), engines, the tree of files, the mount, and only then "ready".
+//! Start: a look at the mount point, devices (their errors are the likeliest), engines, the tree of files, the
+//! mount, and only then "ready". A start that fails takes away again what it made.
 //! Stop, by a signal: the mount is detached, so that nobody new comes; what was accepted is carried out and answered;
 //! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
 #![forbid(unsafe_code)]
@@ -11,7 +12,7 @@ use crate::config::{DevicePlan, Plan, SimulatePlan};
 use crate::control::{Control, Events};
 use crate::device::{BackendKind, OpenMode, Simulate, Target};
 use crate::engine::{BandSettings, Engine, EngineSettings, Image};
-use crate::fuse::{Face, ImageNode, Mounted, Tree, default_acl, unmount};
+use crate::fuse::{Face, ImageNode, Mounted, Tree, check_mountpoint, default_acl, unmount};
 use crate::sched::Settings;
 use anyhow::Context;
 use fuser::Session;
@@ -19,7 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -44,7 +45,10 @@ pub fn serve(
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let events = Arc::new(Events::default());
-    let (engines, devices) = start_engines(&plan, backend)?;
+    // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
+    check_mountpoint(mountpoint)?;
+    let mut made = RemoveOnDrop(Vec::new());
+    let (engines, devices) = start_engines(&plan, backend, &mut made)?;
     let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
     let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
     let images = images(&plan, &engines, &devices);
@@ -78,6 +82,8 @@ pub fn serve(
     // Asking the mount itself is the only proof that it answers.
     std::fs::metadata(&mountpoint).context("the mount does not answer")?;
     ready(&mountpoint)?;
+    // Now there may be data in them.
+    made.0.clear();
     events.add(&format!("mounted at {}", mountpoint.display()));
 
     match stopped.recv() {
@@ -112,6 +118,19 @@ impl Drop for UnmountOnDrop<'_> {
     }
 }
 
+/// Files that were made for devices: a mount that does not come about leaves none behind.
+struct RemoveOnDrop(Vec<PathBuf>);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "could not remove the new file");
+            }
+        }
+    }
+}
+
 /// Open images and the cache of callers need descriptors; the soft limit is there for programs that use select(2).
 fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
@@ -125,7 +144,11 @@ fn raise_descriptor_limit() {
 type Place = (usize, usize);
 
 /// One engine per device id, and where each device of the plan is.
-fn start_engines(plan: &Plan, backend: BackendKind) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
+fn start_engines(
+    plan: &Plan,
+    backend: BackendKind,
+    made: &mut RemoveOnDrop,
+) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
     let clock = Clock::start();
     let mut settings: Vec<EngineSettings> = Vec::new();
     let mut places = Vec::new();
@@ -136,6 +159,7 @@ fn start_engines(plan: &Plan, backend: BackendKind) -> anyhow::Result<(Vec<Arc<E
         let path = std::path::absolute(&device.path).with_context(|| format!("device {}", device.name))?;
         let target = Target::open(&path, device.create, OpenMode { read_only })
             .with_context(|| format!("device {}", device.name))?;
+        made.0.extend(device.create.map(|_| path));
         let engine = settings.iter().position(|e| e.id == device.id).unwrap_or_else(|| {
             settings.push(disk(device, backend));
             settings.len() - 1

@@ -17,5 +17,7 @@ mod sys;
 mod tree;
 
 pub use face::Face;
-pub use mount::{MountError, Mounted, State, default_acl, ioband_mounts, probe_mountpoint, unmount};
+pub use mount::{
+    MountError, Mounted, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint, unmount,
+};
 pub use tree::{ImageNode, Tree, TreeError};

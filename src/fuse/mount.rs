@@ -37,6 +37,11 @@ pub enum MountError {
     /// Not a folder.
     #[error("{0} is not a folder; a mount point must be an existing or new folder")]
     NotAFolder(PathBuf),
+    /// The folder it would be in is missing.
+    #[error(
+        "cannot make the mount point {0}: the folder that it is to be in does not exist; make that first"
+    )]
+    NoParent(PathBuf),
     /// Anything else about the mount point.
     #[error("cannot use {path} as mount point: {source}")]
     Mountpoint {
@@ -112,6 +117,24 @@ pub fn probe_mountpoint(path: &Path) -> Result<State, MountError> {
     }
 }
 
+/// Refuses what cannot become a mount point, so that nothing else is begun then.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn check_mountpoint(path: &Path) -> Result<State, MountError> {
+    match probe_mountpoint(path)? {
+        State::Stale => Err(MountError::Stale(path.to_owned())),
+        State::Mounted => Err(MountError::Busy(path.to_owned())),
+        State::Missing if !has_parent(path) => Err(MountError::NoParent(path.to_owned())),
+        state => Ok(state),
+    }
+}
+
+fn has_parent(path: &Path) -> bool {
+    // Of a plain name the parent is the empty path, which stands for this folder.
+    path.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
+}
+
 fn is_ioband_mount(path: &Path) -> bool {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let path = path.canonicalize().unwrap_or(path);
@@ -169,11 +192,8 @@ impl Mounted {
     /// See [`MountError`]; nothing is mounted then.
     pub fn new(mountpoint: &Path, acl: SessionACL) -> Result<Self, MountError> {
         let failed = |source| MountError::Mountpoint { path: mountpoint.to_owned(), source };
-        match probe_mountpoint(mountpoint)? {
-            State::Free => {}
-            State::Missing => fs::create_dir(mountpoint).map_err(failed)?,
-            State::Stale => return Err(MountError::Stale(mountpoint.to_owned())),
-            State::Mounted => return Err(MountError::Busy(mountpoint.to_owned())),
+        if check_mountpoint(mountpoint)? == State::Missing {
+            fs::create_dir(mountpoint).map_err(failed)?;
         }
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
         let connection =
@@ -292,5 +312,8 @@ mod tests {
         assert!(error.to_string().contains("/dev/null is not a folder"), "{error}");
         assert_eq!(probe_mountpoint(Path::new("/nonexistent-ioband")).unwrap(), State::Missing);
         assert_eq!(probe_mountpoint(Path::new("/")).unwrap(), State::Free);
+        assert_eq!(check_mountpoint(Path::new("nonexistent-ioband")).unwrap(), State::Missing);
+        let error = check_mountpoint(Path::new("/nonexistent-ioband/vmdisk")).unwrap_err();
+        assert!(matches!(error, MountError::NoParent(_)), "{error}");
     }
 }
