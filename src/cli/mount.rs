@@ -118,9 +118,10 @@ fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()
 
 fn start_daemon(args: &Args) -> anyhow::Result<ExitCode> {
     let program = std::env::current_exe().context("cannot find my own program file")?;
+    // Before the arguments: what comes after a `--` would not be taken for an option.
     let mut daemon = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .args(["--foreground", "--ready"])
+        .args(["mount", "--foreground", "--ready"])
+        .args(std::env::args_os().skip(2))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
