@@ -24,7 +24,10 @@ pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
         && !text.lines().any(|line| wanted(&line))
     {
         let all: Vec<_> = text.lines().filter_map(name).collect();
-        bail!("no ioband device {missing}; there are: {}", all.join(", "));
+        match all.as_slice() {
+            [] => bail!("no ioband device {missing}: this mount has none yet"),
+            all => bail!("no ioband device {missing}; there are: {}", all.join(", ")),
+        }
     }
     if args.target.as_deref().is_none_or(|target| target == "ioband") {
         text.lines().filter(wanted).for_each(|line| println!("{line}"));

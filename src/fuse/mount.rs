@@ -75,7 +75,7 @@ pub enum MountError {
     #[error("{0} is in use: files on it are open; close them (see `fuser -vm {0}`) or add --lazy")]
     InUse(PathBuf),
     /// Nothing to unmount.
-    #[error("nothing of ioband is mounted at {0}")]
+    #[error("nothing of ioband is mounted at {0}; `findmnt -t fuse.ioband` lists the ioband mounts")]
     NotMounted(PathBuf),
     /// Unmounting failed otherwise.
     #[error("cannot unmount {path}: {source}")]
