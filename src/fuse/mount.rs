@@ -9,6 +9,7 @@ use fuser::SessionACL;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{getegid, geteuid};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -106,6 +107,8 @@ pub enum State {
 /// When it is not a folder, or cannot be looked at.
 pub fn probe_mountpoint(path: &Path) -> Result<State, MountError> {
     match fs::metadata(path) {
+        // The kernel may have answered from what it remembers; this question it passes on.
+        Ok(_) if is_ioband_mount(path) && statvfs(path) == Err(Errno::ENOTCONN) => Ok(State::Stale),
         Ok(_) if is_ioband_mount(path) => Ok(State::Mounted),
         Ok(meta) if meta.is_dir() => Ok(State::Free),
         Ok(_) => Err(MountError::NotAFolder(path.to_owned())),
