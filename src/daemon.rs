@@ -12,7 +12,7 @@ use crate::config::{DevicePlan, Plan, SimulatePlan};
 use crate::control::{Control, Events};
 use crate::device::{BackendKind, OpenMode, Simulate, Target};
 use crate::engine::{BandSettings, Engine, EngineSettings, Image};
-use crate::fuse::{Face, ImageNode, Mounted, Tree, check_mountpoint, default_acl, unmount};
+use crate::fuse::{Face, ImageNode, Mounted, MountedAt, Tree, check_mountpoint, default_acl};
 use crate::sched::Settings;
 use anyhow::Context;
 use fuser::Session;
@@ -61,8 +61,8 @@ pub fn serve(
     // Before the mount: a signal that comes while we mount must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
     let mounted = Mounted::new(mountpoint, default_acl())?;
-    let mountpoint = mounted.mountpoint.clone();
-    let guard = UnmountOnDrop(&mountpoint);
+    let mountpoint = mounted.place.mountpoint.clone();
+    let guard = UnmountOnDrop(mounted.place);
 
     let mut config = fuser::Config::default();
     config.n_threads = Some(FUSE_THREADS);
@@ -108,11 +108,11 @@ pub fn serve(
 }
 
 /// Whatever happens between mounting and serving: a mount without a daemon is worse than none.
-struct UnmountOnDrop<'a>(&'a Path);
+struct UnmountOnDrop(MountedAt);
 
-impl Drop for UnmountOnDrop<'_> {
+impl Drop for UnmountOnDrop {
     fn drop(&mut self) {
-        if let Err(error) = unmount(self.0, true) {
+        if let Err(error) = self.0.detach() {
             tracing::warn!(%error, "could not unmount");
         }
     }

@@ -18,6 +18,7 @@ mod tree;
 
 pub use face::Face;
 pub use mount::{
-    MountError, Mounted, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint, unmount,
+    MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
+    unmount,
 };
 pub use tree::{ImageNode, Tree, TreeError};

@@ -181,7 +181,7 @@ pub fn default_acl() -> SessionACL {
 #[derive(Debug)]
 pub struct Mounted {
     /// Where.
-    pub mountpoint: PathBuf,
+    pub place: MountedAt,
     /// The connection to the kernel; the mount is dead when its last copy is closed.
     pub connection: OwnedFd,
     /// Who may use it.
@@ -201,8 +201,38 @@ impl Mounted {
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
         let connection =
             if geteuid().is_root() { by_system_call(&mountpoint, acl) } else { by_helper(&mountpoint, acl) }?;
-        Ok(Self { mountpoint, connection, acl })
+        let number = topmost(&mountpoint);
+        Ok(Self { place: MountedAt { mountpoint, number }, connection, acl })
     }
+}
+
+/// Where a mount of ours is, and which it is.
+#[derive(Debug)]
+pub struct MountedAt {
+    /// The mount point.
+    pub mountpoint: PathBuf,
+    /// `MAJOR:MINOR` of the mount.
+    number: Option<String>,
+}
+
+impl MountedAt {
+    /// Detaches our mount from its folder, if it is still there: it may have been unmounted while files on it are
+    /// open, and the folder may have been given to another mount since, which is not ours to take away.
+    ///
+    /// # Errors
+    /// See [`unmount`].
+    pub fn detach(&self) -> Result<(), MountError> {
+        if topmost(&self.mountpoint) == self.number { unmount(&self.mountpoint, true) } else { Ok(()) }
+    }
+}
+
+/// `MAJOR:MINOR` of what is mounted at a path and not covered by another mount there.
+fn topmost(mountpoint: &Path) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let at =
+        |line: &&str| line.split(' ').nth(4).is_some_and(|path| Path::new(&unescape(path)) == mountpoint);
+    // Later mounts come later in the list.
+    text.lines().rfind(at)?.split(' ').nth(2).map(ToOwned::to_owned)
 }
 
 fn by_system_call(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
