@@ -11,7 +11,7 @@ use crate::device::BackendKind;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use tracing_subscriber::EnvFilter;
@@ -53,7 +53,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
     // With IOBAND_LOG=debug and the like people see more.
     let filter = EnvFilter::try_from_env("IOBAND_LOG").unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for terminals: the daemon's standard error becomes its log.
+    let colours = !args.ready && std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
     let plan = match probe::load(&args.config) {
         Ok(plan) => plan,
         Err(report) => {
