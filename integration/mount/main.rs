@@ -12,6 +12,7 @@ mod load;
 mod shares;
 #[path = "../support/mod.rs"]
 mod support;
+mod writers;
 
 use libtest_mimic::Arguments;
 
