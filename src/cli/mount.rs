@@ -12,6 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use tracing_subscriber::EnvFilter;
@@ -119,7 +120,20 @@ fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()
     Ok(())
 }
 
+/// Closes what the caller left open besides the standard descriptors. A daemon that kept it would hold a script's
+/// `flock` or the end of somebody's pipe for as long as it lives.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|number| *number > 2) {
+        // The descriptor of the listing itself is among them, and closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+}
+
 fn start_daemon(args: &Args) -> anyhow::Result<ExitCode> {
+    close_inherited();
     let program = std::env::current_exe().context("cannot find my own program file")?;
     // Before the arguments: what comes after a `--` would not be taken for an option.
     let mut daemon = Command::new(program)
