@@ -78,6 +78,14 @@ pub enum MountError {
     /// Nothing to unmount.
     #[error("nothing of ioband is mounted at {0}; `findmnt -t fuse.ioband` lists the ioband mounts")]
     NotMounted(PathBuf),
+    /// Neither we nor fusermount3 may.
+    #[error("cannot unmount {path}: only root and the user who mounted it may ({words})")]
+    NotYours {
+        /// The mount point.
+        path: PathBuf,
+        /// What the helper said.
+        words: String,
+    },
     /// Unmounting failed otherwise.
     #[error("cannot unmount {path}: {source}")]
     Unmount {
@@ -317,7 +325,8 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
         .arg("--")
         .arg(mountpoint)
         .output()
-        .map_err(|source| MountError::Unmount { path: path(), source })?;
+        // Without a helper, what the kernel said stands.
+        .map_err(|_| MountError::NotYours { path: path(), words: Errno::EPERM.desc().to_owned() })?;
     let words = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())
@@ -326,7 +335,7 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
     } else if words.contains("not found") {
         Err(MountError::NotMounted(path()))
     } else {
-        Err(MountError::Unmount { path: path(), source: io::Error::other(words.trim().to_owned()) })
+        Err(MountError::NotYours { path: path(), words: words.trim().to_owned() })
     }
 }
 
