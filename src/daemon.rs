@@ -156,7 +156,12 @@ fn start_engines(
         let images = || plan.images.iter().filter(|image| image.device == index);
         let read_only = images().next().is_some() && images().all(|image| image.read_only);
         // Absolute, because the daemon leaves the folder it was started in and tables are read from anywhere.
-        let path = std::path::absolute(&device.path).with_context(|| format!("device {}", device.name))?;
+        let path = std::path::absolute(&device.path).with_context(|| {
+            let (name, path) = (&device.name, device.path.display());
+            format!(
+                "device {name}: {path} counts from the folder that this runs in, which is not there any more"
+            )
+        })?;
         let target = Target::open(&path, device.create, OpenMode { read_only })
             .with_context(|| format!("device {}", device.name))?;
         made.0.extend(device.create.map(|_| path));
