@@ -46,6 +46,13 @@ impl Vmdisk {
         Self { folder: Some(folder), at, pid, process }
     }
 
+    /// Takes over a mount at `vmdisk` in `folder` that was made otherwise.
+    pub(crate) fn of(folder: tempfile::TempDir) -> Self {
+        let at = folder.path().to_owned();
+        let (pid, process) = daemon_of(&at);
+        Self { folder: Some(folder), at, pid, process }
+    }
+
     /// Mounts the same configuration again, once the daemon has ended.
     pub(crate) fn again(&mut self, args: &[&str]) {
         assert!(!self.runs(), "the daemon still runs");
@@ -144,6 +151,10 @@ fn start(folder: &Path, config: &str, args: &[&str]) -> (Pid, OwnedFd) {
     let output = ioband(folder, &all);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "mount failed: {said}");
+    daemon_of(folder)
+}
+
+fn daemon_of(folder: &Path) -> (Pid, OwnedFd) {
     let pid = std::fs::read_to_string(folder.join("vmdisk/.ioband/pid")).expect("the daemon's pid");
     let pid: i32 = pid.trim().parse().expect("a number");
     let raw = rustix::process::Pid::from_raw(pid).expect("a process id");

@@ -4,12 +4,14 @@
 //! ignored with the reason in their name; where the environment variable CI is set they fail.
 
 mod access;
+mod alone;
 mod cli;
 mod daemon;
 mod data;
 mod lifecycle;
 mod load;
 mod shares;
+mod startup;
 #[path = "../support/mod.rs"]
 mod support;
 mod writers;
@@ -17,6 +19,13 @@ mod writers;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let groups = [shares::trials(), data::trials(), access::trials(), lifecycle::trials(), cli::trials()];
+    let groups = [
+        shares::trials(),
+        data::trials(),
+        access::trials(),
+        lifecycle::trials(),
+        startup::trials(),
+        cli::trials(),
+    ];
     libtest_mimic::run(&Arguments::from_args(), groups.into_iter().flatten().collect()).exit();
 }
