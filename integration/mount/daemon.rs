@@ -155,10 +155,20 @@ fn start(folder: &Path, config: &str, args: &[&str]) -> (Pid, OwnedFd) {
 }
 
 fn daemon_of(folder: &Path) -> (Pid, OwnedFd) {
-    let pid = std::fs::read_to_string(folder.join("vmdisk/.ioband/pid")).expect("the daemon's pid");
-    let pid: i32 = pid.trim().parse().expect("a number");
-    let raw = rustix::process::Pid::from_raw(pid).expect("a process id");
-    (Pid::from_raw(pid), pidfd_open(raw, PidfdFlags::empty()).expect("the daemon runs"))
+    let mount = folder.join("vmdisk");
+    // The control directory, whatever its name is.
+    let folders = std::fs::read_dir(&mount).into_iter().flatten().flatten();
+    let control = folders.map(|entry| entry.path()).find(|path| path.is_dir());
+    let read = || {
+        let pid = std::fs::read_to_string(control?.join("pid")).ok()?.trim().parse().ok()?;
+        let process = pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some((Pid::from_raw(pid), process))
+    };
+    read().unwrap_or_else(|| {
+        // Unmounted, it ends by itself; nobody else would see to it.
+        let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        panic!("{} does not tell its daemon", mount.display())
+    })
 }
 
 /// Lets other users through to `path`, below the build's folder too.

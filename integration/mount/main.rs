@@ -5,11 +5,13 @@
 
 mod access;
 mod alone;
+mod charge;
 mod cli;
 mod daemon;
 mod data;
 mod lifecycle;
 mod load;
+mod locks;
 mod shares;
 mod startup;
 #[path = "../support/mod.rs"]
@@ -19,13 +21,18 @@ mod writers;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let groups = [
+    if locks::helper() {
+        return;
+    }
+    let trials = [
         shares::trials(),
         data::trials(),
         access::trials(),
+        charge::trials(),
+        locks::trials(),
         lifecycle::trials(),
         startup::trials(),
         cli::trials(),
     ];
-    libtest_mimic::run(&Arguments::from_args(), groups.into_iter().flatten().collect()).exit();
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();
 }
