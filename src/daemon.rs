@@ -92,7 +92,7 @@ pub fn serve(
             drop(guard);
         }
         Ok(Stop::Unmounted(result)) => {
-            std::mem::forget(guard);
+            guard.connection_ended();
             match result {
                 Ok(()) => tracing::info!("unmounted"),
                 Err(error) => tracing::error!(%error, "the connection to the kernel broke"),
@@ -109,6 +109,16 @@ pub fn serve(
 
 /// Whatever happens between mounting and serving: a mount without a daemon is worse than none.
 struct UnmountOnDrop(MountedAt);
+
+impl UnmountOnDrop {
+    /// Mostly there is nothing left to unmount.
+    fn connection_ended(self) {
+        if let Err(error) = self.0.detach_dead() {
+            tracing::warn!(%error, "could not unmount");
+        }
+        std::mem::forget(self);
+    }
+}
 
 impl Drop for UnmountOnDrop {
     fn drop(&mut self) {

@@ -33,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("umount --lazy ends with the last open file", MOUNT, lazily),
         trial("a mount ended by umount(8)", MOUNT, || ended_by("umount", &[])),
         trial("a mount ended by fusermount3", WITH_FUSERMOUNT, || ended_by("fusermount3", &["-u"])),
+        trial("an aborted mount leaves no dead one behind", MOUNT, aborted),
         trial("a killed daemon leaves nobody waiting and nothing fsynced lost", MOUNT, killed_daemon),
         trial("an old daemon does not unmount its successor", MOUNT, successor),
     ]
@@ -164,6 +165,20 @@ fn ended_by(program: &str, args: &[&str]) {
     let args = [args, &[path.to_str().expect("a plain path")]].concat();
     run(program, &args).expect("nobody uses it");
     assert!(mount.ended(), "the daemon does not end");
+    assert_unmounted(&mount);
+    mount.again(&[]);
+}
+
+fn aborted() {
+    let mut mount = Vmdisk::mount(HELD);
+    let writers = writers(&mount);
+    // It is busy, so that it stays mounted; but the kernel has cut it off by then.
+    let path = mount.path();
+    let forced = run("umount", &["-f", path.to_str().expect("a plain path")]);
+    assert!(forced.is_err_and(|words| words.contains("busy")));
+    let written = writers.join();
+    assert!(mount.ended(), "the daemon does not end");
+    written.assert_on(&mount.folder().join("disk"));
     assert_unmounted(&mount);
     mount.again(&[]);
 }

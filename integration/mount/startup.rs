@@ -13,6 +13,15 @@ use std::process::{Child, Command, Stdio};
 pub(crate) fn trials() -> Vec<Trial> {
     const MOUNTED_DEVICE: &[Need] = &[Need::Root, Need::LoopDevice, Need::Fuse, Need::Tool("mkfs.ext4")];
     const WITH_URING: &[Need] = &[Need::Root, Need::Fuse, Need::Uring];
+    const UNPRIVILEGED: &[Need] = &[
+        Need::Root,
+        Need::Fuse,
+        Need::Tool("unshare"),
+        Need::Tool("nsenter"),
+        Need::Tool("findmnt"),
+        Need::Tool("setpriv"),
+        Need::Tool("fusermount3"),
+    ];
     vec![
         trial("a refused mount says why and leaves nothing behind", ALONE, refused),
         trial("a refused mount after a -- says why, too", ALONE, after_dashes),
@@ -22,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a mount from a folder that is gone", ALONE, folder_gone),
         trial("the daemon leaves the terminal and all else of its caller", MOUNT, detached),
         trial("--foreground stays, logs and ends with status 0", MOUNT, foreground),
+        trial("ordinary users mount for themselves", UNPRIVILEGED, ordinary_user),
         trial("the backend threads serves", MOUNT, || backend("threads")),
         trial("the backend uring serves", WITH_URING, || backend("uring")),
     ]
@@ -168,6 +178,40 @@ fn detached() {
     let stat = std::fs::read_to_string(format!("{proc}/stat")).expect("a process of ours");
     let fields: Vec<_> = stat.rsplit_once(") ").expect("a stat line").1.split(' ').collect();
     assert_eq!((fields[3], fields[4]), (mount.pid().to_string().as_str(), "0"), "{stat}");
+}
+
+fn ordinary_user() {
+    let place = Alone::new();
+    place.write("c.yaml", SMALL);
+    // Some machines keep /dev/fuse for root; in here it is for all. fusermount3 wants to know its callers' names,
+    // and these two are on every machine.
+    let open_up = r#"cp "$IOBAND" ioband && chmod 755 ioband && chmod 777 . && mknod fuse c 10 229 &&
+        chmod 666 fuse && mount --bind fuse /dev/fuse"#;
+    place.sh(&[open_up]).ok();
+    let by = |user: &str, args: &[&str]| {
+        // Entered before: the folders above may be closed to others.
+        let script = r#"exec setpriv --reuid="$0" --regid=65534 --clear-groups ./ioband "$@""#;
+        place.sh(&[&[script, user], args].concat())
+    };
+    by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
+    let table = by("nobody", &["table"]).ok();
+    assert!(table.starts_with("d: 0 8192 ioband "), "{table}");
+    by("nobody", &["mount", "c.yaml", "vmdisk"]).refused(&["an ioband mount is already at vmdisk"]);
+    by("daemon", &["table"]).refused(&["Permission denied"]);
+    by("daemon", &["umount", "vmdisk"]).refused(&["only root and the user who mounted it may"]);
+    by("nobody", &["umount", "vmdisk"]).ok();
+    assert_eq!((place.mounts(), place.processes()), (vec![], vec![]), "umount returned too early");
+    by("nobody", &["umount", "vmdisk"]).refused(&["nothing of ioband is mounted at vmdisk"]);
+    by("nobody", &["mount", "c.yaml", "/mnt"]).refused(&["fusermount3 cannot mount at /mnt"]);
+
+    by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
+    place.sh(&["kill -9 $(setpriv --reuid=nobody --regid=65534 --clear-groups cat vmdisk/.ioband/pid)"]).ok();
+    while !place.processes().is_empty() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    by("nobody", &["mount", "c.yaml", "vmdisk"]).refused(&["vmdisk is a stale FUSE mount"]);
+    by("nobody", &["umount", "vmdisk"]).ok();
+    by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
 }
 
 /// A child that is killed in the end.

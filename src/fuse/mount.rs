@@ -232,6 +232,16 @@ impl MountedAt {
     pub fn detach(&self) -> Result<(), MountError> {
         if topmost(&self.mountpoint) == self.number { unmount(&self.mountpoint, true) } else { Ok(()) }
     }
+
+    /// The same once the connection has ended, which it does without an unmount when somebody aborts it
+    /// (`umount -f`): nobody could use what would be left. What answers is a successor, even under our number,
+    /// which was free for it.
+    ///
+    /// # Errors
+    /// See [`unmount`].
+    pub fn detach_dead(&self) -> Result<(), MountError> {
+        if statvfs(&self.mountpoint) == Err(Errno::ENOTCONN) { self.detach() } else { Ok(()) }
+    }
 }
 
 /// `MAJOR:MINOR` of what is mounted at a path and not covered by another mount there.
@@ -332,7 +342,8 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
         Ok(())
     } else if words.contains("busy") {
         Err(MountError::InUse(path()))
-    } else if words.contains("not found") {
+    } else if words.contains("not found") && !is_ioband_mount(mountpoint) {
+        // It looks for the caller's own mounts only.
         Err(MountError::NotMounted(path()))
     } else {
         Err(MountError::NotYours { path: path(), words: words.trim().to_owned() })
