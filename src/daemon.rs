@@ -1,6 +1,7 @@
 //! Puts the parts together, serves, and takes them apart in the right order.
 //!
-//! Start: devices (their errors are the likeliest), engines, the tree of files, the mount, and only then "ready".
+//! Start: a look at the mount point, devices (their errors are the likeliest), engines, the tree of files, the
+//! mount, and only then "ready". A start that fails takes away again what it made.
 //! Stop, by a signal: the mount is detached, so that nobody new comes; what was accepted is carried out and answered;
 //! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
 #![forbid(unsafe_code)]
@@ -11,7 +12,7 @@ use crate::config::{DevicePlan, Plan, SimulatePlan};
 use crate::control::{Control, Events};
 use crate::device::{BackendKind, OpenMode, Simulate, Target};
 use crate::engine::{BandSettings, Engine, EngineSettings, Image};
-use crate::fuse::{Face, ImageNode, Mounted, Tree, default_acl, unmount};
+use crate::fuse::{Face, ImageNode, Mounted, MountedAt, Tree, check_mountpoint, default_acl};
 use crate::sched::Settings;
 use anyhow::Context;
 use fuser::Session;
@@ -19,7 +20,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
@@ -44,7 +45,10 @@ pub fn serve(
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let events = Arc::new(Events::default());
-    let (engines, devices) = start_engines(&plan, backend)?;
+    // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
+    check_mountpoint(mountpoint)?;
+    let mut made = RemoveOnDrop(Vec::new());
+    let (engines, devices) = start_engines(&plan, backend, &mut made)?;
     let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
     let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
     let images = images(&plan, &engines, &devices);
@@ -57,8 +61,8 @@ pub fn serve(
     // Before the mount: a signal that comes while we mount must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
     let mounted = Mounted::new(mountpoint, default_acl())?;
-    let mountpoint = mounted.mountpoint.clone();
-    let guard = UnmountOnDrop(&mountpoint);
+    let mountpoint = mounted.place.mountpoint.clone();
+    let guard = UnmountOnDrop(mounted.place);
 
     let mut config = fuser::Config::default();
     config.n_threads = Some(FUSE_THREADS);
@@ -78,6 +82,8 @@ pub fn serve(
     // Asking the mount itself is the only proof that it answers.
     std::fs::metadata(&mountpoint).context("the mount does not answer")?;
     ready(&mountpoint)?;
+    // Now there may be data in them.
+    made.0.clear();
     events.add(&format!("mounted at {}", mountpoint.display()));
 
     match stopped.recv() {
@@ -86,7 +92,7 @@ pub fn serve(
             drop(guard);
         }
         Ok(Stop::Unmounted(result)) => {
-            std::mem::forget(guard);
+            guard.connection_ended();
             match result {
                 Ok(()) => tracing::info!("unmounted"),
                 Err(error) => tracing::error!(%error, "the connection to the kernel broke"),
@@ -102,12 +108,35 @@ pub fn serve(
 }
 
 /// Whatever happens between mounting and serving: a mount without a daemon is worse than none.
-struct UnmountOnDrop<'a>(&'a Path);
+struct UnmountOnDrop(MountedAt);
 
-impl Drop for UnmountOnDrop<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = unmount(self.0, true) {
+impl UnmountOnDrop {
+    /// Mostly there is nothing left to unmount.
+    fn connection_ended(self) {
+        if let Err(error) = self.0.detach_dead() {
             tracing::warn!(%error, "could not unmount");
+        }
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for UnmountOnDrop {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.detach() {
+            tracing::warn!(%error, "could not unmount");
+        }
+    }
+}
+
+/// Files that were made for devices: a mount that does not come about leaves none behind.
+struct RemoveOnDrop(Vec<PathBuf>);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            if let Err(error) = std::fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "could not remove the new file");
+            }
         }
     }
 }
@@ -125,7 +154,11 @@ fn raise_descriptor_limit() {
 type Place = (usize, usize);
 
 /// One engine per device id, and where each device of the plan is.
-fn start_engines(plan: &Plan, backend: BackendKind) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
+fn start_engines(
+    plan: &Plan,
+    backend: BackendKind,
+    made: &mut RemoveOnDrop,
+) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
     let clock = Clock::start();
     let mut settings: Vec<EngineSettings> = Vec::new();
     let mut places = Vec::new();
@@ -133,9 +166,15 @@ fn start_engines(plan: &Plan, backend: BackendKind) -> anyhow::Result<(Vec<Arc<E
         let images = || plan.images.iter().filter(|image| image.device == index);
         let read_only = images().next().is_some() && images().all(|image| image.read_only);
         // Absolute, because the daemon leaves the folder it was started in and tables are read from anywhere.
-        let path = std::path::absolute(&device.path).with_context(|| format!("device {}", device.name))?;
+        let path = std::path::absolute(&device.path).with_context(|| {
+            let (name, path) = (&device.name, device.path.display());
+            format!(
+                "device {name}: {path} counts from the folder that this runs in, which is not there any more"
+            )
+        })?;
         let target = Target::open(&path, device.create, OpenMode { read_only })
             .with_context(|| format!("device {}", device.name))?;
+        made.0.extend(device.create.map(|_| path));
         let engine = settings.iter().position(|e| e.id == device.id).unwrap_or_else(|| {
             settings.push(disk(device, backend));
             settings.len() - 1

@@ -23,7 +23,9 @@ pub(crate) fn ioband(folder: &Path, args: &[&str]) -> Output {
 
 /// A mount at `vmdisk` in a folder of its own.
 pub(crate) struct Vmdisk {
-    folder: tempfile::TempDir,
+    /// Whose the folder is removes it in the end.
+    folder: Option<tempfile::TempDir>,
+    at: PathBuf,
     pid: Pid,
     process: OwnedFd,
 }
@@ -36,29 +38,41 @@ impl Vmdisk {
 
     /// The same in a folder that exists, with more arguments.
     pub(crate) fn mount_in(folder: tempfile::TempDir, config: &str, args: &[&str]) -> Self {
-        std::fs::write(folder.path().join("config.yaml"), config).expect("a configuration");
-        let all = [&["mount", "config.yaml", "vmdisk", "--log", "log"], args].concat();
-        let output = ioband(folder.path(), &all);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "mount failed: {said}");
+        let at = folder.path().to_owned();
+        std::fs::write(at.join("config.yaml"), config).expect("a configuration");
         // Everybody may come in: trials run as other users.
         open_to_all(folder.path());
-        let pid =
-            std::fs::read_to_string(folder.path().join("vmdisk/.ioband/pid")).expect("the daemon's pid");
-        let pid: i32 = pid.trim().parse().expect("a number");
-        let raw = rustix::process::Pid::from_raw(pid).expect("a process id");
-        let process = pidfd_open(raw, PidfdFlags::empty()).expect("the daemon runs");
-        Self { folder, pid: Pid::from_raw(pid), process }
+        let (pid, process) = start(folder.path(), "config.yaml", args);
+        Self { folder: Some(folder), at, pid, process }
+    }
+
+    /// Takes over a mount at `vmdisk` in `folder` that was made otherwise.
+    pub(crate) fn of(folder: tempfile::TempDir) -> Self {
+        let at = folder.path().to_owned();
+        let (pid, process) = daemon_of(&at);
+        Self { folder: Some(folder), at, pid, process }
+    }
+
+    /// Mounts the same configuration again, once the daemon has ended.
+    pub(crate) fn again(&mut self, args: &[&str]) {
+        assert!(!self.runs(), "the daemon still runs");
+        (self.pid, self.process) = start(&self.at, "config.yaml", args);
+    }
+
+    /// Another mount at the same place, once that is free, in the same folder.
+    pub(crate) fn beside(&self, config: &str) -> Self {
+        let (pid, process) = start(&self.at, config, &[]);
+        Self { folder: None, at: self.at.clone(), pid, process }
     }
 
     /// The folder in which it was mounted.
     pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
+        &self.at
     }
 
     /// The mount point.
     pub(crate) fn path(&self) -> PathBuf {
-        self.folder.path().join("vmdisk")
+        self.at.join("vmdisk")
     }
 
     /// A file in the mount.
@@ -78,7 +92,26 @@ impl Vmdisk {
 
     /// What the daemon logged.
     pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        std::fs::read_to_string(self.at.join("log")).unwrap_or_default()
+    }
+
+    /// Waits until a control file says what it must.
+    pub(crate) fn wait_for(&self, name: &str, is_it: impl Fn(&str) -> bool) -> String {
+        let start = std::time::Instant::now();
+        loop {
+            let text = self.control(name);
+            if is_it(&text) {
+                return text;
+            }
+            assert!(start.elapsed().as_millis() < PATIENCE_MS.into(), "{name} stays at:\n{text}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// The daemon has not ended.
+    pub(crate) fn runs(&self) -> bool {
+        // A pidfd that is readable is a process that has ended: its number may be somebody else's by now.
+        poll(&mut [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO) == Ok(0)
     }
 
     /// Waits until the daemon has ended; false if it does not.
@@ -98,9 +131,7 @@ impl Drop for Vmdisk {
         if std::thread::panicking() {
             eprintln!("the daemon's log:\n{}", self.log());
         }
-        // A pidfd that is readable is a process that has ended: its number may be somebody else's by now.
-        let mut ended = [PollFd::new(self.process.as_fd(), PollFlags::POLLIN)];
-        if poll(&mut ended, PollTimeout::ZERO) == Ok(0) {
+        if self.runs() {
             let _ = kill(self.pid, Signal::SIGTERM);
             if !self.ended() {
                 eprintln!("the daemon {} did not end by itself", self.pid);
@@ -110,7 +141,34 @@ impl Drop for Vmdisk {
         }
         // Nothing is mounted any more unless the daemon was killed.
         let _ = nix::mount::umount2(&self.path(), nix::mount::MntFlags::MNT_DETACH);
+        drop(self.folder.take());
     }
+}
+
+/// Mounts `config` at `vmdisk` in `folder`; the daemon.
+fn start(folder: &Path, config: &str, args: &[&str]) -> (Pid, OwnedFd) {
+    let all = [&["mount", config, "vmdisk", "--log", "log"], args].concat();
+    let output = ioband(folder, &all);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "mount failed: {said}");
+    daemon_of(folder)
+}
+
+fn daemon_of(folder: &Path) -> (Pid, OwnedFd) {
+    let mount = folder.join("vmdisk");
+    // The control directory, whatever its name is.
+    let folders = std::fs::read_dir(&mount).into_iter().flatten().flatten();
+    let control = folders.map(|entry| entry.path()).find(|path| path.is_dir());
+    let read = || {
+        let pid = std::fs::read_to_string(control?.join("pid")).ok()?.trim().parse().ok()?;
+        let process = pidfd_open(rustix::process::Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
+        Some((Pid::from_raw(pid), process))
+    };
+    read().unwrap_or_else(|| {
+        // Unmounted, it ends by itself; nobody else would see to it.
+        let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+        panic!("{} does not tell its daemon", mount.display())
+    })
 }
 
 /// Lets other users through to `path`, below the build's folder too.

@@ -1,5 +1,233 @@
+//! The end of a mount, whoever ends it and how: nobody who waits is left without an answer, and nothing that was
+//! answered is lost.
+//!
+//! The device is simulated so slow that requests are held when the end comes. Time decides nothing here: each trial
+//! waits for what must come, and the time-outs only turn a hang into a failure.
+
+use crate::daemon::{MOUNT, Vmdisk, ioband};
+use crate::load::Load;
+use crate::support::{Need, run, trial};
+use crate::writers::{BLOCK, Writers};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::process::Output;
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![]
+    const WITH_FUSERMOUNT: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("fusermount3")];
+    const WITH_URING: &[Need] = &[Need::Root, Need::Fuse, Need::Uring];
+    vec![
+        trial("SIGTERM answers everybody and keeps every answered write", MOUNT, || {
+            by_signal(Signal::SIGTERM, "auto")
+        }),
+        trial("SIGTERM likewise with threads", MOUNT, || by_signal(Signal::SIGTERM, "threads")),
+        trial("SIGTERM likewise with io_uring", WITH_URING, || by_signal(Signal::SIGTERM, "uring")),
+        trial("SIGINT answers everybody and keeps every answered write", MOUNT, || {
+            by_signal(Signal::SIGINT, "auto")
+        }),
+        trial("umount is refused while files are open and loses nothing", MOUNT, refused_while_open),
+        trial("umount returns when the device is free", MOUNT, free_at_once),
+        trial("umount works once a killed caller has its answers", MOUNT, killed_caller),
+        trial("umount --lazy ends with the last open file", MOUNT, lazily),
+        trial("a mount ended by umount(8)", MOUNT, || ended_by("umount", &[])),
+        trial("a mount ended by fusermount3", WITH_FUSERMOUNT, || ended_by("fusermount3", &["-u"])),
+        trial("an aborted mount leaves no dead one behind", MOUNT, aborted),
+        trial("a killed daemon leaves nobody waiting and nothing fsynced lost", MOUNT, killed_daemon),
+        trial("an old daemon does not unmount its successor", MOUNT, successor),
+    ]
+}
+
+/// Two groups on a device that does 200 requests a second, so that 200 writers keep it a second behind.
+const HELD: &str = "
+devices:
+  ioband1: {path: disk, size: 64MiB, type: image, groups: {vm1.img: 80, vm2.img: 40}, simulate: {iops: 200}}
+images:
+  vm1.img: {device: ioband1, offset: 0, size: 32MiB}
+  vm2.img: {device: ioband1, offset: 32MiB, size: 32MiB}
+";
+const VM2: u64 = 32 << 20;
+const WRITERS: usize = 200;
+/// A few answers prove that requests are flowing; all other writers are waiting for theirs then.
+const FLOWING: usize = 20;
+
+/// Writers on both images of [`HELD`], with far more requests held than answered.
+fn writers(mount: &Vmdisk) -> Writers {
+    let images = [(mount.file("vm1.img"), 0), (mount.file("vm2.img"), VM2)];
+    let writers = Writers::start(&images, WRITERS);
+    writers.wait_for(FLOWING);
+    writers
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn umount(mount: &Vmdisk) -> Output {
+    ioband(mount.folder(), &["umount", "vmdisk"])
+}
+
+fn assert_unmounted(mount: &Vmdisk) {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let path = mount.path();
+    assert!(!mounts.contains(path.to_str().expect("a plain path")), "still mounted:\n{mounts}");
+}
+
+fn by_signal(signal: Signal, backend: &str) {
+    let mut mount = Vmdisk::mount_in(crate::support::folder(), HELD, &["--backend", backend]);
+    let writers = writers(&mount);
+    kill(mount.pid(), signal).expect("the daemon runs");
+    let written = writers.join();
+    assert!(mount.ended(), "the daemon does not end");
+    assert!(written.len() >= FLOWING + WRITERS / 2, "held requests were thrown away: {}", written.len());
+    written.assert_on(&mount.folder().join("disk"));
+    assert_unmounted(&mount);
+    // The lock on the device went with the daemon.
+    mount.again(&[]);
+}
+
+fn refused_while_open() {
+    let mount = Vmdisk::mount(HELD);
+    let writers = writers(&mount);
+    let refused = umount(&mount);
+    assert_eq!(refused.status.code(), Some(1), "{}", said(&refused));
+    assert!(said(&refused).contains("is in use: files on it are open"), "{}", said(&refused));
+    // It goes on as if nobody had asked.
+    let flowing = writers.answered();
+    writers.wait_for(flowing + FLOWING);
+    writers.stop();
+    let written = writers.join();
+    assert_eq!(written.errors(), 0, "a refused umount disturbed somebody");
+    written.assert_on(&mount.folder().join("disk"));
+    let done = umount(&mount);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_unmounted(&mount);
+}
+
+fn free_at_once() {
+    let mut mount = Vmdisk::mount(HELD);
+    for round in 0..20 {
+        std::fs::write(mount.folder().join("note"), format!("{round}")).expect("a note");
+        let image = File::options().read(true).write(true).open(mount.file("vm1.img")).expect("an image");
+        image.write_all_at(&[round; 512], u64::from(round) * 512).expect("a write");
+        drop(image);
+        let done = umount(&mount);
+        assert!(done.status.success(), "round {round}: {}", said(&done));
+        assert!(!mount.runs(), "umount returned before the daemon had ended (round {round})");
+        mount.again(&[]);
+    }
+    let mut sectors = [0; 20 * 512];
+    let image = File::open(mount.file("vm1.img")).expect("an image");
+    image.read_exact_at(&mut sectors, 0).expect("a read");
+    assert!((0..20).all(|round| sectors[round * 512..][..512] == [round as u8; 512]), "a round is missing");
+}
+
+fn killed_caller() {
+    let mount = Vmdisk::mount(HELD);
+    let mut load = Load::spawn();
+    load.open(&mount.file("vm1.img"), "--rw write --depth 200");
+    load.start();
+    // Requests flow once some are counted; most of the 200 are held then.
+    mount.wait_for("status", |status| writes(status) >= FLOWING as u64);
+    kill(Pid::from_raw(load.pid() as i32), Signal::SIGKILL).expect("the generator runs");
+    // Waits for its end, which comes when each of its requests has its answer.
+    drop(load);
+    let done = umount(&mount);
+    assert!(done.status.success(), "{}", said(&done));
+    assert!(!mount.runs());
+}
+
+/// Write requests of all groups, from a status line.
+fn writes(status: &str) -> u64 {
+    let fields: Vec<_> = status.split_whitespace().skip(5).collect();
+    fields.chunks(7).filter_map(|group| group.get(4)?.parse::<u64>().ok()).sum()
+}
+
+fn lazily() {
+    let mount = Vmdisk::mount(HELD);
+    let image = File::options().read(true).write(true).open(mount.file("vm1.img")).expect("an image");
+    let done = ioband(mount.folder(), &["umount", "--lazy", "vmdisk"]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_unmounted(&mount);
+    image.write_all_at(b"still here", 0).expect("who has the file open keeps it");
+    drop(image);
+    assert!(mount.ended(), "the daemon outlives the last open file");
+    let mut found = [0; 10];
+    let disk = File::open(mount.folder().join("disk")).expect("the device");
+    disk.read_exact_at(&mut found, 0).expect("a read");
+    assert_eq!(&found, b"still here");
+}
+
+fn ended_by(program: &str, args: &[&str]) {
+    let mut mount = Vmdisk::mount(HELD);
+    let path = mount.path();
+    let args = [args, &[path.to_str().expect("a plain path")]].concat();
+    run(program, &args).expect("nobody uses it");
+    assert!(mount.ended(), "the daemon does not end");
+    assert_unmounted(&mount);
+    mount.again(&[]);
+}
+
+fn aborted() {
+    let mut mount = Vmdisk::mount(HELD);
+    let writers = writers(&mount);
+    // It is busy, so that it stays mounted; but the kernel has cut it off by then.
+    let path = mount.path();
+    let forced = run("umount", &["-f", path.to_str().expect("a plain path")]);
+    assert!(forced.is_err_and(|words| words.contains("busy")));
+    let written = writers.join();
+    assert!(mount.ended(), "the daemon does not end");
+    written.assert_on(&mount.folder().join("disk"));
+    assert_unmounted(&mount);
+    mount.again(&[]);
+}
+
+fn killed_daemon() {
+    let mut mount = Vmdisk::mount(HELD);
+    let image = File::options().read(true).write(true).open(mount.file("vm2.img")).expect("an image");
+    let last = VM2 - BLOCK as u64;
+    image.write_all_at(&[0xa5; BLOCK], last).expect("a write");
+    image.sync_all().expect("an fsync");
+    let writers = writers(&mount);
+    kill(mount.pid(), Signal::SIGKILL).expect("the daemon runs");
+    // They come back, with an error.
+    let written = writers.join();
+    assert!(mount.ended());
+    // With an error means: nobody was told of a write that did not happen.
+    written.assert_on(&mount.folder().join("disk"));
+    drop(image);
+
+    let refused = ioband(mount.folder(), &["mount", "config.yaml", "vmdisk"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(said(&refused).contains("vmdisk is a stale FUSE mount"), "{}", said(&refused));
+    assert!(said(&refused).contains("clear it with `ioband umount vmdisk`"), "{}", said(&refused));
+    let blind = ioband(mount.folder(), &["table", "--mountpoint", "vmdisk"]);
+    assert!(said(&blind).contains("is a stale FUSE mount"), "{}", said(&blind));
+    // Also by another name.
+    std::os::unix::fs::symlink("vmdisk", mount.folder().join("link")).expect("a symbolic link");
+    let cleared = ioband(mount.folder(), &["umount", "link"]);
+    assert!(cleared.status.success(), "{}", said(&cleared));
+    assert_unmounted(&mount);
+
+    mount.again(&[]);
+    let image = File::open(mount.file("vm2.img")).expect("an image");
+    let mut found = vec![0; BLOCK];
+    image.read_exact_at(&mut found, last).expect("a read");
+    assert_eq!(found, [0xa5; BLOCK], "an fsynced write is gone");
+}
+
+/// A daemon that was unmounted lazily lives on; when it is told to end, another mount may be where its own was.
+fn successor() {
+    let old = Vmdisk::mount(HELD);
+    let image = File::open(old.file("vm1.img")).expect("an image");
+    assert!(ioband(old.folder(), &["umount", "--lazy", "vmdisk"]).status.success());
+    let config = HELD.replace("path: disk", "path: disk2");
+    std::fs::write(old.folder().join("config2.yaml"), config).expect("a configuration");
+    let new = old.beside("config2.yaml");
+    kill(old.pid(), Signal::SIGTERM).expect("the daemon runs");
+    assert!(old.ended());
+    drop(image);
+    assert!(new.runs(), "the new daemon has lost its mount");
+    assert_eq!(new.control("pid").trim(), new.pid().to_string());
 }

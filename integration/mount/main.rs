@@ -4,18 +4,35 @@
 //! ignored with the reason in their name; where the environment variable CI is set they fail.
 
 mod access;
+mod alone;
+mod charge;
 mod cli;
 mod daemon;
 mod data;
 mod lifecycle;
 mod load;
+mod locks;
 mod shares;
+mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod writers;
 
 use libtest_mimic::Arguments;
 
 fn main() {
-    let groups = [shares::trials(), data::trials(), access::trials(), lifecycle::trials(), cli::trials()];
-    libtest_mimic::run(&Arguments::from_args(), groups.into_iter().flatten().collect()).exit();
+    if locks::helper() {
+        return;
+    }
+    let trials = [
+        shares::trials(),
+        data::trials(),
+        access::trials(),
+        charge::trials(),
+        locks::trials(),
+        lifecycle::trials(),
+        startup::trials(),
+        cli::trials(),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();
 }

@@ -95,6 +95,11 @@ impl Loop {
         Self { path: run("losetup", &["-f", "--show", "-b", &block, file]).expect("a loop device") }
     }
 
+    /// One that was attached otherwise.
+    pub(crate) fn of(path: &str) -> Self {
+        Self { path: path.to_owned() }
+    }
+
     pub(crate) fn path(&self) -> &Path {
         Path::new(&self.path)
     }

@@ -41,8 +41,12 @@ impl Mountpoint {
 
 /// A file of the control directory, which is the only folder in the mount whatever its name is.
 pub(super) fn control_file(mountpoint: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let entries =
-        std::fs::read_dir(mountpoint).with_context(|| format!("cannot read {}", mountpoint.display()))?;
+    let entries = match std::fs::read_dir(mountpoint) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            return Err(MountError::Stale(mountpoint.to_owned()).into());
+        }
+        entries => entries.with_context(|| format!("cannot read {}", mountpoint.display()))?,
+    };
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read {}", mountpoint.display()))?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -47,9 +47,38 @@ impl Cli {
         match result {
             Ok(code) => code,
             Err(error) => {
-                eprintln!("ioband: {error:#}");
+                eprintln!("ioband: {}", sentence(&error));
                 ExitCode::FAILURE
             }
         }
+    }
+}
+
+/// The error with its causes, each said once: some sentences have their cause in them already.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for part in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = part;
+        } else if !said.ends_with(&part) {
+            said = format!("{said}: {part}");
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sentence;
+    use anyhow::Context;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let cause = || anyhow::Error::from(std::io::Error::from_raw_os_error(libc::ENOENT));
+        let text = cause().to_string();
+        let twice = Err::<(), _>(cause()).context(format!("cannot open it: {text}")).unwrap_err();
+        assert_eq!(sentence(&twice), format!("cannot open it: {text}"));
+        let once = Err::<(), _>(cause()).context("cannot open it").context("device d").unwrap_err();
+        assert_eq!(sentence(&once), format!("device d: cannot open it: {text}"));
     }
 }

@@ -11,7 +11,8 @@ use crate::device::BackendKind;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{IsTerminal, Read, Write};
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use tracing_subscriber::EnvFilter;
@@ -53,7 +54,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
     // With IOBAND_LOG=debug and the like people see more.
     let filter = EnvFilter::try_from_env("IOBAND_LOG").unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    // Colours are for terminals: the daemon's standard error becomes its log.
+    let colours = !args.ready && std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    log.with_writer(std::io::stderr).init();
     let plan = match probe::load(&args.config) {
         Ok(plan) => plan,
         Err(report) => {
@@ -116,11 +120,25 @@ fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()
     Ok(())
 }
 
+/// Closes what the caller left open besides the standard descriptors. A daemon that kept it would hold a script's
+/// `flock` or the end of somebody's pipe for as long as it lives.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
+    let open: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for descriptor in open.into_iter().filter(|number| *number > 2) {
+        // The descriptor of the listing itself is among them, and closed already.
+        let _ = nix::unistd::close(descriptor);
+    }
+}
+
 fn start_daemon(args: &Args) -> anyhow::Result<ExitCode> {
+    close_inherited();
     let program = std::env::current_exe().context("cannot find my own program file")?;
+    // Before the arguments: what comes after a `--` would not be taken for an option.
     let mut daemon = Command::new(program)
-        .args(std::env::args_os().skip(1))
-        .args(["--foreground", "--ready"])
+        .args(["mount", "--foreground", "--ready"])
+        .args(std::env::args_os().skip(2))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -1,7 +1,8 @@
 //! `ioband table` and `ioband status`: files of the control directory, filtered like dmsetup's.
 
 use super::find::{Mountpoint, control_file};
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
@@ -17,14 +18,26 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
     let path = control_file(&args.mountpoint.find()?, file)?;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| {
+        let hint = match error.kind() {
+            ErrorKind::PermissionDenied => {
+                "; run this as the owner of that folder, or let others in with `control: {owner: …, group: …, mode: …}` \
+                 in the configuration"
+            }
+            _ => "",
+        };
+        anyhow!("cannot read {}: {error}{hint}", path.display())
+    })?;
     let name = |line: &str| line.split_once(": ").map(|(name, _)| name.to_owned());
     let wanted = |line: &&str| args.name.is_none() || name(line) == args.name;
     if let Some(missing) = &args.name
         && !text.lines().any(|line| wanted(&line))
     {
         let all: Vec<_> = text.lines().filter_map(name).collect();
-        bail!("no ioband device {missing}; there are: {}", all.join(", "));
+        match all.as_slice() {
+            [] => bail!("no ioband device {missing}: this mount has none yet"),
+            all => bail!("no ioband device {missing}; there are: {}", all.join(", ")),
+        }
     }
     if args.target.as_deref().is_none_or(|target| target == "ioband") {
         text.lines().filter(wanted).for_each(|line| println!("{line}"));

@@ -19,17 +19,22 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = &args.mountpoint;
-    match probe_mountpoint(path)? {
+    // What is mounted is what a symbolic link leads to.
+    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    match probe_mountpoint(path) {
         // Nobody is there who could have files open, and nothing to wait for.
-        State::Stale => unmount(path, true)?,
-        State::Mounted => {
+        Ok(State::Stale) => unmount(&real, true)?,
+        Ok(State::Mounted) => {
             let daemon = daemon(path);
-            unmount(&path.canonicalize().unwrap_or_else(|_| path.clone()), args.lazy)?;
+            unmount(&real, args.lazy)?;
             if let (Some(daemon), false) = (daemon, args.lazy) {
                 wait_for_end(&daemon);
             }
         }
-        State::Free | State::Missing => return Err(MountError::NotMounted(path.clone()).into()),
+        Ok(State::Free | State::Missing) | Err(MountError::NotAFolder(_)) => {
+            return Err(MountError::NotMounted(path.clone()).into());
+        }
+        Err(error) => return Err(error.into()),
     }
     Ok(ExitCode::SUCCESS)
 }

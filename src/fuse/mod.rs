@@ -17,5 +17,8 @@ mod sys;
 mod tree;
 
 pub use face::Face;
-pub use mount::{MountError, Mounted, State, default_acl, ioband_mounts, probe_mountpoint, unmount};
+pub use mount::{
+    MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
+    unmount,
+};
 pub use tree::{ImageNode, Tree, TreeError};

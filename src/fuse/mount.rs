@@ -9,6 +9,7 @@ use fuser::SessionACL;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::statvfs;
 use nix::unistd::{getegid, geteuid};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -37,6 +38,11 @@ pub enum MountError {
     /// Not a folder.
     #[error("{0} is not a folder; a mount point must be an existing or new folder")]
     NotAFolder(PathBuf),
+    /// The folder it would be in is missing.
+    #[error(
+        "cannot make the mount point {0}: the folder that it is to be in does not exist; make that first"
+    )]
+    NoParent(PathBuf),
     /// Anything else about the mount point.
     #[error("cannot use {path} as mount point: {source}")]
     Mountpoint {
@@ -70,8 +76,16 @@ pub enum MountError {
     #[error("{0} is in use: files on it are open; close them (see `fuser -vm {0}`) or add --lazy")]
     InUse(PathBuf),
     /// Nothing to unmount.
-    #[error("nothing of ioband is mounted at {0}")]
+    #[error("nothing of ioband is mounted at {0}; `findmnt -t fuse.ioband` lists the ioband mounts")]
     NotMounted(PathBuf),
+    /// Neither we nor fusermount3 may.
+    #[error("cannot unmount {path}: only root and the user who mounted it may ({words})")]
+    NotYours {
+        /// The mount point.
+        path: PathBuf,
+        /// What the helper said.
+        words: String,
+    },
     /// Unmounting failed otherwise.
     #[error("cannot unmount {path}: {source}")]
     Unmount {
@@ -101,6 +115,8 @@ pub enum State {
 /// When it is not a folder, or cannot be looked at.
 pub fn probe_mountpoint(path: &Path) -> Result<State, MountError> {
     match fs::metadata(path) {
+        // The kernel may have answered from what it remembers; this question it passes on.
+        Ok(_) if is_ioband_mount(path) && statvfs(path) == Err(Errno::ENOTCONN) => Ok(State::Stale),
         Ok(_) if is_ioband_mount(path) => Ok(State::Mounted),
         Ok(meta) if meta.is_dir() => Ok(State::Free),
         Ok(_) => Err(MountError::NotAFolder(path.to_owned())),
@@ -110,6 +126,24 @@ pub fn probe_mountpoint(path: &Path) -> Result<State, MountError> {
         Err(_) if is_ioband_mount(path) => Ok(State::Mounted),
         Err(source) => Err(MountError::Mountpoint { path: path.to_owned(), source }),
     }
+}
+
+/// Refuses what cannot become a mount point, so that nothing else is begun then.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn check_mountpoint(path: &Path) -> Result<State, MountError> {
+    match probe_mountpoint(path)? {
+        State::Stale => Err(MountError::Stale(path.to_owned())),
+        State::Mounted => Err(MountError::Busy(path.to_owned())),
+        State::Missing if !has_parent(path) => Err(MountError::NoParent(path.to_owned())),
+        state => Ok(state),
+    }
+}
+
+fn has_parent(path: &Path) -> bool {
+    // Of a plain name the parent is the empty path, which stands for this folder.
+    path.parent().is_some_and(|parent| parent.as_os_str().is_empty() || parent.is_dir())
 }
 
 fn is_ioband_mount(path: &Path) -> bool {
@@ -155,7 +189,7 @@ pub fn default_acl() -> SessionACL {
 #[derive(Debug)]
 pub struct Mounted {
     /// Where.
-    pub mountpoint: PathBuf,
+    pub place: MountedAt,
     /// The connection to the kernel; the mount is dead when its last copy is closed.
     pub connection: OwnedFd,
     /// Who may use it.
@@ -169,17 +203,54 @@ impl Mounted {
     /// See [`MountError`]; nothing is mounted then.
     pub fn new(mountpoint: &Path, acl: SessionACL) -> Result<Self, MountError> {
         let failed = |source| MountError::Mountpoint { path: mountpoint.to_owned(), source };
-        match probe_mountpoint(mountpoint)? {
-            State::Free => {}
-            State::Missing => fs::create_dir(mountpoint).map_err(failed)?,
-            State::Stale => return Err(MountError::Stale(mountpoint.to_owned())),
-            State::Mounted => return Err(MountError::Busy(mountpoint.to_owned())),
+        if check_mountpoint(mountpoint)? == State::Missing {
+            fs::create_dir(mountpoint).map_err(failed)?;
         }
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
         let connection =
             if geteuid().is_root() { by_system_call(&mountpoint, acl) } else { by_helper(&mountpoint, acl) }?;
-        Ok(Self { mountpoint, connection, acl })
+        let number = topmost(&mountpoint);
+        Ok(Self { place: MountedAt { mountpoint, number }, connection, acl })
     }
+}
+
+/// Where a mount of ours is, and which it is.
+#[derive(Debug)]
+pub struct MountedAt {
+    /// The mount point.
+    pub mountpoint: PathBuf,
+    /// `MAJOR:MINOR` of the mount.
+    number: Option<String>,
+}
+
+impl MountedAt {
+    /// Detaches our mount from its folder, if it is still there: it may have been unmounted while files on it are
+    /// open, and the folder may have been given to another mount since, which is not ours to take away.
+    ///
+    /// # Errors
+    /// See [`unmount`].
+    pub fn detach(&self) -> Result<(), MountError> {
+        if topmost(&self.mountpoint) == self.number { unmount(&self.mountpoint, true) } else { Ok(()) }
+    }
+
+    /// The same once the connection has ended, which it does without an unmount when somebody aborts it
+    /// (`umount -f`): nobody could use what would be left. What answers is a successor, even under our number,
+    /// which was free for it.
+    ///
+    /// # Errors
+    /// See [`unmount`].
+    pub fn detach_dead(&self) -> Result<(), MountError> {
+        if statvfs(&self.mountpoint) == Err(Errno::ENOTCONN) { self.detach() } else { Ok(()) }
+    }
+}
+
+/// `MAJOR:MINOR` of what is mounted at a path and not covered by another mount there.
+fn topmost(mountpoint: &Path) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let at =
+        |line: &&str| line.split(' ').nth(4).is_some_and(|path| Path::new(&unescape(path)) == mountpoint);
+    // Later mounts come later in the list.
+    text.lines().rfind(at)?.split(' ').nth(2).map(ToOwned::to_owned)
 }
 
 fn by_system_call(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
@@ -264,16 +335,18 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
         .arg("--")
         .arg(mountpoint)
         .output()
-        .map_err(|source| MountError::Unmount { path: path(), source })?;
+        // Without a helper, what the kernel said stands.
+        .map_err(|_| MountError::NotYours { path: path(), words: Errno::EPERM.desc().to_owned() })?;
     let words = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         Ok(())
     } else if words.contains("busy") {
         Err(MountError::InUse(path()))
-    } else if words.contains("not found") {
+    } else if words.contains("not found") && !is_ioband_mount(mountpoint) {
+        // It looks for the caller's own mounts only.
         Err(MountError::NotMounted(path()))
     } else {
-        Err(MountError::Unmount { path: path(), source: io::Error::other(words.trim().to_owned()) })
+        Err(MountError::NotYours { path: path(), words: words.trim().to_owned() })
     }
 }
 
@@ -292,5 +365,8 @@ mod tests {
         assert!(error.to_string().contains("/dev/null is not a folder"), "{error}");
         assert_eq!(probe_mountpoint(Path::new("/nonexistent-ioband")).unwrap(), State::Missing);
         assert_eq!(probe_mountpoint(Path::new("/")).unwrap(), State::Free);
+        assert_eq!(check_mountpoint(Path::new("nonexistent-ioband")).unwrap(), State::Missing);
+        let error = check_mountpoint(Path::new("/nonexistent-ioband/vmdisk")).unwrap_err();
+        assert!(matches!(error, MountError::NoParent(_)), "{error}");
     }
 }
