@@ -1,7 +1,7 @@
 //! YAML to a checked [`Plan`]: parse, check, and say every error at its line and column.
 //!
-//! The way of a configuration: text, [`tree`] (keys and values with their places), [`shape`] (the sections, each
-//! value read), [`check`] (what depends on several values, on this machine or on devices), [`Plan`]. Problems
+//! The way of a configuration: text, `tree` (keys and values with their places), `shape` (the sections, each
+//! value read), `check` (what depends on several values, on this machine or on devices), [`Plan`]. Problems
 //! are collected on the whole way, so that one run names them all.
 #![forbid(unsafe_code)]
 
