@@ -125,14 +125,21 @@ fn free_at_once() {
 
 fn killed_caller() {
     let mount = Vmdisk::mount(HELD);
-    let mut load = Load::spawn();
+    let (mut load, mut other) = (Load::spawn(), Load::spawn());
     load.open(&mount.file("vm1.img"), "--rw write --depth 200");
+    other.open(&mount.file("vm2.img"), "--rw read --depth 8");
     load.start();
+    other.start();
     // Requests flow once some are counted; most of the 200 are held then.
     mount.wait_for("status", |status| writes(status) >= FLOWING as u64);
     kill(Pid::from_raw(load.pid() as i32), Signal::SIGKILL).expect("the generator runs");
     // Waits for its end, which comes when each of its requests has its answer.
     drop(load);
+    // Nobody else was disturbed.
+    other.stop();
+    let report = other.report();
+    assert!(report.errors == 0 && report.requests > 0, "{report:?}");
+    drop(other);
     let done = umount(&mount);
     assert!(done.status.success(), "{}", said(&done));
     assert!(!mount.runs());
