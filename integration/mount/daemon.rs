@@ -108,6 +108,31 @@ impl Vmdisk {
         }
     }
 
+    /// Unmounts with a program of the system, or with ioband for an empty name, what nobody has files open on.
+    ///
+    /// More than once if it must: while another trial starts a process, that has copies of all files that are open
+    /// in this one for a moment, also of those that are closed here meanwhile.
+    pub(crate) fn umount_with(&self, program: &[&str]) {
+        let path = self.path();
+        let path = path.to_str().expect("a plain path");
+        let start = std::time::Instant::now();
+        loop {
+            let output = match program {
+                [] => ioband(self.folder(), &["umount", path]),
+                [name, args @ ..] => {
+                    Command::new(name).args(args).arg(path).output().expect("the program runs")
+                }
+            };
+            if output.status.success() {
+                return;
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            let busy = said.contains("in use") || said.contains("busy");
+            assert!(busy && start.elapsed().as_millis() < PATIENCE_MS.into(), "{said}");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
     /// The daemon has not ended.
     pub(crate) fn runs(&self) -> bool {
         // A pidfd that is readable is a process that has ended: its number may be somebody else's by now.
