@@ -56,6 +56,11 @@ impl Load {
         self.say("go");
     }
 
+    /// Ends the requests before their time.
+    pub(crate) fn stop(&mut self) {
+        self.say("stop");
+    }
+
     /// Waits for the end and the report.
     pub(crate) fn report(&mut self) -> Report {
         let line = self.hear();
