@@ -18,6 +18,11 @@ impl Bytes {
         Sectors(self.0.div_ceil(SECTOR_SIZE))
     }
 
+    /// Whole sectors in this many bytes (rounded down).
+    pub fn whole_sectors(self) -> Sectors {
+        Sectors(self.0 / SECTOR_SIZE)
+    }
+
     /// Whether this is a multiple of the sector size.
     pub fn is_sector_aligned(self) -> bool {
         self.0.is_multiple_of(SECTOR_SIZE)

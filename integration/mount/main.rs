@@ -9,6 +9,7 @@ mod charge;
 mod cli;
 mod daemon;
 mod data;
+mod forbidden;
 mod lifecycle;
 mod load;
 mod locks;
@@ -32,6 +33,7 @@ fn main() {
         locks::trials(),
         lifecycle::trials(),
         startup::trials(),
+        forbidden::trials(),
         cli::trials(),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();

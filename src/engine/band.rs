@@ -58,7 +58,8 @@ impl Band {
         let default = std::iter::once(group(None, self.default));
         BandStatus {
             name: self.name.clone(),
-            sectors: self.target.size().sectors_up(),
+            // What is left of a file behind its last whole sector belongs to no image.
+            sectors: self.target.size().whole_sectors(),
             device: self.target.identity(),
             group_type: self.groups.group_type(),
             policy: self.policy,
