@@ -233,12 +233,18 @@ impl Transfer {
                 }
                 Step::Clear { pos, len } => {
                     if let Some(edge) = &mut self.edge {
+                        edge.clear(pos, len);
+                        let block = self.target.block_size() as usize;
                         // SAFETY: the step before has read the whole block.
-                        if self.op == Op::Discard && unsafe { edge.is_zero(pos, len) } {
-                            // The block is not written: it may be a hole, and to give back room must take none.
-                            self.steps.pop();
-                        } else {
-                            edge.clear(pos, len);
+                        let empty = self.op == Op::Discard && unsafe { edge.is_zero(0, block) };
+                        if let [.., next, _] = self.steps.as_mut_slice()
+                            && let Step::Write { at, len, .. } = *next
+                            && empty
+                            && !self.target.cannot(true)
+                        {
+                            // Nothing is left in the block, so it goes as a whole. It may even be a hole already,
+                            // and to give back room must take none.
+                            *next = Step::Allocate { at, len };
                         }
                     }
                 }
