@@ -210,11 +210,10 @@ impl Device {
         }
         let mut effects = Effects::default();
         let mut state = self.lock();
-        let now = self.clock.now();
         for Finished { key, result } in finished.drain(..) {
             if let Some(flight) = state.flights.get_mut(key as usize) {
                 let next = flight.transfer.finished(result);
-                state.step(key as usize, next, now, &mut effects);
+                state.step(key as usize, next, &mut effects);
             }
         }
         drop(state);
@@ -237,28 +236,28 @@ impl State {
         let due = self.model.as_mut().map(|model| model.finish(now, bytes));
         let transfer = match transfer {
             Ok(transfer) => transfer,
-            Err(error) => return self.answer(Done { token, result: Err(error) }, due, now),
+            Err(error) => return self.answer(Done { token, result: Err(error) }, due),
         };
         let claim = transfer.claim();
         let key = self.flights.insert(Flight { token, transfer, held: None, due });
         match claim.map(|claim| self.ranges.acquire(key, claim)) {
             // Somebody else is at work there; `step` starts it when they are finished.
             Some(None) => {}
-            Some(held) => self.begin(key, held, now, effects),
-            None => self.begin(key, None, now, effects),
+            Some(held) => self.begin(key, held, effects),
+            None => self.begin(key, None, effects),
         }
     }
 
-    fn begin(&mut self, key: usize, held: Option<Held>, now: Nanos, effects: &mut Effects) {
+    fn begin(&mut self, key: usize, held: Option<Held>, effects: &mut Effects) {
         if let Some(flight) = self.flights.get_mut(key) {
             flight.held = held;
             let next = flight.transfer.next();
-            self.step(key, next, now, effects);
+            self.step(key, next, effects);
         }
     }
 
     /// Does what a transfer wants next; if that is to end, those who waited for its blocks begin.
-    fn step(&mut self, key: usize, next: Next, now: Nanos, effects: &mut Effects) {
+    fn step(&mut self, key: usize, next: Next, effects: &mut Effects) {
         let (mut key, mut next) = (key, next);
         // What may begin in turn. Not recursive: a long line of failing writes must not use up the stack.
         let mut granted = std::mem::take(&mut self.granted);
@@ -274,7 +273,7 @@ impl State {
                         if let Some(held) = flight.held {
                             self.ranges.release(held, &mut granted);
                         }
-                        self.answer(Done { token: flight.token, result }, flight.due, now);
+                        self.answer(Done { token: flight.token, result }, flight.due);
                         effects.spent.push(flight.transfer);
                     }
                 }
@@ -292,11 +291,12 @@ impl State {
         }
     }
 
-    fn answer(&mut self, done: Done, due: Option<Nanos>, now: Nanos) {
+    fn answer(&mut self, done: Done, due: Option<Nanos>) {
         self.answers = self.answers.wrapping_add(1);
         match due {
-            Some(due) if due > now => self.shelf.put(due, done),
-            _ => self.ready.push(done),
+            // Also what is due already: who is due before it goes first.
+            Some(due) => self.shelf.put(due, done),
+            None => self.ready.push(done),
         }
     }
 }
