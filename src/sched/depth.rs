@@ -69,7 +69,8 @@ struct Window {
 }
 
 impl Window {
-    /// Work per second. Work is below 2^20 a request, a window holds less than 2^14 of them, and a second is 2^30.
+    /// Work per second. What moves bytes is at most 2^20 sectors long, a window holds about 2^13 requests unless they
+    /// are very quick, and a second is 2^30 ns: this only saturates for windows that mean nothing.
     fn rate(&self) -> u64 {
         self.work.saturating_mul(Nanos::SECOND.0) / self.busy.0.max(1)
     }
@@ -111,7 +112,7 @@ impl DepthControl {
         }
     }
 
-    /// A request of `sectors` came back; `held` says whether others are held.
+    /// A request that moved `sectors` came back; `held` says whether others are held.
     pub(super) fn completed(&mut self, sectors: u32, held: bool) {
         let window = &mut self.window;
         if window.settling > 0 {

@@ -4,7 +4,7 @@ use super::counters::Counters;
 use super::depth::DepthControl;
 use super::group::{Group, Held, Request};
 use super::order::{Order, Place, Slot};
-use super::policy::Policy;
+use super::policy::{Op, Policy};
 use super::tags::{VTime, span, span_hint, tokens};
 use crate::units::{Nanos, Weight};
 use slab::Slab;
@@ -15,6 +15,12 @@ pub const DEFAULT_TOKEN_BASE: u32 = 2048;
 
 /// A group that comes back within its grace may claim this many of its requests from the time it was away.
 const CREDIT_REQUESTS: u32 = 2;
+
+/// A group with nothing but requests in flight is waited for so many times as long as requests take on average, within
+/// these bounds. Longer, and one slow request (a flush, a large discard) would hold up what others have queued.
+const PATIENCE: u64 = 8;
+const LEAST_PATIENCE: Nanos = Nanos::from_millis(1);
+const MOST_PATIENCE: Nanos = Nanos::from_millis(50);
 
 /// Settings of a disk; 0 for the first two means automatic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +62,9 @@ pub struct Dispatched {
     /// The id its [`Request`] had.
     pub id: u64,
     group: Slot,
-    sectors: u32,
+    /// Bytes that it moves, in sectors: none for a discard, however long.
+    moves: u32,
+    started: Nanos,
 }
 
 /// The scheduler of one disk.
@@ -70,6 +78,8 @@ pub struct Disk {
     depth: DepthControl,
     /// When a request last went to the device or came back.
     last_event: Nanos,
+    /// How long requests take in the device, on average.
+    latency: Nanos,
     /// Virtual time, and what its divisions left over.
     now: VTime,
     now_remainder: u64,
@@ -96,6 +106,7 @@ impl Disk {
             graces: BTreeSet::new(),
             depth: DepthControl::new(),
             last_event: Nanos(0),
+            latency: Nanos(0),
             now: VTime::default(),
             now_remainder: 0,
             front: VTime::default(),
@@ -127,9 +138,7 @@ impl Disk {
         group.queue.push_back(held);
         if group.queue.len() == 1 {
             group.think.resume(now);
-            if let Some(end) = group.grace_end.take() {
-                self.graces.remove(&(end, slot));
-            }
+            self.stop_awaiting(slot);
             self.join(slot);
         }
     }
@@ -217,6 +226,7 @@ impl Disk {
         self.front = self.front.max(group.start);
         group.start = group.start.plus(span(cost, group.w(), &mut group.remainder));
         self.stand_in_line(slot);
+        self.await_until(slot, self.patience_end(now));
         self.queued -= 1;
         self.pass_time(now);
         self.in_flight += 1;
@@ -224,7 +234,30 @@ impl Disk {
         // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
         let epoch = self.epoch_span();
         self.advance_to(self.now.plus(step).max(self.front.minus(epoch)));
-        Dispatched { id, group: slot, sectors }
+        let moves = if op == Op::Discard { 0 } else { sectors };
+        Dispatched { id, group: slot, moves, started: now }
+    }
+
+    /// The group, having nothing queued, is waited for until `end`, and not as long as it was before.
+    fn await_until(&mut self, slot: Slot, end: Nanos) {
+        self.stop_awaiting(slot);
+        let group = &mut self.groups[slot];
+        if group.queue.is_empty() && group.place.is_some() {
+            group.grace_end = Some(end);
+            self.graces.insert((end, slot));
+        }
+    }
+
+    fn stop_awaiting(&mut self, slot: Slot) {
+        if let Some(end) = self.groups[slot].grace_end.take() {
+            self.graces.remove(&(end, slot));
+        }
+    }
+
+    /// Until when a group with requests in flight is waited for.
+    fn patience_end(&self, now: Nanos) -> Nanos {
+        let patience = Nanos(self.latency.0.saturating_mul(PATIENCE));
+        now.after(patience.clamp(LEAST_PATIENCE, MOST_PATIENCE))
     }
 
     fn epoch_span(&self) -> u64 {
@@ -242,25 +275,30 @@ impl Disk {
 
     /// A request came back from the device, well or not.
     pub fn complete(&mut self, done: Dispatched, now: Nanos) {
-        let Dispatched { id: _, group: slot, sectors } = done;
+        let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
         self.in_flight -= 1;
-        self.depth.completed(sectors, self.queued > 0);
+        self.depth.completed(moves, self.queued > 0);
+        // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
+        let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
+        self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);
         let group = &mut self.groups[slot];
         group.in_flight -= 1;
-        if group.in_flight > 0 || !group.queue.is_empty() {
+        if !group.queue.is_empty() {
             return;
         }
+        if group.in_flight > 0 {
+            return self.await_until(slot, self.patience_end(now));
+        }
+        self.stop_awaiting(slot);
+        let group = &mut self.groups[slot];
         if group.detached {
             self.leave_line(slot);
             self.groups.remove(slot);
             return;
         }
         match group.think.pause(now) {
-            Some(end) => {
-                group.grace_end = Some(end);
-                self.graces.insert((end, slot));
-            }
+            Some(end) => self.await_until(slot, end),
             None => self.leave_line(slot),
         }
     }
@@ -328,10 +366,8 @@ impl Disk {
     ) {
         let slot = group.0;
         self.leave_line(slot);
+        self.stop_awaiting(slot);
         let group = &mut self.groups[slot];
-        if let Some(end) = group.grace_end.take() {
-            self.graces.remove(&(end, slot));
-        }
         let held = std::mem::take(&mut group.queue);
         group.detached = true;
         if group.in_flight == 0 {

@@ -42,7 +42,7 @@ pub(super) struct Group {
     /// Where it stands in line; `None` = not active.
     pub(super) place: Option<Place>,
     pub(super) think: ThinkTime,
-    /// When its grace ends, while it thinks.
+    /// Until when it is waited for, while nothing is queued: it thinks, or has requests in flight.
     pub(super) grace_end: Option<Nanos>,
     pub(super) counters: Counters,
     /// Detached; goes away with its last request in flight.

@@ -15,11 +15,14 @@ struct Client {
     depth: u32,
     sectors: u32,
     think: Nanos,
+    /// Takes this many times the service time of the disk.
+    slowness: u64,
+    op: Op,
 }
 
 impl Client {
     fn new(weight: u32, depth: u32) -> Self {
-        Self { weight, depth, sectors: 8, think: Nanos(0) }
+        Self { weight, depth, sectors: 8, think: Nanos(0), slowness: 1, op: Op::Read }
     }
 }
 
@@ -55,7 +58,6 @@ struct Sim {
     sent: BTreeMap<u64, (usize, Nanos)>,
     serial: u64,
     now: Nanos,
-    busy: Nanos,
     most_in_flight: u32,
 }
 
@@ -75,7 +77,6 @@ impl Sim {
             sent: BTreeMap::new(),
             serial: 0,
             now: Nanos(0),
-            busy: Nanos(0),
             most_in_flight: 0,
             clients,
         };
@@ -98,8 +99,9 @@ impl Sim {
                 Next::Dispatch(d) => {
                     self.most_in_flight = self.most_in_flight.max(self.disk.in_flight());
                     let Reverse(free) = self.servers.pop().expect("a disk has a server");
-                    let end = free.max(self.now).after(self.service);
-                    self.busy = self.busy.after(self.service);
+                    let slowness =
+                        self.sent.get(&d.id).map_or(1, |(client, _)| self.clients[*client].0.slowness);
+                    let end = free.max(self.now).after(Nanos(self.service.0 * slowness));
                     self.servers.push(Reverse(end));
                     self.at(end, Event::Complete(d.id));
                     self.in_flight.insert(d.id, d);
@@ -131,7 +133,7 @@ impl Sim {
                     self.serial += 1;
                     let (client, group) = self.clients[i];
                     self.sent.insert(self.serial, (i, when));
-                    let request = Request { id: self.serial, op: Op::Read, sectors: client.sectors };
+                    let request = Request { id: self.serial, op: client.op, sectors: client.sectors };
                     self.disk.submit(group, request, when);
                 }
                 Event::Complete(id) => {
@@ -201,6 +203,49 @@ fn a_synchronous_reader_beside_a_flood_gets_its_share() {
     assert!(outcomes[0].requests >= 20 * 620, "{}", outcomes[0].requests);
     assert!(outcomes[0].requests + outcomes[1].requests >= 20 * 2000 * 98 / 100);
     assert!(outcomes[0].p99() <= 2.0, "{}", outcomes[0].p99());
+}
+
+#[test]
+fn one_slow_request_does_not_stop_the_others() {
+    // Each request of the first takes 100 ms, as a flush or a large discard may; the weight is of no help to it.
+    for (weights, servers, io_limit) in
+        [([80, 40], 2, 0), ([40, 80], 2, 0), ([80, 40], 8, 0), ([80, 40], 8, 16)]
+    {
+        let slow = Client { slowness: 200, ..Client::new(weights[0], 1) };
+        let settings = Settings { io_limit, ..Settings::default() };
+        let clients = [slow, Client::new(weights[1], 32)];
+        let mut sim = Sim::new(settings, Policy::Weight, servers, SERVICE, &clients);
+        let outcomes = sim.run(seconds(1), seconds(11));
+        // All servers but the one that is held by the slow request, nine tenths of the time.
+        let able = 10 * 2000 * (servers as u64 - 1);
+        let got = outcomes[1].requests;
+        assert!(got >= able * 85 / 100, "{weights:?} on {servers}, limit {io_limit}: {got} of {able}");
+        let longest = outcomes[1].latencies.iter().max().expect("some");
+        assert!(*longest < Nanos::from_millis(70), "{longest:?}");
+    }
+}
+
+#[test]
+fn discards_do_not_mislead_the_depth() {
+    for servers in [1, 4, 32] {
+        // Two gibibytes each, in no more time than a read.
+        let discards =
+            Client { op: Op::Discard, sectors: 4 << 20, think: Nanos::from_millis(5), ..Client::new(100, 1) };
+        let clients = [discards, Client::new(100, 64)];
+        let mut sim = Sim::new(Settings::default(), Policy::Weight, servers, SERVICE, &clients);
+        let outcomes = sim.run(seconds(1), seconds(11));
+        let able = 10 * 2000 * servers as u64;
+        assert!(
+            outcomes[1].requests >= able * 90 / 100,
+            "{servers} servers: {} of {able}",
+            outcomes[1].requests
+        );
+        assert!(
+            sim.disk.depth() as usize <= servers * 2 + 1,
+            "{servers} servers: depth {}",
+            sim.disk.depth()
+        );
+    }
 }
 
 #[test]
