@@ -1,7 +1,7 @@
 //! One thread's requests, and the window in which they count.
 
-use crate::Direction;
-use crate::report::Report;
+use super::Direction;
+use super::report::Report;
 use ioband::units::Bytes;
 use std::fs::File;
 use std::io;

@@ -246,8 +246,9 @@ impl Filesystem for Face {
     }
 
     fn flush(&self, _req: &Request, _: INodeNo, _: FileHandle, _: fuser::LockOwner, reply: ReplyEmpty) {
-        // A close makes nothing durable, as with a block device; that is what fsync is for.
-        reply.ok();
+        // A close makes nothing durable, as with a block device; that is what fsync is for. Told so, the kernel
+        // never asks again.
+        reply.error(Errno::ENOSYS);
     }
 
     fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
