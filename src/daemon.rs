@@ -24,8 +24,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-/// Threads that read requests from the kernel: enough to keep two cores busy, and they never block.
-const FUSE_THREADS: usize = 2;
+/// Threads that read requests from the kernel, at most: they never block, and share the cores with the disks' threads.
+const MOST_FUSE_THREADS: usize = 8;
 
 /// Why the daemon stops.
 enum Stop {
@@ -65,7 +65,8 @@ pub fn serve(
     let guard = UnmountOnDrop(mounted.place);
 
     let mut config = fuser::Config::default();
-    config.n_threads = Some(FUSE_THREADS);
+    config.n_threads =
+        Some(thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_FUSE_THREADS)));
     config.acl = mounted.acl;
     let session = Session::from_fd(face, mounted.connection, mounted.acl, config)
         .context("the kernel and ioband do not agree on a FUSE protocol")?;
@@ -184,7 +185,11 @@ fn start_engines(
     }
     let engines: Result<Vec<_>, _> =
         settings.into_iter().map(|settings| Engine::start(settings, clock).map(Arc::new)).collect();
-    Ok((engines?, places))
+    let engines = engines?;
+    for engine in &engines {
+        tracing::info!(id = engine.id(), backend = engine.backend(), "a disk is served");
+    }
+    Ok((engines, places))
 }
 
 fn disk(device: &DevicePlan, backend: BackendKind) -> EngineSettings {

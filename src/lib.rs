@@ -2,7 +2,7 @@
 //!
 //! It mounts a FUSE filesystem of disk image files, tells the callers of every request apart (user, group,
 //! process, process group, cgroup, image) and gives each *ioband group* the part of the disk that its weight
-//! asks for. This is the map of the program; arrows point one way, from the top of the list to the bottom:
+//! asks for. This is the map of the program; arrows point one way, each module uses only those above it:
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.

@@ -1,6 +1,6 @@
 //! `ioband check`: validate only.
 
-use super::probe;
+use super::{probe, say};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match probe::load(&args.config) {
         Ok(plan) => {
             let (devices, images) = (plan.devices.len(), plan.images.len());
-            println!("{}: ok (devices: {devices}, images: {images})", args.config.display());
+            say(&format!("{}: ok (devices: {devices}, images: {images})\n", args.config.display()))?;
             Ok(ExitCode::SUCCESS)
         }
         Err(report) => {

@@ -2,11 +2,12 @@
 
 use crate::fuse::{MountError, ioband_mounts};
 use anyhow::{Context, bail};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Mountpoint {
-    /// The mount it is for; may be left out with exactly one ioband mount on the machine
+    /// Mount point of the ioband mount; may be left out with exactly one ioband mount on the machine
     #[arg(long, value_name = "DIR", env = "IOBAND_MOUNTPOINT")]
     mountpoint: Option<PathBuf>,
 }
@@ -44,6 +45,12 @@ pub(super) fn control_file(mountpoint: &Path, name: &str) -> anyhow::Result<Path
     let entries = match std::fs::read_dir(mountpoint) {
         Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
             return Err(MountError::Stale(mountpoint.to_owned()).into());
+        }
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            bail!(
+                "cannot read {}: {error}; only the user who mounted it may look, not even root (FUSE's rule)",
+                mountpoint.display()
+            )
         }
         entries => entries.with_context(|| format!("cannot read {}", mountpoint.display()))?,
     };

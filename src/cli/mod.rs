@@ -8,7 +8,9 @@ mod probe;
 mod show;
 mod umount;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// Shares one disk between virtual machines and users.
@@ -32,6 +34,15 @@ enum Command {
     Table(show::Args),
     /// Print what was got: the counters of every ioband group
     Status(show::Args),
+}
+
+/// Prints to standard output. Whoever closed it has read enough; anything else that goes wrong is an error.
+fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot print"),
+        _ => Ok(()),
+    }
 }
 
 impl Cli {

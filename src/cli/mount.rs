@@ -4,7 +4,7 @@
 //! standard error until the mount is ready, so start-up errors are seen where the command was typed, says so on
 //! standard output, which is a pipe to the command, and only then lets go of the terminal.
 
-use super::probe;
+use super::{probe, say};
 use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
@@ -15,7 +15,9 @@ use std::io::{IsTerminal, Read, Write};
 use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 
 /// What the daemon says when the mount answers.
 const READY: &str = "ready";
@@ -29,7 +31,7 @@ pub(super) struct Args {
     /// Stay in the foreground and log to standard error
     #[arg(long, short)]
     foreground: bool,
-    /// The daemon's log; without it, only `events` in the control directory tells what happened
+    /// Keep a log; without it, only `events` in the control directory tells what happened to a daemon
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// How to talk to devices: io_uring where the kernel allows it, threads otherwise
@@ -52,12 +54,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
-    // With IOBAND_LOG=debug and the like people see more.
-    let filter = EnvFilter::try_from_env("IOBAND_LOG").unwrap_or_else(|_| EnvFilter::new("info,fuser=warn"));
-    // Colours are for terminals: the daemon's standard error becomes its log.
-    let colours = !args.ready && std::io::stderr().is_terminal();
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
-    log.with_writer(std::io::stderr).init();
+    start_log(&args)?;
     let plan = match probe::load(&args.config) {
         Ok(plan) => plan,
         Err(report) => {
@@ -66,7 +63,6 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
         }
     };
     let mountpoint = mountpoint(&args, &plan)?;
-    let log = args.log.as_deref().map(open_log).transpose()?;
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
         Backend::Uring => BackendKind::Uring,
@@ -74,9 +70,9 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     };
     let summary = summary(&plan);
     daemon::serve(plan, &mountpoint, backend, |mounted| match args.ready {
-        true => detach(mounted, &summary, log),
+        true => detach(mounted, &summary),
         false => {
-            tracing::info!("mounted at {}: {summary}", mounted.display());
+            tracing::info!("{summary}");
             Ok(())
         }
     })?;
@@ -98,13 +94,33 @@ fn summary(plan: &Plan) -> String {
     if images.is_empty() { "no images".to_owned() } else { images.join(", ") }
 }
 
+/// Logs to standard error, which is the terminal's until the daemon leaves it, and to the file that was asked for.
+fn start_log(args: &Args) -> anyhow::Result<()> {
+    let filter = match std::env::var("IOBAND_LOG") {
+        Ok(wanted) => EnvFilter::try_new(&wanted).with_context(|| {
+            format!("IOBAND_LOG={wanted} is no log filter; write a level such as debug, or target=level")
+        })?,
+        // A reply to a request that was aborted meanwhile is no news, but an error to fuser.
+        Err(_) => EnvFilter::new("info,fuser=warn,fuser::reply=off"),
+    };
+    let file = args.log.as_deref().map(open_log).transpose()?;
+    // Colours are for terminals, and a file is none.
+    let colours = file.is_none() && !args.ready && std::io::stderr().is_terminal();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    match file {
+        Some(file) => log.with_writer(std::io::stderr.and(Arc::new(file))).init(),
+        None => log.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
 fn open_log(path: &Path) -> anyhow::Result<File> {
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.with_context(|| format!("cannot open the log {}", path.display()))
 }
 
 /// The mount is ready: tells the command, and leaves its terminal, its session and its folder.
-fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()> {
+fn detach(mounted: &Path, summary: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     write!(stdout, "{READY}ioband: mounted at {}: {summary}", mounted.display())?;
     stdout.flush()?;
@@ -116,7 +132,7 @@ fn detach(mounted: &Path, summary: &str, log: Option<File>) -> anyhow::Result<()
         OpenOptions::new().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
-    dup2_stderr(log.as_ref().unwrap_or(&null))?;
+    dup2_stderr(&null)?;
     Ok(())
 }
 
@@ -149,7 +165,7 @@ fn start_daemon(args: &Args) -> anyhow::Result<ExitCode> {
         stdout.read_to_string(&mut said).context("cannot hear the daemon")?;
     }
     if let Some(message) = said.strip_prefix(READY) {
-        println!("{message}");
+        say(&format!("{message}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     // It has said on standard error what was wrong.

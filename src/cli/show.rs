@@ -1,6 +1,7 @@
 //! `ioband table` and `ioband status`: files of the control directory, filtered like dmsetup's.
 
 use super::find::{Mountpoint, control_file};
+use super::say;
 use anyhow::{anyhow, bail};
 use std::io::ErrorKind;
 use std::process::ExitCode;
@@ -40,7 +41,7 @@ pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
         }
     }
     if args.target.as_deref().is_none_or(|target| target == "ioband") {
-        text.lines().filter(wanted).for_each(|line| println!("{line}"));
+        say(&text.lines().filter(wanted).map(|line| format!("{line}\n")).collect::<String>())?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -22,7 +22,7 @@ pub struct OpenMode {
 
 /// Why a target could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)] // The sentences say it.
+#[expect(missing_docs, reason = "the sentences say it")]
 pub enum OpenError {
     #[error("{path} does not exist; a regular file is created if a size is given for it")]
     Missing { path: PathBuf, source: io::Error },

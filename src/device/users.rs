@@ -19,7 +19,7 @@ pub(super) fn of_device((major, minor): (u64, u64)) -> String {
         }
     }
     if users.is_empty() {
-        return "another program has it open exclusively".to_owned();
+        return "another program has it open exclusively, perhaps another ioband mount (`findmnt -t fuse.ioband` lists them)".to_owned();
     }
     users.join(", ")
 }

@@ -1,4 +1,4 @@
-//! An ioband device: a range of the disk with its own groups.
+//! An ioband device, called a band in here to tell it from the device that it is on.
 
 use crate::classify::{GroupId, GroupMap, GroupType};
 use crate::device::Target;
@@ -25,7 +25,7 @@ pub struct BandSettings {
 
 /// An ioband device in its engine.
 #[derive(Debug)]
-pub struct Band {
+pub(super) struct Band {
     pub(super) name: String,
     pub(super) target: Arc<Target>,
     pub(super) policy: Policy,

@@ -12,7 +12,8 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Parts of one request that a completion can be told by: 2^16 extents in 16 MiB would be 256 bytes each.
+/// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
+/// small enough to be read has no more than 40,000 extents.
 const PART_BITS: u32 = 16;
 
 /// What a disk is made of.
@@ -71,7 +72,7 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Disk")
+        f.debug_struct("Shared")
             .field("id", &self.id)
             .field("backend", &self.device.backend())
             .finish_non_exhaustive()
@@ -112,6 +113,9 @@ type Outgoing = (Box<dyn Reply>, io::Result<Answer>);
 
 impl Engine {
     /// Starts the engine of a disk.
+    ///
+    /// # Errors
+    /// [`EngineError`]: no io_uring when that is asked for, or no thread.
     pub fn start(settings: EngineSettings, clock: Clock) -> Result<Self, EngineError> {
         let EngineSettings { id, settings, simulate, backend, bands } = settings;
         let device =
@@ -249,15 +253,19 @@ impl Shared {
         let id = dispatched.id;
         let accepted = &mut state.table[id as usize];
         accepted.dispatched = Some(dispatched);
-        for (number, piece) in accepted.pieces.iter_mut().enumerate() {
-            self.device.submit(Part {
-                token: id << PART_BITS | number as u64,
-                target: accepted.target.clone(),
-                op: accepted.op,
-                offset: piece.range.offset,
-                len: piece.range.len,
-                payload: piece.payload.take(),
-            });
+        debug_assert!(accepted.pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
+        let Accepted { op, target, pieces, .. } = accepted;
+        let part = |(number, piece): (usize, &mut Piece)| Part {
+            token: id << PART_BITS | number as u64,
+            target: target.clone(),
+            op: *op,
+            offset: piece.range.offset,
+            len: piece.range.len,
+            payload: piece.payload.take(),
+        };
+        match pieces.as_mut_slice() {
+            [only] => self.device.submit(part((0, only))),
+            several => self.device.submit_all(several.iter_mut().enumerate().map(part).collect()),
         }
     }
 

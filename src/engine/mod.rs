@@ -20,6 +20,6 @@ mod seek;
 mod tests;
 
 pub use self::core::{Engine, EngineError, EngineSettings};
-pub use band::{Band, BandSettings, BandStatus, GroupStatus};
+pub use band::{BandSettings, BandStatus, GroupStatus};
 pub use image::Image;
 pub use request::{Answer, Reply, Request, Work};

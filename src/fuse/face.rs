@@ -319,7 +319,9 @@ impl Filesystem for Face {
 
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u32 = 4096;
-        let size: u64 = self.tree.images().iter().map(|node| node.image.size()).sum();
+        // Read-only images may overlap, so the sum has no bound.
+        let sizes = self.tree.images().iter().map(|node| node.image.size());
+        let size = sizes.fold(0, u64::saturating_add);
         let files = self.tree.images().len() as u64;
         // Nothing can be made here, so nothing is free.
         reply.statfs(size / u64::from(BLOCK), 0, 0, files, 0, BLOCK, 255, BLOCK);

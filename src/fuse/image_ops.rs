@@ -113,7 +113,7 @@ impl Face {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "they are those of the FUSE operation")]
     pub(super) fn write_image(
         &self,
         req: &Request,
@@ -144,7 +144,7 @@ impl Face {
         submit(node, 0, Work::Flush, identity, Box::new(EmptyReply(reply)));
     }
 
-    #[allow(clippy::too_many_arguments)]
+    #[expect(clippy::too_many_arguments, reason = "they are those of the FUSE operation")]
     pub(super) fn allocate_image(
         &self,
         req: &Request,

@@ -56,6 +56,11 @@ pub enum MountError {
         "cannot open /dev/fuse: {0}; load the module (`modprobe fuse`) or install fusermount3 (package fuse3)"
     )]
     NoFuse(io::Error),
+    /// The helper of ordinary users is missing.
+    #[error(
+        "cannot run fusermount3: {0}; ordinary users mount with it: install the package fuse3, or mount as root"
+    )]
+    NoHelper(io::Error),
     /// The kernel refused.
     #[error("cannot mount at {path}: {source}")]
     Refused {
@@ -203,12 +208,19 @@ impl Mounted {
     /// See [`MountError`]; nothing is mounted then.
     pub fn new(mountpoint: &Path, acl: SessionACL) -> Result<Self, MountError> {
         let failed = |source| MountError::Mountpoint { path: mountpoint.to_owned(), source };
-        if check_mountpoint(mountpoint)? == State::Missing {
+        let made = check_mountpoint(mountpoint)? == State::Missing;
+        if made {
             fs::create_dir(mountpoint).map_err(failed)?;
         }
         let mountpoint = mountpoint.canonicalize().map_err(failed)?;
-        let connection =
-            if geteuid().is_root() { by_system_call(&mountpoint, acl) } else { by_helper(&mountpoint, acl) }?;
+        let mounted =
+            if geteuid().is_root() { by_system_call(&mountpoint, acl) } else { by_helper(&mountpoint, acl) };
+        let connection = mounted.inspect_err(|_| {
+            if made {
+                // Why it was not mounted is what there is to tell.
+                let _ = fs::remove_dir(&mountpoint);
+            }
+        })?;
         let number = topmost(&mountpoint);
         Ok(Self { place: MountedAt { mountpoint, number }, connection, acl })
     }
@@ -289,7 +301,7 @@ fn by_helper(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> 
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(MountError::NoFuse)?;
+        .map_err(MountError::NoHelper)?;
     drop(theirs);
     let received = sys::receive_descriptor(&ours);
     let mut words = String::new();

@@ -74,7 +74,7 @@ impl ImageNode {
             atime: meta.atime,
             mtime: meta.mtime,
             ctime: meta.ctime,
-            ..attr(self.ino, FileType::RegularFile, meta.mode, meta.uid, meta.gid)
+            ..attr(self.ino, FileType::RegularFile, meta.mode, (meta.uid, meta.gid), meta.ctime)
         }
     }
 }
@@ -86,16 +86,15 @@ fn inode_of(name: &str) -> INodeNo {
     INodeNo(hash >> 2 | IMAGE_BIT)
 }
 
-fn attr(ino: INodeNo, kind: FileType, perm: u16, uid: u32, gid: u32) -> FileAttr {
-    let now = clock::wall();
+fn attr(ino: INodeNo, kind: FileType, perm: u16, (uid, gid): (u32, u32), time: SystemTime) -> FileAttr {
     FileAttr {
         ino,
         size: 0,
         blocks: 0,
-        atime: now,
-        mtime: now,
-        ctime: now,
-        crtime: now,
+        atime: time,
+        mtime: time,
+        ctime: time,
+        crtime: time,
         kind,
         perm,
         nlink: if kind == FileType::Directory { 2 } else { 1 },
@@ -126,6 +125,8 @@ pub(super) struct Entry {
 #[derive(Debug)]
 pub struct Tree {
     owner: (u32, u32),
+    /// When it was mounted: the time of its folders.
+    mounted: SystemTime,
     plan: ControlPlan,
     pub(super) control: Control,
     images: Vec<Arc<ImageNode>>,
@@ -152,7 +153,7 @@ impl Tree {
             }
         }
         let by_name = images.iter().map(|node| (node.image.name().to_owned(), node.clone())).collect();
-        Ok(Self { owner, plan, control, images, by_name, by_inode })
+        Ok(Self { owner, mounted: clock::wall(), plan, control, images, by_name, by_inode })
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Option<Node> {
@@ -191,18 +192,20 @@ impl Tree {
     }
 
     pub(super) fn attr(&self, node: &Node) -> FileAttr {
-        let (owner, group) = (self.plan.owner, self.plan.group);
+        let owner = (self.plan.owner, self.plan.group);
         match node {
-            Node::Root => attr(INodeNo::ROOT, FileType::Directory, 0o755, self.owner.0, self.owner.1),
+            Node::Root => attr(INodeNo::ROOT, FileType::Directory, 0o755, self.owner, self.mounted),
             Node::ControlDir => {
                 // Whoever may read the files may enter the folder.
                 let mode = self.plan.mode | (self.plan.mode & 0o444) >> 2;
-                attr(INodeNo(CONTROL_DIR), FileType::Directory, mode, owner, group)
+                attr(INodeNo(CONTROL_DIR), FileType::Directory, mode, owner, self.mounted)
             }
             Node::ControlFile(file) => {
                 let ino = INodeNo(FIRST_CONTROL_FILE + *file as u64);
                 let size = self.control.text(*file).len() as u64;
-                FileAttr { size, ..attr(ino, FileType::RegularFile, self.plan.mode & 0o444, owner, group) }
+                // Written anew at every look.
+                let now = clock::wall();
+                FileAttr { size, ..attr(ino, FileType::RegularFile, self.plan.mode & 0o444, owner, now) }
             }
             Node::Image(node) => node.attr(),
         }

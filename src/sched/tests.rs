@@ -260,6 +260,34 @@ fn sectors_are_shared_under_weight_iosize() {
 }
 
 #[test]
+fn an_epoch_hands_out_its_tokens_by_weight() {
+    let settings = Settings { token_base: 300, ..Settings::default() };
+    let mut sim = Sim::new(settings, Policy::Weight, 1, SERVICE, &[Client::new(80, 16), Client::new(40, 16)]);
+    sim.run(seconds(0), seconds(1));
+    let (a, b) = (sim.clients[0].1, sim.clients[1].1);
+    let mut at_last_refill = None;
+    let mut now = seconds(1);
+    let mut epochs = 0;
+    while epochs < 20 {
+        let epoch = sim.disk.epochs();
+        assert!(sim.disk.tokens(a) <= 200 && sim.disk.tokens(b) <= 100, "no more than an epoch has");
+        now = now.after(SERVICE);
+        sim.run(seconds(0), now);
+        if sim.disk.epochs() > epoch {
+            let served = [a, b].map(|group| sim.disk.counters(group).read.requests);
+            if let Some([before_a, before_b]) = at_last_refill.replace(served) {
+                let (tokens_a, tokens_b): (u64, u64) = (served[0] - before_a, served[1] - before_b);
+                assert!(
+                    tokens_a.abs_diff(200) <= 2 && tokens_b.abs_diff(100) <= 2,
+                    "{tokens_a} and {tokens_b}"
+                );
+            }
+            epochs += 1;
+        }
+    }
+}
+
+#[test]
 fn extreme_weights_starve_nobody() {
     let outcomes = one_server(&[Client::new(1, 4), Client::new(32767, 4)]);
     assert!(outcomes[0].requests >= 1, "one in 32,768 requests");
