@@ -16,6 +16,7 @@ use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Arc;
+use tracing::Level;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::MakeWriterExt;
 
@@ -107,9 +108,11 @@ fn start_log(args: &Args) -> anyhow::Result<()> {
     // Colours are for terminals, and a file is none.
     let colours = file.is_none() && !args.ready && std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
+    // The terminal of who starts a daemon is for what is wrong.
+    let terminal = std::io::stderr.with_max_level(if args.ready { Level::WARN } else { Level::TRACE });
     match file {
-        Some(file) => log.with_writer(std::io::stderr.and(Arc::new(file))).init(),
-        None => log.with_writer(std::io::stderr).init(),
+        Some(file) => log.with_writer(terminal.and(Arc::new(file))).init(),
+        None => log.with_writer(terminal).init(),
     }
     Ok(())
 }
