@@ -21,6 +21,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("status counts every request exactly", MOUNT, counters),
         trial("status counts held requests as delayed", MOUNT, delayed),
         trial("umount of what is no ioband mount", ALONE, umount_nothing),
+        trial("output that nobody takes is an error or no matter, never a panic", ALONE, nobody_listens),
         trial("who may not read the control files is told how", AS_OTHERS, forbidden),
     ]
 }
@@ -237,6 +238,15 @@ fn umount_nothing() {
         place.ioband(&["umount", what]).refused(&[&format!("nothing of ioband is mounted at {what}")]);
     }
     assert!(std::path::Path::new("/proc/self").exists());
+}
+
+fn nobody_listens() {
+    let place = Alone::new();
+    place.write("c.yaml", "devices: {}\n");
+    place.sh(&[r#""$IOBAND" check c.yaml > /dev/full"#]).refused(&["cannot print", "No space left"]);
+    // The reader is gone before anything is written.
+    let said = place.sh(&[r#"{ sleep 0.2; "$IOBAND" check c.yaml; echo "status $?" >&2; } | exec true"#]);
+    assert_eq!(said.err, "status 0\n");
 }
 
 fn forbidden() {

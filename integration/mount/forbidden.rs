@@ -1,10 +1,12 @@
-//! io_uring forbidden to the daemon, as container runtimes do it: by a seccomp filter that answers EPERM.
+//! What a machine may withhold: io_uring, as container runtimes do it (a seccomp filter that answers EPERM), and
+//! fusermount3.
 
 use crate::daemon::{MOUNT, Vmdisk};
 use crate::support::{folder, trial};
 use libtest_mimic::Trial;
+use std::fs::{File, Permissions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -12,6 +14,7 @@ use std::process::{Command, Output};
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("without io_uring a mount is served by threads and says so", MOUNT, falls_back),
+        trial("without fusermount3 an ordinary user is told of it", MOUNT, no_helper),
         trial("without io_uring, asking for it is refused", MOUNT, asked_for),
     ]
 }
@@ -55,8 +58,7 @@ fn falls_back() {
     assert!(output.status.success(), "{said}");
     let mount = Vmdisk::of(folder);
     assert!(said.contains("served by threads") && said.contains("seccomp"), "who mounts is told: {said}");
-    let image =
-        std::fs::File::options().read(true).write(true).open(mount.file("vm1.img")).expect("an image");
+    let image = File::options().read(true).write(true).open(mount.file("vm1.img")).expect("an image");
     image.write_all_at(b"by threads", 1000).expect("a write");
     image.sync_all().expect("a flush");
     let mut back = [0; 12];
@@ -73,4 +75,19 @@ fn asked_for() {
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot set up input and output") && said.contains("not permitted"), "{said}");
     assert!(!folder.path().join("disk").exists(), "a refused mount leaves no device behind");
+}
+
+fn no_helper() {
+    let folder = folder();
+    std::fs::write(folder.path().join("config.yaml"), "devices: {}\n").expect("a configuration");
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).expect("a folder of ours");
+    let mut command = Command::new("/proc/self/fd/0");
+    command.args(["mount", "config.yaml", "vmdisk"]).current_dir(folder.path()).env("PATH", "/nonexistent");
+    // The build's folder may be closed to others, so the program comes by its descriptor.
+    command.stdin(File::open(env!("CARGO_BIN_EXE_ioband")).expect("ioband"));
+    let output = command.uid(65534).gid(65534).output().expect("ioband runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot run fusermount3") && said.contains("install the package fuse3"), "{said}");
+    assert!(!folder.path().join("vmdisk").exists(), "a mount that failed leaves no folder behind");
 }
