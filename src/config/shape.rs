@@ -123,6 +123,19 @@ fn path(text: &str, bare: bool) -> Result<String, Wrong> {
     }
 }
 
+/// The path of a device. A table line shows it, and separates its words by blanks: a blank in it would shift the words
+/// behind it, and a newline would forge a whole line.
+fn device_path(text: &str, bare: bool) -> Result<String, Wrong> {
+    let text = path(text, bare)?;
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Wrong {
+            reason: "not a usable path: it holds a blank or a control character".into(),
+            hint: Some("rename the file or folder, or make a symbolic link to it without any".into()),
+        });
+    }
+    Ok(text)
+}
+
 fn control(entry: Entry, problems: &mut Problems) -> Control {
     let known = ["dir", "owner", "group", "mode"];
     let example = "control: {dir: .ioband, owner: root, group: root, mode: \"0600\"}";
@@ -192,7 +205,8 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
     let depth = "write a whole number of requests up to 65535, or 0 for automatic";
     let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
     let id = "write a whole number, the same for all devices on one disk";
-    device.path = keys.required("path", "write the block device or file behind it, such as /dev/sdb1", path);
+    let path = "write the block device or file behind it, such as /dev/sdb1";
+    device.path = keys.required("path", path, device_path);
     device.size = keys.read("size", SIZE, sectors);
     let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
