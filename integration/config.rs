@@ -28,6 +28,8 @@ impl Probe for Machine {
             Some("/dev/sdb1" | "/dev/sdb2" | "/dev/sdc1") => found(8 * GIB, FoundKind::Block),
             Some("disk.img" | "./disk.img") => found(8 * GIB, FoundKind::File),
             Some("odd.img") => found(GIB + 100, FoundKind::File),
+            // As large as a file can be, in whole sectors.
+            Some("huge.img") => found(i64::MAX as u64 - 511, FoundKind::File),
             Some("tiny.img") => found(100, FoundKind::File),
             Some("." | "/" | "/srv") => found(4096, FoundKind::Other(DIRECTORY)),
             Some("/dev/null") => found(0, FoundKind::Other("character device")),
