@@ -7,7 +7,7 @@ use super::plan::SimulatePlan;
 use super::report::{Pos, Problems, quoted};
 use super::tree::{Entry, Kind, Node};
 use crate::classify::GroupType;
-use crate::sched::Policy;
+use crate::sched::{DEFAULT_TOKEN_BASE, Policy};
 use crate::units::{Bytes, Weight};
 use std::path::PathBuf;
 
@@ -203,7 +203,8 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         return device;
     };
     let depth = "write a whole number of requests up to 65535, or 0 for automatic";
-    let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
+    let token_base =
+        format!("write a whole number from 1 to 1000000, or 0 for the default, {DEFAULT_TOKEN_BASE}");
     let id = "write a whole number, the same for all devices on one disk";
     let path = "write the block device or file behind it, such as /dev/sdb1";
     device.path = keys.required("path", path, device_path);
@@ -215,9 +216,9 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         keys.read("type", "write `type: user`, or gid, pid, pgrp, cgroup, image, none", group_type);
     device.policy = good(keys.read("policy", "write `policy: weight`, or weight-iosize", policy))
         .unwrap_or(Policy::Weight);
-    device.token_base = placed(keys.read("token_base", token_base, number32(0..=1_000_000)));
+    device.token_base = placed(keys.read("token_base", &token_base, number32(0..=1_000_000)));
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
-        base.value = 2048;
+        base.value = DEFAULT_TOKEN_BASE;
     }
     match id {
         Ok(id) => device.id = id.map_or(1, |id| id.value),
