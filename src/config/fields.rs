@@ -57,7 +57,9 @@ impl<'a> Fields<'a> {
     ) -> Result<Self, Bad> {
         let what = what.into();
         let entries = mapping(&what, node, example, problems)?;
-        for Entry { at, key, .. } in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
+        let unknown =
+            |e: &&Entry| !known.contains(&e.key.as_str()) && !matches!(e.value.kind, Kind::Reported);
+        for Entry { at, key, .. } in entries.iter().filter(unknown) {
             problems.add(*at, format!("unknown key {} in {what}", quoted(key)), choose(key, known));
         }
         Ok(Fields { at, what, entries, problems })
@@ -120,6 +122,7 @@ pub(super) fn mapping(
     match node.kind {
         Kind::Map(entries) => Ok(entries),
         Kind::Null => Ok(Vec::new()),
+        Kind::Reported => Err(Bad),
         kind @ (Kind::Scalar { .. } | Kind::List(_)) => {
             // `key:value` without a blank is one word to YAML.
             let blank = matches!(&kind, Kind::Scalar { text, bare: true } if text.contains(':'));
@@ -157,6 +160,7 @@ pub(super) fn scalar<T>(
             problems.add(entry.at, format!("{what} has no value"), right);
             Err(Bad)
         }
+        Kind::Reported => Err(Bad),
         Kind::List(_) | Kind::Map(_) => {
             problems.add(at, format!("{what} must be a single value"), right);
             Err(Bad)

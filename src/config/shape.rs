@@ -358,6 +358,7 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
             keys.problems().add(extents.at, "`extents` is empty", example);
             return Err(Bad);
         }
+        Kind::Reported => return Err(Bad),
         Kind::Scalar { .. } | Kind::Map(_) => {
             keys.problems().add(extents.value.at, "`extents` must be a list", example);
             return Err(Bad);

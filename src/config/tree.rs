@@ -29,6 +29,8 @@ pub(super) enum Kind {
     List(Vec<Node>),
     /// A mapping without duplicate keys, in the order of the file.
     Map(Vec<Entry>),
+    /// Something that a problem has been noted for already.
+    Reported,
 }
 
 /// A key of a mapping with its value.
@@ -87,7 +89,7 @@ const PLAIN_WORDS: [(&str, &str, &str); 8] = [
     (
         "mapping values are not allowed",
         "a `:` where no key can stand",
-        "is the `:` of the line above missing, or its indentation wrong? Text with a colon and a blank needs quotes",
+        "is the `:` of the line above missing, or the blank behind it, or is the indentation wrong? Text with a colon and a blank needs quotes",
     ),
     (
         "did not find expected key",
@@ -102,7 +104,7 @@ const PLAIN_WORDS: [(&str, &str, &str); 8] = [
     (
         "flow mapping",
         "a `{` above is not closed here",
-        "close it with `}`, or add the missing `,` between its entries",
+        "close it with `}`, or add what is missing: the `,` between two entries, or the blank behind a `:`",
     ),
     (
         "flow sequence",
@@ -269,6 +271,16 @@ impl Builder<'_> {
         Node { at, kind }
     }
 
+    /// Whether the key at `location` is followed by its colon; also where the reader does not know.
+    fn has_colon(&self, location: Location) -> bool {
+        let span = location.span();
+        let rest = || {
+            let start = usize::try_from(span.byte_offset()?).ok()?;
+            self.text.get(start.checked_add(usize::try_from(span.byte_len()?).ok()?)?..)
+        };
+        rest().is_none_or(|rest| rest.trim_start().starts_with(':'))
+    }
+
     /// The text of a scalar, behind its anchor and tag; empty where the reader does not know.
     fn source(&self, location: Location) -> &str {
         let span = location.span();
@@ -297,11 +309,27 @@ impl Builder<'_> {
         let mut lines: HashMap<String, usize> = HashMap::new();
         let mut merged = Vec::new();
         for (key, value) in raw {
-            let (key, value) = (self.node(key), self.node(value));
-            let Kind::Scalar { text, .. } = key.kind else {
+            let colon = self.has_colon(key.defined);
+            let (key, mut value) = (self.node(key), self.node(value));
+            let Kind::Scalar { mut text, bare } = key.kind else {
                 self.problems.add(key.at, "a key must be a word or a number", "write `key: value`");
                 continue;
             };
+            if let (true, false, Kind::Null, Some((name, rest))) =
+                (bare, colon, &value.kind, text.split_once(':'))
+            {
+                // `{1000:80}` is a single word to YAML, a key without a value.
+                let message = format!("{} is one word to YAML, and not a key with a value", quoted(&text));
+                let hint =
+                    format!("a blank is missing behind the colon: {}", quoted(&format!("{name}: {rest}")));
+                self.problems.add(key.at, message, hint);
+                // The key is there, so nobody shall miss it.
+                text = name.to_owned();
+                value.kind = Kind::Reported;
+                if lines.contains_key(&text) {
+                    continue;
+                }
+            }
             if text == "<<" {
                 merged.push((key.at, value));
             } else if let Some(line) = lines.get(&text) {
@@ -318,6 +346,9 @@ impl Builder<'_> {
                 _ => vec![value],
             };
             for map in maps {
+                if matches!(map.kind, Kind::Reported) {
+                    continue;
+                }
                 let Kind::Map(more) = map.kind else {
                     self.problems.add(
                         at,
