@@ -83,8 +83,13 @@ fn options() -> serde_yaml::Options {
     }
 }
 
+/// The part of the YAML reader's message for a tab that indents a line below a value.
+const FOUND_TAB: &str = "found a tab";
+
 /// What the YAML reader says about the commonest slips, and how people would say it, with what would be right.
-const PLAIN_WORDS: [(&str, &str, &str); 8] = [
+const PLAIN_WORDS: [(&str, &str, &str); 10] = [
+    (FOUND_TAB, "indented with a tab", "indent with blanks: YAML takes no tabs there"),
+    ("tab cannot be used", "indented with a tab", "indent with blanks: YAML takes no tabs there"),
     ("tabs disallowed", "indented with a tab", "indent with blanks: YAML takes no tabs there"),
     (
         "mapping values are not allowed",
@@ -121,7 +126,7 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
     while let Error::AliasError { error: inner, .. } | Error::WithSnippet { error: inner, .. } = error {
         error = inner;
     }
-    let at = error.location().map_or(Pos { line: 1, column: 1 }, pos);
+    let mut at = error.location().map_or(Pos { line: 1, column: 1 }, pos);
     let (message, hint) = match error {
         Error::Eof { .. } if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
             return Some(Node { at, kind: Kind::Null });
@@ -149,6 +154,9 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
         ),
         other => {
             let message = UserMessageFormatter.format_message(other).into_owned();
+            if message.contains(FOUND_TAB) {
+                at = tab_behind(at, text);
+            }
             match PLAIN_WORDS.iter().find(|(part, ..)| message.contains(part)) {
                 Some((_, plain, hint)) => ((*plain).to_owned(), *hint),
                 None => (
@@ -160,6 +168,15 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
     };
     problems.add(at, message, hint);
     None
+}
+
+/// The tab that a complaint at `at` is about: the reader takes the line for a part of the value above, and names the
+/// place of that value, where nothing is wrong.
+fn tab_behind(at: Pos, text: &str) -> Pos {
+    let indentation = |line: &str| line.find(|c| c != ' ').filter(|i| line[*i..].starts_with('\t'));
+    let mut below = text.lines().enumerate().skip(at.line).filter(|(_, line)| !line.trim().is_empty());
+    let found = below.find_map(|(i, line)| Some(Pos { line: i + 1, column: indentation(line)? + 1 }));
+    found.unwrap_or(at)
 }
 
 fn pos(location: Location) -> Pos {
