@@ -34,6 +34,9 @@ pub struct Found {
     pub size: Bytes,
     /// What it is.
     pub kind: FoundKind,
+    /// Two paths with the same identity lead to the same file, folder or block device; `None` if that is unknown.
+    /// The configuration only compares them.
+    pub identity: Option<(u64, u64)>,
 }
 
 /// A kind of file.
