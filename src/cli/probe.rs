@@ -1,6 +1,6 @@
 //! What is at a device's path on this machine: the eyes of the configuration check.
 
-use crate::config::{Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
+use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
 use crate::device;
 use nix::unistd::{getegid, geteuid};
 use std::fs::Metadata;
@@ -17,6 +17,7 @@ impl Probe for Machine {
         let kind = match kind {
             device::Kind::Block => FoundKind::Block,
             device::Kind::File => FoundKind::File,
+            device::Kind::Other("a directory") => FoundKind::Other(DIRECTORY),
             device::Kind::Other(word) => FoundKind::Other(word.strip_prefix("a ").unwrap_or(word)),
         };
         Ok(Some(Found { size, kind, identity }))
@@ -56,5 +57,12 @@ mod tests {
         assert_eq!(seen(&name("a")), seen(&name("hard")));
         assert_ne!(seen(&name("a")), seen(&name("other")));
         assert_eq!(Machine.probe(&name("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_is_one() {
+        // A file is made only in what has this word.
+        let found = Machine.probe(Path::new("/")).unwrap().unwrap();
+        assert_eq!(found.kind, FoundKind::Other(DIRECTORY));
     }
 }

@@ -51,7 +51,7 @@ pub enum FoundKind {
 }
 
 /// The word for a folder in [`FoundKind::Other`].
-pub const DIRECTORY: &str = "directory";
+pub const DIRECTORY: &str = "folder";
 
 /// Reads and checks a configuration. `origin` is what its reports call it, usually the file's name.
 ///

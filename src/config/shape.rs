@@ -13,6 +13,8 @@ use std::path::PathBuf;
 
 /// What would be right for a size.
 const SIZE: &str = "write a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
+/// What would be right for the offset of an image.
+const OFFSET: &str = "write 0, or a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
 /// What would be right for a weight.
 const WEIGHT: &str = "write a whole number from 1 to 32767";
 /// What would be right for a mode.
@@ -117,10 +119,16 @@ fn placed<T>(setting: Setting<T>) -> Option<At<T>> {
 
 fn path(text: &str, bare: bool) -> Result<String, Wrong> {
     if text.contains('\0') {
-        Err("not a path: it holds a NUL".into())
-    } else {
-        super::fields::text(text, bare)
+        return Err("not a path: it holds a NUL".into());
     }
+    if text.starts_with(['~', '$']) {
+        // Taken literally it would be a folder of that name, made here without a word.
+        return Err(Wrong {
+            reason: "for a shell: neither `~` nor `$HOME` is expanded here".into(),
+            hint: Some("write the path in full, or `./` before a name that really starts so".into()),
+        });
+    }
+    super::fields::text(text, bare)
 }
 
 /// The path of a device. A table line shows it, and separates its words by blanks: a blank in it would shift the words
@@ -166,7 +174,7 @@ fn name(kind: &str, entry: &Entry, problems: &mut Problems) -> At<String> {
     At { value: entry.key.clone(), at: entry.at }
 }
 
-fn device(entry: Entry, problems: &mut Problems) -> Device {
+fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     let known = [
         "path",
         "size",
@@ -178,7 +186,6 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         "token_base",
         "weight",
         "groups",
-        "provision",
         "simulate",
     ];
     // A device that cannot be read at all is still there for the images that name it.
@@ -197,6 +204,9 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         groups: Vec::new(),
         simulate: None,
     };
+    if let Kind::Map(settings) = &mut entry.value.kind {
+        settings.extract_if(.., |e| e.key == "provision").for_each(|e| provision(e, problems));
+    }
     let what = format!("device {}", quoted(&entry.key));
     let example = format!("{}: {{path: /dev/sdb1, type: user, groups: {{1000: 80}}}}", entry.key);
     let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
@@ -226,11 +236,6 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         Err(Bad) => (device.io_throttle, device.io_limit, device.token_base) = (None, None, None),
     }
     device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
-    let provision = "write false or remove the key, and list the images under `images`";
-    let _ = keys.read("provision", provision, |text, bare| match truth(text, bare)? {
-        true => Err(Wrong::from("not available in this version")),
-        false => Ok(()),
-    });
     if let Some(entry) = keys.take("simulate") {
         device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
     }
@@ -239,6 +244,21 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         device.groups = groups(entry, keys.problems());
     }
     device
+}
+
+/// The key of a later version: understood where it asks for nothing, but not among those that a hint offers.
+fn provision(entry: Entry, problems: &mut Problems) {
+    let right = "write false or remove the key, and list the images under `images`";
+    let _ = scalar(
+        "`provision`",
+        entry,
+        right,
+        |text, bare| match truth(text, bare)? {
+            true => Err(Wrong::from("not available in this version")),
+            false => Ok(()),
+        },
+        problems,
+    );
 }
 
 fn weight(text: &str, bare: bool) -> Result<Weight, Wrong> {
@@ -378,7 +398,7 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
 }
 
 fn one_range(keys: &mut Fields<'_>) -> Result<Range, Bad> {
-    let start = keys.read("offset", SIZE, offset);
+    let start = keys.read("offset", OFFSET, offset);
     let size = keys.read("size", SIZE, sectors);
     let (start, size) = (start?, size?);
     let at = start.map(|s| s.at).or(size.map(|s| s.at)).unwrap_or(keys.at);

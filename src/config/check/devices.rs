@@ -173,6 +173,12 @@ fn missing(
             "`lsblk` lists the block devices; files are not made under /dev",
         );
     }
+    if path.value.contains("/$") {
+        return refuse(
+            format!("there is no {shown}"),
+            "neither `~` nor `$NAME` is expanded here: write the path in full",
+        );
+    }
     let Some(size) = size else {
         return refuse(
             format!("there is no {shown}"),
