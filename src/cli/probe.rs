@@ -1,28 +1,68 @@
 //! What is at a device's path on this machine: the eyes of the configuration check.
 
-use crate::config::{Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
+use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
 use crate::device;
 use nix::unistd::{getegid, geteuid};
+use std::fs::Metadata;
 use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 struct Machine;
 
 impl Probe for Machine {
     fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
-        Ok(device::probe(path)?.map(|(size, kind)| {
-            let kind = match kind {
-                device::Kind::Block => FoundKind::Block,
-                device::Kind::File => FoundKind::File,
-                device::Kind::Other(word) => FoundKind::Other(word.strip_prefix("a ").unwrap_or(word)),
-            };
-            Found { size, kind }
-        }))
+        let Some((size, kind)) = device::probe(path)? else { return Ok(None) };
+        let identity = std::fs::metadata(path).ok().map(|seen| identity(&seen));
+        let kind = match kind {
+            device::Kind::Block => FoundKind::Block,
+            device::Kind::File => FoundKind::File,
+            device::Kind::Other("a directory") => FoundKind::Other(DIRECTORY),
+            device::Kind::Other(word) => FoundKind::Other(word.strip_prefix("a ").unwrap_or(word)),
+        };
+        Ok(Some(Found { size, kind, identity }))
     }
+}
+
+/// A file is known by its filesystem and inode. A block device is known by its number: several nodes can have the
+/// same one. No filesystem has the number that stands for block devices here.
+fn identity(seen: &Metadata) -> (u64, u64) {
+    if seen.file_type().is_block_device() { (u64::MAX, seen.rdev()) } else { (seen.dev(), seen.ino()) }
 }
 
 /// Loads a configuration as the current user on this machine.
 pub(super) fn load(path: &Path) -> Result<Plan, Report> {
     let defaults = Defaults { owner: geteuid().as_raw(), group: getegid().as_raw() };
     load_file(path, &defaults, &Machine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(path: &Path) -> Option<(u64, u64)> {
+        Machine.probe(path).unwrap().unwrap().identity
+    }
+
+    #[test]
+    fn a_file_has_one_identity_under_all_of_its_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = |name: &str| dir.path().join(name);
+        std::fs::write(name("a"), "x").unwrap();
+        std::fs::write(name("other"), "x").unwrap();
+        std::os::unix::fs::symlink("a", name("soft")).unwrap();
+        std::fs::hard_link(name("a"), name("hard")).unwrap();
+        assert!(seen(&name("a")).is_some());
+        assert_eq!(seen(&name("a")), seen(&name("soft")));
+        assert_eq!(seen(&name("a")), seen(&name("hard")));
+        assert_ne!(seen(&name("a")), seen(&name("other")));
+        assert_eq!(Machine.probe(&name("none")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_folder_is_one() {
+        // A file is made only in what has this word.
+        let found = Machine.probe(Path::new("/")).unwrap().unwrap();
+        assert_eq!(found.kind, FoundKind::Other(DIRECTORY));
+    }
 }

@@ -45,7 +45,7 @@ fn names(mount: &Mount, control_dir: &str, problems: &mut Problems) {
     for device in &mount.devices {
         let name = device.name.value.as_str();
         if name == control_dir {
-            let message = format!("the device name {} is that of the control directory", quoted(name));
+            let message = format!("the device name {} is that of the control folder", quoted(name));
             problems.add(device.name.at, message, own(name));
         }
         devices.insert(name, device.name.at);
@@ -53,7 +53,7 @@ fn names(mount: &Mount, control_dir: &str, problems: &mut Problems) {
     for image in &mount.images {
         let name = image.name.value.as_str();
         if name == control_dir {
-            let message = format!("the image name {} is that of the control directory", quoted(name));
+            let message = format!("the image name {} is that of the control folder", quoted(name));
             problems.add(image.name.at, message, own(name));
         }
         if let Some(device) = devices.get(name) {

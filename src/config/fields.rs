@@ -57,7 +57,9 @@ impl<'a> Fields<'a> {
     ) -> Result<Self, Bad> {
         let what = what.into();
         let entries = mapping(&what, node, example, problems)?;
-        for Entry { at, key, .. } in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
+        let unknown =
+            |e: &&Entry| !known.contains(&e.key.as_str()) && !matches!(e.value.kind, Kind::Reported);
+        for Entry { at, key, .. } in entries.iter().filter(unknown) {
             problems.add(*at, format!("unknown key {} in {what}", quoted(key)), choose(key, known));
         }
         Ok(Fields { at, what, entries, problems })
@@ -120,6 +122,7 @@ pub(super) fn mapping(
     match node.kind {
         Kind::Map(entries) => Ok(entries),
         Kind::Null => Ok(Vec::new()),
+        Kind::Reported => Err(Bad),
         kind @ (Kind::Scalar { .. } | Kind::List(_)) => {
             // `key:value` without a blank is one word to YAML.
             let blank = matches!(&kind, Kind::Scalar { text, bare: true } if text.contains(':'));
@@ -157,6 +160,7 @@ pub(super) fn scalar<T>(
             problems.add(entry.at, format!("{what} has no value"), right);
             Err(Bad)
         }
+        Kind::Reported => Err(Bad),
         Kind::List(_) | Kind::Map(_) => {
             problems.add(at, format!("{what} must be a single value"), right);
             Err(Bad)
@@ -194,40 +198,45 @@ pub(super) fn number32(range: RangeInclusive<u32>) -> impl FnOnce(&str, bool) ->
 
 /// A size in any unit, not zero.
 pub(super) fn size(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
-    match text.parse() {
-        Ok(Bytes(0)) => Err("nothing at all".into()),
-        Ok(bytes) => Ok(bytes),
-        Err(SizeError::Malformed(_)) => Err("not a size".into()),
-        Err(SizeError::TooLarge(_)) => {
-            Err(Wrong { reason: "too large".into(), hint: Some("the largest size is 8388607TiB".into()) })
-        }
+    match bytes(text, "a size")? {
+        Bytes(0) => Err("nothing at all".into()),
+        bytes => Ok(bytes),
     }
 }
 
 /// A place on a device: whole sectors, from 0.
-pub(super) fn offset(text: &str, bare: bool) -> Result<Bytes, Wrong> {
+pub(super) fn offset(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
     // Zero is a good offset, but no size.
-    let bytes = if text.parse() == Ok(Bytes(0)) { Bytes(0) } else { size(text, bare)? };
+    whole_sectors(bytes(text, "an offset")?, Bytes(0))
+}
+
+/// A size in whole sectors, not zero.
+pub(super) fn sectors(text: &str, bare: bool) -> Result<Bytes, Wrong> {
+    whole_sectors(size(text, bare)?, Bytes(SECTOR_SIZE))
+}
+
+/// A number of bytes in any unit; `noun` is what it should be.
+fn bytes(text: &str, noun: &str) -> Result<Bytes, Wrong> {
+    text.parse().map_err(|error| match error {
+        SizeError::Malformed(_) => format!("not {noun}").into(),
+        SizeError::TooLarge(_) => {
+            Wrong { reason: "too large".into(), hint: Some("the largest size is 8388607TiB".into()) }
+        }
+    })
+}
+
+/// Refuses parts of sectors, and offers what is nearest, from `least` on.
+fn whole_sectors(bytes: Bytes, least: Bytes) -> Result<Bytes, Wrong> {
     if bytes.is_sector_aligned() {
         return Ok(bytes);
     }
     let below = Bytes(bytes.0 - bytes.0 % SECTOR_SIZE);
     let above = Bytes(below.0.saturating_add(SECTOR_SIZE));
+    let nearest = if below < least { format!("is {above}") } else { format!("are {below} and {above}") };
     Err(Wrong {
         reason: format!("not a multiple of {SECTOR_SIZE} bytes"),
-        hint: Some(match below {
-            Bytes(0) => format!("devices are made of sectors of {SECTOR_SIZE} bytes: the nearest is {above}"),
-            _ => format!(
-                "devices are made of sectors of {SECTOR_SIZE} bytes: the nearest are {below} and {above}"
-            ),
-        }),
+        hint: Some(format!("devices are made of sectors of {SECTOR_SIZE} bytes: the nearest {nearest}")),
     })
-}
-
-/// A size in whole sectors, not zero.
-pub(super) fn sectors(text: &str, bare: bool) -> Result<Bytes, Wrong> {
-    size(text, bare)?;
-    offset(text, bare)
 }
 
 /// Any text but an empty one.

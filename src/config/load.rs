@@ -34,6 +34,9 @@ pub struct Found {
     pub size: Bytes,
     /// What it is.
     pub kind: FoundKind,
+    /// Two paths with the same identity lead to the same file, folder or block device; `None` if that is unknown.
+    /// The configuration only compares them.
+    pub identity: Option<(u64, u64)>,
 }
 
 /// A kind of file.
@@ -48,9 +51,13 @@ pub enum FoundKind {
 }
 
 /// The word for a folder in [`FoundKind::Other`].
-pub const DIRECTORY: &str = "directory";
+pub const DIRECTORY: &str = "folder";
 
 /// Reads and checks a configuration. `origin` is what its reports call it, usually the file's name.
+///
+/// # Errors
+/// The report of all problems, if the text is not YAML or no valid configuration on this machine. A plan is returned
+/// only if there is not a single one.
 pub fn load(text: &str, origin: &str, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Problems::default();
@@ -63,7 +70,11 @@ pub fn load(text: &str, origin: &str, defaults: &Defaults, probe: &dyn Probe) ->
     }
 }
 
-/// Reads a configuration from a file of at most 1 MiB. A file that cannot be read is reported as any other problem.
+/// Reads and checks a configuration from a file of at most 1 MiB. Relative paths in it count from the folder that the
+/// program runs in.
+///
+/// # Errors
+/// As [`load`]; a file that cannot be read, is too large or is not UTF-8 is reported as one problem, too.
 pub fn load_file(path: &Path, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
     let origin = path.display().to_string();
     let bytes = read(path, &origin)?;

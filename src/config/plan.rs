@@ -102,7 +102,7 @@ pub struct ImagePlan {
 }
 
 impl ImagePlan {
-    /// Size of the image: the sum of its extents.
+    /// Size of the image: the sum of its extents, which has been checked to be no larger than a file can be.
     pub fn size(&self) -> Bytes {
         Bytes(self.extents.iter().map(|e| e.size.0).sum())
     }

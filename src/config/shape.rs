@@ -7,12 +7,14 @@ use super::plan::SimulatePlan;
 use super::report::{Pos, Problems, quoted};
 use super::tree::{Entry, Kind, Node};
 use crate::classify::GroupType;
-use crate::sched::Policy;
+use crate::sched::{DEFAULT_TOKEN_BASE, Policy};
 use crate::units::{Bytes, Weight};
 use std::path::PathBuf;
 
 /// What would be right for a size.
 const SIZE: &str = "write a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
+/// What would be right for the offset of an image.
+const OFFSET: &str = "write 0, or a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
 /// What would be right for a weight.
 const WEIGHT: &str = "write a whole number from 1 to 32767";
 /// What would be right for a mode.
@@ -117,10 +119,29 @@ fn placed<T>(setting: Setting<T>) -> Option<At<T>> {
 
 fn path(text: &str, bare: bool) -> Result<String, Wrong> {
     if text.contains('\0') {
-        Err("not a path: it holds a NUL".into())
-    } else {
-        super::fields::text(text, bare)
+        return Err("not a path: it holds a NUL".into());
     }
+    if text.starts_with(['~', '$']) {
+        // Taken literally it would be a folder of that name, made here without a word.
+        return Err(Wrong {
+            reason: "for a shell: neither `~` nor `$HOME` is expanded here".into(),
+            hint: Some("write the path in full, or `./` before a name that really starts so".into()),
+        });
+    }
+    super::fields::text(text, bare)
+}
+
+/// The path of a device. A table line shows it, and separates its words by blanks: a blank in it would shift the words
+/// behind it, and a newline would forge a whole line.
+fn device_path(text: &str, bare: bool) -> Result<String, Wrong> {
+    let text = path(text, bare)?;
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(Wrong {
+            reason: "not a usable path: it holds a blank or a control character".into(),
+            hint: Some("rename the file or folder, or make a symbolic link to it without any".into()),
+        });
+    }
+    Ok(text)
 }
 
 fn control(entry: Entry, problems: &mut Problems) -> Control {
@@ -153,7 +174,7 @@ fn name(kind: &str, entry: &Entry, problems: &mut Problems) -> At<String> {
     At { value: entry.key.clone(), at: entry.at }
 }
 
-fn device(entry: Entry, problems: &mut Problems) -> Device {
+fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     let known = [
         "path",
         "size",
@@ -165,7 +186,6 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         "token_base",
         "weight",
         "groups",
-        "provision",
         "simulate",
     ];
     // A device that cannot be read at all is still there for the images that name it.
@@ -184,15 +204,20 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         groups: Vec::new(),
         simulate: None,
     };
+    if let Kind::Map(settings) = &mut entry.value.kind {
+        settings.extract_if(.., |e| e.key == "provision").for_each(|e| provision(e, problems));
+    }
     let what = format!("device {}", quoted(&entry.key));
     let example = format!("{}: {{path: /dev/sdb1, type: user, groups: {{1000: 80}}}}", entry.key);
     let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
         return device;
     };
     let depth = "write a whole number of requests up to 65535, or 0 for automatic";
-    let token_base = "write a whole number from 1 to 1000000, or 0 for the default, 2048";
+    let token_base =
+        format!("write a whole number from 1 to 1000000, or 0 for the default, {DEFAULT_TOKEN_BASE}");
     let id = "write a whole number, the same for all devices on one disk";
-    device.path = keys.required("path", "write the block device or file behind it, such as /dev/sdb1", path);
+    let path = "write the block device or file behind it, such as /dev/sdb1";
+    device.path = keys.required("path", path, device_path);
     device.size = keys.read("size", SIZE, sectors);
     let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
@@ -201,9 +226,9 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         keys.read("type", "write `type: user`, or gid, pid, pgrp, cgroup, image, none", group_type);
     device.policy = good(keys.read("policy", "write `policy: weight`, or weight-iosize", policy))
         .unwrap_or(Policy::Weight);
-    device.token_base = placed(keys.read("token_base", token_base, number32(0..=1_000_000)));
+    device.token_base = placed(keys.read("token_base", &token_base, number32(0..=1_000_000)));
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
-        base.value = 2048;
+        base.value = DEFAULT_TOKEN_BASE;
     }
     match id {
         Ok(id) => device.id = id.map_or(1, |id| id.value),
@@ -211,11 +236,6 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         Err(Bad) => (device.io_throttle, device.io_limit, device.token_base) = (None, None, None),
     }
     device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
-    let provision = "write false or remove the key, and list the images under `images`";
-    let _ = keys.read("provision", provision, |text, bare| match truth(text, bare)? {
-        true => Err(Wrong::from("not available in this version")),
-        false => Ok(()),
-    });
     if let Some(entry) = keys.take("simulate") {
         device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
     }
@@ -224,6 +244,21 @@ fn device(entry: Entry, problems: &mut Problems) -> Device {
         device.groups = groups(entry, keys.problems());
     }
     device
+}
+
+/// The key of a later version: understood where it asks for nothing, but not among those that a hint offers.
+fn provision(entry: Entry, problems: &mut Problems) {
+    let right = "write false or remove the key, and list the images under `images`";
+    let _ = scalar(
+        "`provision`",
+        entry,
+        right,
+        |text, bare| match truth(text, bare)? {
+            true => Err(Wrong::from("not available in this version")),
+            false => Ok(()),
+        },
+        problems,
+    );
 }
 
 fn weight(text: &str, bare: bool) -> Result<Weight, Wrong> {
@@ -343,6 +378,7 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
             keys.problems().add(extents.at, "`extents` is empty", example);
             return Err(Bad);
         }
+        Kind::Reported => return Err(Bad),
         Kind::Scalar { .. } | Kind::Map(_) => {
             keys.problems().add(extents.value.at, "`extents` must be a list", example);
             return Err(Bad);
@@ -362,7 +398,7 @@ fn ranges(keys: &mut Fields<'_>) -> Result<Vec<Range>, Bad> {
 }
 
 fn one_range(keys: &mut Fields<'_>) -> Result<Range, Bad> {
-    let start = keys.read("offset", SIZE, offset);
+    let start = keys.read("offset", OFFSET, offset);
     let size = keys.read("size", SIZE, sectors);
     let (start, size) = (start?, size?);
     let at = start.map(|s| s.at).or(size.map(|s| s.at)).unwrap_or(keys.at);

@@ -29,6 +29,8 @@ pub(super) enum Kind {
     List(Vec<Node>),
     /// A mapping without duplicate keys, in the order of the file.
     Map(Vec<Entry>),
+    /// Something that a problem has been noted for already.
+    Reported,
 }
 
 /// A key of a mapping with its value.
@@ -81,13 +83,18 @@ fn options() -> serde_yaml::Options {
     }
 }
 
+/// The part of the YAML reader's message for a tab that indents a line below a value.
+const FOUND_TAB: &str = "found a tab";
+
 /// What the YAML reader says about the commonest slips, and how people would say it, with what would be right.
-const PLAIN_WORDS: [(&str, &str, &str); 8] = [
+const PLAIN_WORDS: [(&str, &str, &str); 10] = [
+    (FOUND_TAB, "indented with a tab", "indent with blanks: YAML takes no tabs there"),
+    ("tab cannot be used", "indented with a tab", "indent with blanks: YAML takes no tabs there"),
     ("tabs disallowed", "indented with a tab", "indent with blanks: YAML takes no tabs there"),
     (
         "mapping values are not allowed",
         "a `:` where no key can stand",
-        "is the `:` of the line above missing, or its indentation wrong? Text with a colon and a blank needs quotes",
+        "is the `:` of the line above missing, or the blank behind it, or is the indentation wrong? Text with a colon and a blank needs quotes",
     ),
     (
         "did not find expected key",
@@ -102,7 +109,7 @@ const PLAIN_WORDS: [(&str, &str, &str); 8] = [
     (
         "flow mapping",
         "a `{` above is not closed here",
-        "close it with `}`, or add the missing `,` between its entries",
+        "close it with `}`, or add what is missing: the `,` between two entries, or the blank behind a `:`",
     ),
     (
         "flow sequence",
@@ -119,7 +126,7 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
     while let Error::AliasError { error: inner, .. } | Error::WithSnippet { error: inner, .. } = error {
         error = inner;
     }
-    let at = error.location().map_or(Pos { line: 1, column: 1 }, pos);
+    let mut at = error.location().map_or(Pos { line: 1, column: 1 }, pos);
     let (message, hint) = match error {
         Error::Eof { .. } if text.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#')) => {
             return Some(Node { at, kind: Kind::Null });
@@ -147,6 +154,9 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
         ),
         other => {
             let message = UserMessageFormatter.format_message(other).into_owned();
+            if message.contains(FOUND_TAB) {
+                at = tab_behind(at, text);
+            }
             match PLAIN_WORDS.iter().find(|(part, ..)| message.contains(part)) {
                 Some((_, plain, hint)) => ((*plain).to_owned(), *hint),
                 None => (
@@ -158,6 +168,15 @@ fn explain(error: Error, text: &str, problems: &mut Problems) -> Option<Node> {
     };
     problems.add(at, message, hint);
     None
+}
+
+/// The tab that a complaint at `at` is about: the reader takes the line for a part of the value above, and names the
+/// place of that value, where nothing is wrong.
+fn tab_behind(at: Pos, text: &str) -> Pos {
+    let indentation = |line: &str| line.find(|c| c != ' ').filter(|i| line[*i..].starts_with('\t'));
+    let mut below = text.lines().enumerate().skip(at.line).filter(|(_, line)| !line.trim().is_empty());
+    let found = below.find_map(|(i, line)| Some(Pos { line: i + 1, column: indentation(line)? + 1 }));
+    found.unwrap_or(at)
 }
 
 fn pos(location: Location) -> Pos {
@@ -269,6 +288,16 @@ impl Builder<'_> {
         Node { at, kind }
     }
 
+    /// Whether the key at `location` is followed by its colon; also where the reader does not know.
+    fn has_colon(&self, location: Location) -> bool {
+        let span = location.span();
+        let rest = || {
+            let start = usize::try_from(span.byte_offset()?).ok()?;
+            self.text.get(start.checked_add(usize::try_from(span.byte_len()?).ok()?)?..)
+        };
+        rest().is_none_or(|rest| rest.trim_start().starts_with(':'))
+    }
+
     /// The text of a scalar, behind its anchor and tag; empty where the reader does not know.
     fn source(&self, location: Location) -> &str {
         let span = location.span();
@@ -297,11 +326,27 @@ impl Builder<'_> {
         let mut lines: HashMap<String, usize> = HashMap::new();
         let mut merged = Vec::new();
         for (key, value) in raw {
-            let (key, value) = (self.node(key), self.node(value));
-            let Kind::Scalar { text, .. } = key.kind else {
+            let colon = self.has_colon(key.defined);
+            let (key, mut value) = (self.node(key), self.node(value));
+            let Kind::Scalar { mut text, bare } = key.kind else {
                 self.problems.add(key.at, "a key must be a word or a number", "write `key: value`");
                 continue;
             };
+            if let (true, false, Kind::Null, Some((name, rest))) =
+                (bare, colon, &value.kind, text.split_once(':'))
+            {
+                // `{1000:80}` is a single word to YAML, a key without a value.
+                let message = format!("{} is one word to YAML, and not a key with a value", quoted(&text));
+                let hint =
+                    format!("a blank is missing behind the colon: {}", quoted(&format!("{name}: {rest}")));
+                self.problems.add(key.at, message, hint);
+                // The key is there, so nobody shall miss it.
+                text = name.to_owned();
+                value.kind = Kind::Reported;
+                if lines.contains_key(&text) {
+                    continue;
+                }
+            }
             if text == "<<" {
                 merged.push((key.at, value));
             } else if let Some(line) = lines.get(&text) {
@@ -318,6 +363,9 @@ impl Builder<'_> {
                 _ => vec![value],
             };
             for map in maps {
+                if matches!(map.kind, Kind::Reported) {
+                    continue;
+                }
                 let Kind::Map(more) = map.kind else {
                     self.problems.add(
                         at,

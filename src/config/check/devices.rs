@@ -2,13 +2,14 @@
 
 use super::disks::Disk;
 use crate::classify::GroupType;
-use crate::config::fields::At;
+use crate::config::fields::{At, Bad};
 use crate::config::load::{DIRECTORY, Found, FoundKind, Probe};
 use crate::config::plan::{DevicePlan, GroupPlan};
 use crate::config::report::{Problems, quoted};
 use crate::config::shape::Device;
 use crate::units::{Bytes, SECTOR_SIZE};
 use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// The block device or file behind an ioband device.
@@ -20,59 +21,114 @@ pub(super) struct Backing {
     pub(super) create: bool,
 }
 
+/// What tells that two paths lead to the same place.
+#[derive(PartialEq, Eq, Hash)]
+enum Place {
+    /// Spelled differently it is still the same file: `a//b` and `./a/b`.
+    Spelled(PathBuf),
+    /// There under several names: links, `/dev/disk/by-id`.
+    There((u64, u64)),
+    /// To be made in the same folder, under the same name.
+    Made((u64, u64), OsString),
+}
+
 /// Looks at the path of every device; `None` where it has a problem.
 pub(super) fn backing(
     devices: &[Device],
     probe: &dyn Probe,
     problems: &mut Problems,
 ) -> Vec<Option<Backing>> {
-    let mut seen: HashMap<PathBuf, (&str, usize)> = HashMap::new();
-    let mut look = |device: &'_ Device| {
-        let path = device.path.as_ref().ok()?;
-        inspect(device, path, probe, problems)
-    };
-    let backing = devices.iter().map(&mut look).collect();
+    let mut seen: HashMap<Place, (&Device, &At<String>)> = HashMap::new();
+    let mut all = Vec::with_capacity(devices.len());
     for device in devices {
-        let Ok(path) = &device.path else { continue };
-        // Spelled differently it is still the same file: `a//b` and `./a/b`.
-        let spelled: PathBuf = Path::new(&path.value).components().filter(|c| c.as_os_str() != ".").collect();
-        if let Some((other, line)) = seen.get(&spelled) {
-            let message =
-                format!("{} is already behind device {} (line {line})", quoted(&path.value), quoted(other));
-            problems.add(
-                path.at,
-                message,
-                "give each device its own path; images of one device can share it",
-            );
-        } else {
-            seen.insert(spelled, (&device.name.value, path.at.line));
+        let Ok(path) = &device.path else {
+            all.push(None);
+            continue;
+        };
+        let (found, backing) = inspect(device, path, probe, problems);
+        all.push(backing);
+        let places = places(path, found, probe);
+        match places.iter().find_map(|place| seen.get(place)) {
+            Some((other, there)) => shared(device, path, other, there, problems),
+            None => seen.extend(places.into_iter().map(|place| (place, (device, path)))),
         }
     }
-    backing
+    all
 }
 
+/// All that is known about where `path` leads.
+fn places(path: &At<String>, found: Option<Found>, probe: &dyn Probe) -> Vec<Place> {
+    let path = Path::new(&path.value);
+    let mut places = vec![Place::Spelled(path.components().filter(|c| c.as_os_str() != ".").collect())];
+    match found {
+        // Folders and character devices are no disks under any name, and have been reported as such.
+        Some(Found { kind: FoundKind::Other(_), .. }) => {}
+        Some(found) => places.extend(found.identity.map(Place::There)),
+        None => {
+            let folder = probe.probe(folder(path)).ok().flatten().and_then(|folder| folder.identity);
+            let name = path.file_name().map(OsStr::to_owned);
+            places.extend(folder.zip(name).map(|(folder, name)| Place::Made(folder, name)));
+        }
+    }
+    places
+}
+
+/// Reports that two devices are on the same disk or file.
+fn shared(device: &Device, path: &At<String>, other: &Device, there: &At<String>, problems: &mut Problems) {
+    let (here, names) = (quoted(&path.value), (quoted(&device.name.value), quoted(&other.name.value)));
+    let line = there.at.line;
+    let message = if path.value == there.value {
+        format!("{here} is behind device {} and already behind device {} (line {line})", names.0, names.1)
+    } else {
+        let there = quoted(&there.value);
+        format!("{here} of device {} is {there} of device {} (line {line}) by another name", names.0, names.1)
+    };
+    problems.add(
+        path.at,
+        message,
+        "give each device its own disk or file; images of one device can share it",
+    );
+}
+
+/// The folder that `path` is in.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// What is at the path, and what the device can make of it.
 fn inspect(
     device: &Device,
     path: &At<String>,
     probe: &dyn Probe,
     problems: &mut Problems,
-) -> Option<Backing> {
-    let shown = quoted(&path.value);
-    let Ok(stated) = &device.size else { return None };
+) -> (Option<Found>, Option<Backing>) {
     let found = match probe.probe(Path::new(&path.value)) {
         Ok(found) => found,
         Err(error) => {
-            problems.add(
-                path.at,
-                format!("cannot look at {shown}: {error}"),
-                "check the path and its permissions",
-            );
-            return None;
+            let message = format!("cannot look at {}: {error}", quoted(&path.value));
+            problems.add(path.at, message, "check the path and its permissions");
+            return (None, None);
         }
     };
-    let Some(Found { size, kind }) = found else {
-        return missing(path, stated.as_ref(), probe, problems);
+    let backing = match (&device.size, found) {
+        (Err(Bad), _) => None,
+        (Ok(stated), None) => missing(path, stated.as_ref(), probe, problems),
+        (Ok(stated), Some(found)) => usable(path, stated.as_ref(), found, problems),
     };
+    (found, backing)
+}
+
+/// A path where something is.
+fn usable(
+    path: &At<String>,
+    stated: Option<&At<Bytes>>,
+    Found { size, kind, .. }: Found,
+    problems: &mut Problems,
+) -> Option<Backing> {
+    let shown = quoted(&path.value);
     if let FoundKind::Other(kind) = kind {
         let hint = "the path of a device is a block device or a regular file";
         problems.add(path.at, format!("{shown} is a {kind}"), hint);
@@ -117,6 +173,12 @@ fn missing(
             "`lsblk` lists the block devices; files are not made under /dev",
         );
     }
+    if path.value.contains("/$") {
+        return refuse(
+            format!("there is no {shown}"),
+            "neither `~` nor `$NAME` is expanded here: write the path in full",
+        );
+    }
     let Some(size) = size else {
         return refuse(
             format!("there is no {shown}"),
@@ -129,10 +191,7 @@ fn missing(
             "write the name of the file that is to be made",
         );
     }
-    let parent = match Path::new(&path.value).parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = folder(Path::new(&path.value));
     let folder = quoted(&parent.to_string_lossy());
     match probe.probe(parent) {
         Ok(Some(Found { kind: FoundKind::Other(kind), .. })) if kind == DIRECTORY => {

@@ -4,6 +4,7 @@ use crate::config::fields::At;
 use crate::config::plan::SimulatePlan;
 use crate::config::report::{Problems, quoted};
 use crate::config::shape::Device;
+use crate::sched::DEFAULT_TOKEN_BASE;
 use std::collections::HashMap;
 
 /// The settings of one disk.
@@ -17,7 +18,7 @@ pub(super) struct Disk {
 
 impl Default for Disk {
     fn default() -> Self {
-        Disk { io_throttle: 0, io_limit: 0, token_base: 2048, simulate: None }
+        Disk { io_throttle: 0, io_limit: 0, token_base: DEFAULT_TOKEN_BASE, simulate: None }
     }
 }
 

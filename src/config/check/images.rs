@@ -32,7 +32,8 @@ pub(super) fn check(
             Some(Piece { image: &image.name, at: range.at, extent, writable: !image.read_only })
         };
         pieces[device].extend(ranges.iter().zip(&extents).filter_map(good));
-        let Ok(extents) = extents.into_iter().collect() else { continue };
+        let Ok(extents) = extents.into_iter().collect::<Result<Vec<Extent>, Bad>>() else { continue };
+        let Ok(()) = whole(image, &extents, problems) else { continue };
         plans.push(ImagePlan {
             name: image.name.value.clone(),
             device,
@@ -100,4 +101,17 @@ fn extent(
         return Err(Bad);
     }
     Ok(Extent { offset, size })
+}
+
+/// The size of a file is an `off_t`. A device is too, but an image may list the same part of one several times, if it
+/// only reads it.
+fn whole(image: &Image, extents: &[Extent], problems: &mut Problems) -> Result<(), Bad> {
+    let size = extents.iter().try_fold(0_u64, |sum, extent| sum.checked_add(extent.size.0));
+    if size.is_some_and(|size| i64::try_from(size).is_ok()) {
+        return Ok(());
+    }
+    let message =
+        format!("the extents of image {} are together larger than a file can be", quoted(&image.name.value));
+    problems.add(image.name.at, message, "the largest size is 8388607TiB: remove extents, or shrink them");
+    Err(Bad)
 }
