@@ -6,7 +6,8 @@
 //! ```
 //!
 //! START is 0, LENGTH counts sectors of 512 bytes, the id of the default group is empty in a table and -1 in a
-//! status. What a table prints after `NAME: ` is what creates the device.
+//! status. What a table prints after `NAME: ` is what creates the device. A path stays one word: blanks, control
+//! characters and backslashes in it are written as in /proc/mounts, `\040` for a blank.
 
 use crate::engine::BandStatus;
 use crate::sched::Settings;
@@ -18,7 +19,7 @@ pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
         "{}: 0 {} ioband {} {id} {} {} {} {} {}",
         band.name,
         band.sectors,
-        band.device,
+        word(&band.device),
         settings.io_throttle,
         settings.io_limit,
         band.group_type.as_str(),
@@ -31,6 +32,23 @@ pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
         let _ = write!(line, " {id}:{}", group.weight);
     }
     line
+}
+
+/// The text as one word.
+fn word(text: &str) -> String {
+    let mut word = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_whitespace() || character.is_control() || character == '\\' {
+            let mut bytes = [0; 4];
+            for byte in character.encode_utf8(&mut bytes).bytes() {
+                // Writing to a String cannot fail.
+                let _ = write!(word, "\\{byte:03o}");
+            }
+        } else {
+            word.push(character);
+        }
+    }
+    word
 }
 
 /// One status line, without the line end.
@@ -91,6 +109,13 @@ mod tests {
             "ioband1: 0 44371467 ioband 128 -1 223 172 408 211 136 600 1001 166 107 472 139 95 352 \
              1002 211 146 520 210 147 504"
         );
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(word("/home/me/my stuff/disk"), "/home/me/my\\040stuff/disk");
+        assert_eq!(word("a\\b\nc\u{a0}d"), "a\\134b\\012c\\302\\240d");
+        assert_eq!(word("/dev/disk/by-id/ü"), "/dev/disk/by-id/ü");
     }
 
     #[test]
