@@ -87,6 +87,7 @@ fn by_ids(group_type: &str, option: &str, [a, b]: [u32; 2]) {
         })
         .into();
     assert_shares(&requests(&race(&mut loads)), &[a, b]);
+    assert_none_by_default(&mount);
 }
 
 /// Two processes that the configuration names by their numbers, on one image.
@@ -98,7 +99,11 @@ fn by_process(group_type: &str, option: &str, [a, b]: [u32; 2]) {
         load.open(&mount.file("vm1.img"), &format!("{COMMON} {option}"));
     }
     assert_shares(&requests(&race(&mut loads)), &[a, b]);
-    // It was by these groups and not by chance: nobody was counted under the default group.
+    assert_none_by_default(&mount);
+}
+
+/// It was by the groups that are named and not by chance: nobody was counted under the default group.
+fn assert_none_by_default(mount: &Vmdisk) {
     let status = mount.control("status");
     let default: Vec<_> = status.split_whitespace().skip(5).take(7).collect();
     assert_eq!(default, ["-1", "0", "0", "0", "0", "0", "0"], "{status}");
