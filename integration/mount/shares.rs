@@ -26,7 +26,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             by_process("pid", "--off-main", [40, 80])
         }),
         trial("images share 80:40", MOUNT, by_image),
-        trial("sectors are shared under weight-iosize", MOUNT, sectors),
+        trial("bytes are shared 50:50 under weight-iosize", MOUNT, || sectors([50, 50])),
+        trial("bytes are shared 80:40 under weight-iosize", MOUNT, || sectors([80, 40])),
+        trial("bytes are shared 40:80 under weight-iosize", MOUNT, || sectors([40, 80])),
         trial("two devices on one disk share 30:20:40:10", MOUNT, two_devices),
     ]
 }
@@ -117,14 +119,19 @@ fn by_image() {
     assert_shares(&requests(&race(&mut loads)), &[80, 40]);
 }
 
-fn sectors() {
-    let groups = "    type: user\n    policy: weight-iosize\n    groups: {60001: 50, 60002: 50}";
-    let mount = two_images(groups);
+/// Small requests against large ones: it is their bytes that are shared. The depth is given, because what is sought
+/// by itself is the depth with the most bytes, and this disk answers large requests as fast as small ones: the more
+/// of them pass, and the less the weights decide, the better would a depth look.
+fn sectors([small, large]: [u32; 2]) {
+    let mount = two_images(&format!(
+        "    io_limit: 2\n    type: user\n    policy: weight-iosize\n    groups: {{60001: {small}, 60002: {large}}}"
+    ));
     let mut loads = vec![Load::spawn(), Load::spawn()];
     loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60001 --size 4K"));
     loads[1].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60002 --size 64K"));
     let bytes: Vec<_> = race(&mut loads).iter().map(|report| report.bytes).collect();
-    assert_shares(&bytes, &[50, 50]);
+    assert_shares(&bytes, &[small, large]);
+    assert_none_by_default(&mount);
 }
 
 /// The example of dm-ioband's document: groups of 30 and 20 beside a default of 40, and another device of 10.
