@@ -6,7 +6,16 @@
 use crate::daemon::{MOUNT, Vmdisk};
 use crate::load::{Load, Report};
 use crate::support::trial;
+use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
 /// Points of a hundred that a share may be off.
 const TOLERANCE: f64 = 1.5;
@@ -29,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bytes are shared 50:50 under weight-iosize", MOUNT, || sectors([50, 50])),
         trial("bytes are shared 80:40 under weight-iosize", MOUNT, || sectors([80, 40])),
         trial("bytes are shared 40:80 under weight-iosize", MOUNT, || sectors([40, 80])),
+        trial("users share 80:40 beside one who makes slow requests", MOUNT, beside_slow_ones),
         trial("two devices on one disk share 30:20:40:10", MOUNT, two_devices),
     ]
 }
@@ -132,6 +142,89 @@ fn sectors([small, large]: [u32; 2]) {
     let bytes: Vec<_> = race(&mut loads).iter().map(|report| report.bytes).collect();
     assert_shares(&bytes, &[small, large]);
     assert_none_by_default(&mount);
+}
+
+/// Flushes and discards take as long as the real disk needs for them, whatever is simulated. Who waits for one must
+/// not change how the others share what is left.
+fn beside_slow_ones() {
+    let mount = Vmdisk::mount(
+        r#"
+devices:
+  ioband1:
+    path: disk
+    size: 96MiB
+    simulate: {iops: 2000}
+    type: user
+    groups: {0: 40, 60001: 80, 60002: 40}
+images:
+  vm1.img: {device: ioband1, offset: 0, size: 32MiB, mode: "0666"}
+  vm2.img: {device: ioband1, offset: 32MiB, size: 32MiB, mode: "0666"}
+  vm3.img: {device: ioband1, offset: 64MiB, size: 32MiB, mode: "0666"}
+"#,
+    );
+    let mut loads: Vec<_> = [("vm1.img", 60001), ("vm2.img", 60002)]
+        .map(|(image, uid)| {
+            let mut load = Load::spawn();
+            load.open(&mount.file(image), &format!("{COMMON} --uid {uid}"));
+            load
+        })
+        .into();
+    // The third is root, this process.
+    let slow = Slow::start(&mount.file("vm3.img"));
+    let reports = race(&mut loads);
+    let rounds = slow.stop();
+    println!("beside {rounds} rounds of slow requests");
+    assert!(rounds > 0, "nobody made slow requests");
+    assert_shares(&requests(&reports), &[80, 40]);
+    assert_none_by_default(&mount);
+}
+
+/// Someone who flushes what he wrote and discards it, over and over.
+struct Slow {
+    stop: Arc<AtomicBool>,
+    rounds: Receiver<u64>,
+}
+
+impl Slow {
+    fn start(image: &Path) -> Self {
+        let file = File::options().write(true).open(image).expect("an image");
+        let (stop, (send, rounds)) = (Arc::new(AtomicBool::new(false)), channel());
+        let stopped = stop.clone();
+        // Not joined: a trial that fails must get on to take its mount down, which ends a call that hangs.
+        std::thread::spawn(move || {
+            let mut done = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                round(&file).expect("slow, but well");
+                done += 1;
+            }
+            // Closed before it is told: who hears of it may unmount.
+            drop(file);
+            // Nobody listens when the trial has failed already.
+            let _ = send.send(done);
+        });
+        Self { stop, rounds }
+    }
+
+    /// No more of them; how many rounds there were.
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.rounds.recv_timeout(PATIENCE).expect("slow requests are answered")
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn round(file: &File) -> io::Result<()> {
+    const LENGTH: usize = 1 << 20;
+    // Something to flush and to discard: the room for it has to be found each time, and to be given back.
+    file.write_all_at(&[0xa5; LENGTH], 0)?;
+    file.sync_all()?;
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, punch, 0, LENGTH as i64)?)
 }
 
 /// The example of dm-ioband's document: groups of 30 and 20 beside a default of 40, and another device of 10.
