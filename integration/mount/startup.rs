@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Need::Fuse,
         Need::Tool("unshare"),
         Need::Tool("nsenter"),
-        Need::Tool("findmnt"),
+        Need::Tool("umount"),
         Need::Tool("setpriv"),
         Need::Tool("fusermount3"),
     ];
@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a refused mount after a -- says why, too", ALONE, after_dashes),
         trial("a second mount of anything is refused", ALONE, twice),
         trial("a mounted block device is refused by name", MOUNTED_DEVICE, mounted_device),
+        trial("a place of one's own is empty, whatever is mounted where", ALONE, beside_blanks),
         trial("an empty configuration mounts", ALONE, empty),
         trial("a mount from a folder that is gone", ALONE, folder_gone),
         trial("the daemon leaves the terminal and all else of its caller", MOUNT, detached),
@@ -116,6 +117,14 @@ fn mounted_device() {
     let said = Said::from(&ioband(files.path(), &["mount", "config.yaml", "vmdisk"]));
     said.refused(&["device d: ", path, "is in use: ", &at]);
     assert!(!files.path().join("vmdisk").exists());
+}
+
+/// What the other trials here rest on: the mounts of the machine are not in their places.
+fn beside_blanks() {
+    let folder = tempfile::Builder::new().prefix("two words ").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    let mount = Vmdisk::mount_in(folder.expect("a folder"), SMALL, &[]);
+    assert_eq!(Alone::new().mounts(), [""; 0]);
+    assert!(mount.runs(), "it was not only taken out of the place");
 }
 
 fn empty() {
