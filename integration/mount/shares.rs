@@ -129,9 +129,9 @@ fn by_image() {
     assert_shares(&requests(&race(&mut loads)), &[80, 40]);
 }
 
-/// Small requests against large ones: it is their bytes that are shared. The depth is given, because what is sought
-/// by itself is the depth with the most bytes, and this disk answers large requests as fast as small ones: the more
-/// of them pass, and the less the weights decide, the better would a depth look.
+/// Small requests against large ones: it is their bytes that are shared. The depth is given: one at which all requests
+/// of a caller are in flight (8 here) leaves nothing held for the weights to decide on, and this is not about the
+/// depth that is found by itself.
 fn sectors([small, large]: [u32; 2]) {
     let mount = two_images(&format!(
         "    io_limit: 2\n    type: user\n    policy: weight-iosize\n    groups: {{60001: {small}, 60002: {large}}}"
