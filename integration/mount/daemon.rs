@@ -21,6 +21,15 @@ pub(crate) fn ioband(folder: &Path, args: &[&str]) -> Output {
     command.current_dir(folder).args(args).env_remove("IOBAND_MOUNTPOINT").output().expect("ioband runs")
 }
 
+/// Waits until something is so that comes about by itself; `or` says what is wrong if it never does.
+pub(crate) fn wait_until(mut is_it: impl FnMut() -> bool, or: impl Fn() -> String) {
+    let start = std::time::Instant::now();
+    while !is_it() {
+        assert!(start.elapsed().as_millis() < PATIENCE_MS.into(), "{}", or());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
 /// A mount at `vmdisk` in a folder of its own.
 pub(crate) struct Vmdisk {
     /// Whose the folder is removes it in the end.

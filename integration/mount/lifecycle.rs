@@ -6,9 +6,11 @@
 
 use crate::daemon::{MOUNT, Vmdisk, ioband};
 use crate::load::Load;
+use crate::others::{Call, Others};
 use crate::support::{Need, run, trial};
 use crate::writers::{BLOCK, Writers};
 use libtest_mimic::Trial;
+use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
@@ -27,10 +29,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("SIGINT answers everybody and keeps every answered write", MOUNT, || {
             by_signal(Signal::SIGINT, "auto")
         }),
+        trial("SIGTERM answers reads, fsyncs, fallocates and seeks", MOUNT, || others_by_signal("auto")),
+        trial("SIGTERM likewise answers them with threads", MOUNT, || others_by_signal("threads")),
         trial("umount is refused while files are open and loses nothing", MOUNT, refused_while_open),
         trial("umount returns when the device is free", MOUNT, free_at_once),
         trial("umount works once a killed caller has its answers", MOUNT, killed_caller),
         trial("umount --lazy ends with the last open file", MOUNT, lazily),
+        trial("umount --lazy answers all that is held, and well", MOUNT, lazily_while_held),
         trial("a mount ended by umount(8)", MOUNT, || ended_by(&["umount"])),
         trial("a mount ended by fusermount3", WITH_FUSERMOUNT, || ended_by(&["fusermount3", "-u"])),
         trial("an aborted mount leaves no dead one behind", MOUNT, aborted),
@@ -78,6 +83,50 @@ fn by_signal(signal: Signal, backend: &str) {
     assert!(mount.ended(), "the daemon does not end");
     assert!(written.len() >= FLOWING + WRITERS / 2, "held requests were thrown away: {}", written.len());
     written.assert_on(&mount.folder().join("disk"));
+    assert_unmounted(&mount);
+    // The lock on the device went with the daemon.
+    mount.again(&[]);
+}
+
+/// Images enough for many of the calls that the kernel makes one after the other for each image to be under way.
+const IMAGES: usize = 16;
+/// Threads for each of the other calls: five times as many in all.
+const FOR_EACH: usize = 48;
+
+/// A device that does 200 requests a second, shared by many images.
+fn many_images() -> String {
+    let image = |number| format!("  vm{number}.img: {{device: d, offset: {}MiB, size: 4MiB}}\n", 4 * number);
+    let images: String = (0..IMAGES).map(image).collect();
+    let weights = "type: image, groups: {vm0.img: 80, vm1.img: 40}";
+    format!(
+        "devices: {{d: {{path: disk, size: 64MiB, {weights}, simulate: {{iops: 200}}}}}}\nimages:\n{images}"
+    )
+}
+
+/// Every call but writes on the images of [`many_images`], of each kind some answered and more held.
+fn others(mount: &Vmdisk) -> Others {
+    let images: Vec<_> = (0..IMAGES).map(|number| mount.file(&format!("vm{number}.img"))).collect();
+    let others = Others::start(&images, FOR_EACH);
+    others.wait_for(1);
+    others
+}
+
+fn others_by_signal(backend: &str) {
+    let mut mount = Vmdisk::mount_in(crate::support::folder(), &many_images(), &["--backend", backend]);
+    let others = others(&mount);
+    kill(mount.pid(), Signal::SIGTERM).expect("the daemon runs");
+    let outcomes = others.join();
+    assert!(mount.ended(), "the daemon does not end");
+    // Nothing makes the reads of an image wait for each other: nearly all of them were held in the daemon, and have
+    // had their answers by their end. What waited in the kernel for its turn may be refused.
+    let reads = outcomes.iter().filter(|outcome| outcome.call == Call::Read && outcome.answered > 0).count();
+    assert!(reads >= FOR_EACH / 2, "held reads were thrown away: {reads} of {FOR_EACH} were answered");
+    // They go on until they are refused, which only the end of the mount may do: by the daemon, or by the kernel once
+    // that is gone.
+    let by_the_end = |errno| matches!(errno, Some(Errno::ESHUTDOWN | Errno::ECONNABORTED | Errno::ENOTCONN));
+    let refused = outcomes.iter().map(|outcome| (outcome.call, outcome.refused));
+    let otherwise: Vec<_> = refused.filter(|(_, errno)| !by_the_end(*errno)).collect();
+    assert_eq!(otherwise, [], "somebody was refused for another reason");
     assert_unmounted(&mount);
     // The lock on the device went with the daemon.
     mount.again(&[]);
@@ -156,6 +205,28 @@ fn lazily() {
     let disk = File::open(mount.folder().join("disk")).expect("the device");
     disk.read_exact_at(&mut found, 0).expect("a read");
     assert_eq!(&found, b"still here");
+}
+
+fn lazily_while_held() {
+    let mount = Vmdisk::mount(HELD);
+    let writers = writers(&mount);
+    let images = [mount.file("vm1.img"), mount.file("vm2.img")];
+    let others = Others::start(&images, 2);
+    let done = ioband(mount.folder(), &["umount", "--lazy", "vmdisk"]);
+    assert!(done.status.success(), "{}", said(&done));
+    assert_unmounted(&mount);
+    // Who has a file open notices nothing.
+    let flowing = writers.answered();
+    writers.wait_for(flowing + FLOWING);
+    others.wait_for(1);
+    writers.stop();
+    others.stop();
+    let refused: Vec<_> = others.join().iter().filter_map(|o| Some((o.call, o.refused?))).collect();
+    assert_eq!(refused, [], "a lazy umount disturbed somebody");
+    let written = writers.join();
+    assert_eq!(written.errors(), 0, "a lazy umount disturbed somebody");
+    assert!(mount.ended(), "the daemon outlives the last open file");
+    written.assert_on(&mount.folder().join("disk"));
 }
 
 fn ended_by(program: &[&str]) {

@@ -13,6 +13,7 @@ mod forbidden;
 mod lifecycle;
 mod load;
 mod locks;
+mod others;
 mod shares;
 mod startup;
 #[path = "../support/mod.rs"]

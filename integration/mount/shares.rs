@@ -6,7 +6,16 @@
 use crate::daemon::{MOUNT, Vmdisk};
 use crate::load::{Load, Report};
 use crate::support::trial;
+use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
+use nix::fcntl::{FallocateFlags, fallocate};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 
 /// Points of a hundred that a share may be off.
 const TOLERANCE: f64 = 1.5;
@@ -26,7 +35,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             by_process("pid", "--off-main", [40, 80])
         }),
         trial("images share 80:40", MOUNT, by_image),
-        trial("sectors are shared under weight-iosize", MOUNT, sectors),
+        trial("bytes are shared 50:50 under weight-iosize", MOUNT, || sectors([50, 50])),
+        trial("bytes are shared 80:40 under weight-iosize", MOUNT, || sectors([80, 40])),
+        trial("bytes are shared 40:80 under weight-iosize", MOUNT, || sectors([40, 80])),
+        trial("users share 80:40 beside one who makes slow requests", MOUNT, beside_slow_ones),
         trial("two devices on one disk share 30:20:40:10", MOUNT, two_devices),
     ]
 }
@@ -87,6 +99,7 @@ fn by_ids(group_type: &str, option: &str, [a, b]: [u32; 2]) {
         })
         .into();
     assert_shares(&requests(&race(&mut loads)), &[a, b]);
+    assert_none_by_default(&mount);
 }
 
 /// Two processes that the configuration names by their numbers, on one image.
@@ -98,7 +111,11 @@ fn by_process(group_type: &str, option: &str, [a, b]: [u32; 2]) {
         load.open(&mount.file("vm1.img"), &format!("{COMMON} {option}"));
     }
     assert_shares(&requests(&race(&mut loads)), &[a, b]);
-    // It was by these groups and not by chance: nobody was counted under the default group.
+    assert_none_by_default(&mount);
+}
+
+/// It was by the groups that are named and not by chance: nobody was counted under the default group.
+fn assert_none_by_default(mount: &Vmdisk) {
     let status = mount.control("status");
     let default: Vec<_> = status.split_whitespace().skip(5).take(7).collect();
     assert_eq!(default, ["-1", "0", "0", "0", "0", "0", "0"], "{status}");
@@ -112,14 +129,102 @@ fn by_image() {
     assert_shares(&requests(&race(&mut loads)), &[80, 40]);
 }
 
-fn sectors() {
-    let groups = "    type: user\n    policy: weight-iosize\n    groups: {60001: 50, 60002: 50}";
-    let mount = two_images(groups);
+/// Small requests against large ones: it is their bytes that are shared. The depth is given: one at which all requests
+/// of a caller are in flight (8 here) leaves nothing held for the weights to decide on, and this is not about the
+/// depth that is found by itself.
+fn sectors([small, large]: [u32; 2]) {
+    let mount = two_images(&format!(
+        "    io_limit: 2\n    type: user\n    policy: weight-iosize\n    groups: {{60001: {small}, 60002: {large}}}"
+    ));
     let mut loads = vec![Load::spawn(), Load::spawn()];
     loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60001 --size 4K"));
     loads[1].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60002 --size 64K"));
     let bytes: Vec<_> = race(&mut loads).iter().map(|report| report.bytes).collect();
-    assert_shares(&bytes, &[50, 50]);
+    assert_shares(&bytes, &[small, large]);
+    assert_none_by_default(&mount);
+}
+
+/// Flushes and discards take as long as the real disk needs for them, whatever is simulated. Who waits for one must
+/// not change how the others share what is left.
+fn beside_slow_ones() {
+    let mount = Vmdisk::mount(
+        r#"
+devices:
+  ioband1:
+    path: disk
+    size: 96MiB
+    simulate: {iops: 2000}
+    type: user
+    groups: {0: 40, 60001: 80, 60002: 40}
+images:
+  vm1.img: {device: ioband1, offset: 0, size: 32MiB, mode: "0666"}
+  vm2.img: {device: ioband1, offset: 32MiB, size: 32MiB, mode: "0666"}
+  vm3.img: {device: ioband1, offset: 64MiB, size: 32MiB, mode: "0666"}
+"#,
+    );
+    let mut loads: Vec<_> = [("vm1.img", 60001), ("vm2.img", 60002)]
+        .map(|(image, uid)| {
+            let mut load = Load::spawn();
+            load.open(&mount.file(image), &format!("{COMMON} --uid {uid}"));
+            load
+        })
+        .into();
+    // The third is root, this process.
+    let slow = Slow::start(&mount.file("vm3.img"));
+    let reports = race(&mut loads);
+    let rounds = slow.stop();
+    println!("beside {rounds} rounds of slow requests");
+    assert!(rounds > 0, "nobody made slow requests");
+    assert_shares(&requests(&reports), &[80, 40]);
+    assert_none_by_default(&mount);
+}
+
+/// Someone who flushes what he wrote and discards it, over and over.
+struct Slow {
+    stop: Arc<AtomicBool>,
+    rounds: Receiver<u64>,
+}
+
+impl Slow {
+    fn start(image: &Path) -> Self {
+        let file = File::options().write(true).open(image).expect("an image");
+        let (stop, (send, rounds)) = (Arc::new(AtomicBool::new(false)), channel());
+        let stopped = stop.clone();
+        // Not joined: a trial that fails must get on to take its mount down, which ends a call that hangs.
+        std::thread::spawn(move || {
+            let mut done = 0;
+            while !stopped.load(Ordering::Relaxed) {
+                round(&file).expect("slow, but well");
+                done += 1;
+            }
+            // Closed before it is told: who hears of it may unmount.
+            drop(file);
+            // Nobody listens when the trial has failed already.
+            let _ = send.send(done);
+        });
+        Self { stop, rounds }
+    }
+
+    /// No more of them; how many rounds there were.
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.rounds.recv_timeout(PATIENCE).expect("slow requests are answered")
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn round(file: &File) -> io::Result<()> {
+    const LENGTH: usize = 1 << 20;
+    // Something to flush and to discard: the room for it has to be found each time, and to be given back.
+    file.write_all_at(&[0xa5; LENGTH], 0)?;
+    file.sync_all()?;
+    let punch = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    Ok(fallocate(file, punch, 0, LENGTH as i64)?)
 }
 
 /// The example of dm-ioband's document: groups of 30 and 20 beside a default of 40, and another device of 10.

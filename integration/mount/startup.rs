@@ -1,7 +1,7 @@
 //! The start of a mount: what is refused, in which words and without a trace, and how the daemon leaves its terminal.
 
 use crate::alone::{ALONE, Alone, Said};
-use crate::daemon::{MOUNT, Vmdisk, ioband};
+use crate::daemon::{MOUNT, Vmdisk, ioband, wait_until};
 use crate::support::{Loop, Mounted, Need, folder, run, sparse, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{Flock, FlockArg};
@@ -18,7 +18,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         Need::Fuse,
         Need::Tool("unshare"),
         Need::Tool("nsenter"),
-        Need::Tool("findmnt"),
+        Need::Tool("umount"),
         Need::Tool("setpriv"),
         Need::Tool("fusermount3"),
     ];
@@ -27,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a refused mount after a -- says why, too", ALONE, after_dashes),
         trial("a second mount of anything is refused", ALONE, twice),
         trial("a mounted block device is refused by name", MOUNTED_DEVICE, mounted_device),
+        trial("a place of one's own is empty, whatever is mounted where", ALONE, beside_blanks),
         trial("an empty configuration mounts", ALONE, empty),
         trial("a mount from a folder that is gone", ALONE, folder_gone),
         trial("the daemon leaves the terminal and all else of its caller", MOUNT, detached),
@@ -118,6 +119,14 @@ fn mounted_device() {
     assert!(!files.path().join("vmdisk").exists());
 }
 
+/// What the other trials here rest on: the mounts of the machine are not in their places.
+fn beside_blanks() {
+    let folder = tempfile::Builder::new().prefix("two words ").tempdir_in(env!("CARGO_TARGET_TMPDIR"));
+    let mount = Vmdisk::mount_in(folder.expect("a folder"), SMALL, &[]);
+    assert_eq!(Alone::new().mounts(), [""; 0]);
+    assert!(mount.runs(), "it was not only taken out of the place");
+}
+
 fn empty() {
     for text in ["", "# nothing yet\n", "devices:\nimages:\n", "devices: {}\n"] {
         let place = Alone::new();
@@ -204,9 +213,7 @@ fn ordinary_user() {
 
     by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
     place.sh(&["kill -9 $(setpriv --reuid=nobody --regid=65534 --clear-groups cat vmdisk/.ioband/pid)"]).ok();
-    while !place.processes().is_empty() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until(|| place.processes().is_empty(), || format!("it lives on: {:?}", place.processes()));
     by("nobody", &["mount", "c.yaml", "vmdisk"]).refused(&["vmdisk is a stale FUSE mount"]);
     by("nobody", &["umount", "vmdisk"]).ok();
     by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
@@ -231,10 +238,11 @@ fn foreground() {
     let mut child = Foreground(command.stdout(Stdio::null()).stderr(log).spawn().expect("ioband runs"));
     let log = folder.path().join("stderr");
     let logged = || std::fs::read_to_string(&log).unwrap_or_default();
-    while !logged().contains("mounted at") {
+    let mounted = || {
         assert!(child.0.try_wait().expect("a child").is_none(), "it ended: {}", logged());
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+        logged().contains("mounted at")
+    };
+    wait_until(mounted, || format!("it does not mount: {}", logged()));
     let mount = Vmdisk::of(folder);
     assert_eq!(mount.pid().as_raw(), child.0.id() as i32, "it is the daemon itself");
     assert!(std::fs::metadata(mount.file("vm1.img")).is_ok());

@@ -16,7 +16,7 @@ pub(crate) const BLOCK: usize = 4096;
 /// Blocks that one thread writes, over and over.
 const PLACES: u64 = 4;
 /// Far more than anything here takes: only a hang lasts longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Threads at work.
 pub(crate) struct Writers {
