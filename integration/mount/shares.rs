@@ -129,12 +129,10 @@ fn by_image() {
     assert_shares(&requests(&race(&mut loads)), &[80, 40]);
 }
 
-/// Small requests against large ones: it is their bytes that are shared. The depth is given: one at which all requests
-/// of a caller are in flight (8 here) leaves nothing held for the weights to decide on, and this is not about the
-/// depth that is found by itself.
+/// Small requests against large ones: it is their bytes that are shared.
 fn sectors([small, large]: [u32; 2]) {
     let mount = two_images(&format!(
-        "    io_limit: 2\n    type: user\n    policy: weight-iosize\n    groups: {{60001: {small}, 60002: {large}}}"
+        "    type: user\n    policy: weight-iosize\n    groups: {{60001: {small}, 60002: {large}}}"
     ));
     let mut loads = vec![Load::spawn(), Load::spawn()];
     loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60001 --size 4K"));

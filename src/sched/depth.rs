@@ -7,6 +7,10 @@
 //! step could gain at best. A disk with one server settles at 2 (one served, one at hand), one with 32 servers near
 //! 32, a machine whose processors are the bottleneck where they are just busy.
 //!
+//! Throughput is counted twice, in requests and in bytes, because depth also shifts who is served: with nothing held
+//! the weights decide nothing, and if that lets more large requests pass, bytes rise though the device does no more.
+//! So deeper has to gain in both, and for shallower it is enough to keep one.
+//!
 //! A probe downwards starts from how many requests are in flight on average, not from the depth in force: a depth
 //! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
 //! from more, so upwards is probed only while requests are held.
@@ -23,7 +27,7 @@ const HOLD: u32 = 8;
 /// that can use what it is given answers a step with all of it (1000), one that is full with nothing (0).
 const WORTH_GAINING: i64 = 200;
 const WORTH_LOSING: i64 = 100;
-/// A request is worth its sectors and as much as 4 KiB, so that windows with other mixes of sizes can be compared.
+/// Moving a request is worth its sectors and as much as 4 KiB.
 const REQUEST_WORK: u64 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,11 +39,11 @@ enum Probe {
 #[derive(Clone, Copy, Debug)]
 enum Phase {
     /// Running at `depth`; so many windows until the next probe.
-    Steady { hold: u32, rate: Option<u64> },
+    Steady { hold: u32, rate: Option<Rate> },
     /// Running at the depth that is tried.
-    Probing { probe: Probe, before: u64 },
+    Probing { probe: Probe, before: Rate },
     /// Back at `depth`, to see whether it was the probe or the weather.
-    Checking { probe: Probe, before: u64, probed: u64 },
+    Checking { probe: Probe, before: Rate, probed: Rate },
 }
 
 /// See the module.
@@ -52,6 +56,27 @@ pub(super) struct DepthControl {
     /// Which way the last probe went, so that they take turns.
     last_deeper: bool,
     window: Window,
+}
+
+/// Throughput: requests and work per second.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    requests: u64,
+    work: u64,
+}
+
+impl Rate {
+    fn midpoint(self, other: Rate) -> Rate {
+        Rate { requests: self.requests.midpoint(other.requests), work: self.work.midpoint(other.work) }
+    }
+
+    /// By how many thousandths this is more than `reference`: in requests, and in work.
+    fn change_from(self, reference: Rate) -> [i64; 2] {
+        [(self.requests, reference.requests), (self.work, reference.work)].map(|(new, old)| {
+            // Rates fit 63 bits by a wide margin.
+            (new as i64).saturating_sub(old as i64).saturating_mul(1000) / (old as i64).max(1)
+        })
+    }
 }
 
 /// What is measured at one depth. Only time counts in which the device had something to do.
@@ -69,10 +94,11 @@ struct Window {
 }
 
 impl Window {
-    /// Work per second. What moves bytes is at most 2^20 sectors long, a window holds about 2^13 requests unless they
-    /// are very quick, and a second is 2^30 ns: this only saturates for windows that mean nothing.
-    fn rate(&self) -> u64 {
-        self.work.saturating_mul(Nanos::SECOND.0) / self.busy.0.max(1)
+    /// What moves bytes is at most 2^20 sectors long, a window holds about 2^13 requests unless they are very quick, and
+    /// a second is 2^30 ns: this only saturates for windows that mean nothing.
+    fn rate(&self) -> Rate {
+        let per_second = |count: u64| count.saturating_mul(Nanos::SECOND.0) / self.busy.0.max(1);
+        Rate { requests: per_second(self.completions.into()), work: per_second(self.work) }
     }
 
     /// Requests in flight on average, rounded up.
@@ -178,16 +204,17 @@ impl DepthControl {
     }
 
     /// `probed` against `reference`, which is the mean of the windows around it; `last` is the later one of those.
-    fn decide(&mut self, probe: Probe, reference: u64, probed: u64, last: u64) -> Phase {
-        // In thousandths. Rates fit 63 bits by a wide margin.
-        let change =
-            (probed as i64).saturating_sub(reference as i64).saturating_mul(1000) / (reference as i64).max(1);
+    fn decide(&mut self, probe: Probe, reference: Rate, probed: Rate, last: Rate) -> Phase {
+        let [requests, work] = probed.change_from(reference);
         let relative = |step: u32, of: u32| i64::from(step) * 1000 / i64::from(of.max(1));
         let good = match probe {
-            Probe::Deeper(depth) => change * 1000 > WORTH_GAINING * relative(depth - self.depth, self.depth),
+            Probe::Deeper(depth) => {
+                requests.min(work) * 1000 > WORTH_GAINING * relative(depth - self.depth, self.depth)
+            }
             Probe::Shallower(depth) => {
                 // From what is used, of which it is about seven eighths.
-                change * 1000 > -WORTH_LOSING * relative((depth / 7).max(1), depth + (depth / 7).max(1))
+                let step = (depth / 7).max(1);
+                requests.max(work) * 1000 > -WORTH_LOSING * relative(step, depth + step)
             }
         };
         match (probe, good) {

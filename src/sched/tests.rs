@@ -260,6 +260,24 @@ fn sectors_are_shared_under_weight_iosize() {
 }
 
 #[test]
+fn bytes_that_pass_unweighed_do_not_keep_it_deep() {
+    // A disk that takes as long for a large request as for a small one: with everything in flight the large ones win.
+    for weights in [[50, 50], [80, 40], [40, 80]] {
+        let small = Client { sectors: 8, ..Client::new(weights[0], 8) };
+        let large = Client { sectors: 128, ..Client::new(weights[1], 8) };
+        let mut sim = Sim::new(Settings::default(), Policy::WeightIosize, 32, SERVICE, &[small, large]);
+        sim.run(seconds(0), seconds(3));
+        assert!(sim.disk.depth() >= 8, "the disk takes all there is: {}", sim.disk.depth());
+        // And now it is a disk with one server, to which that depth is of no use.
+        sim.servers = [Reverse(seconds(3))].into();
+        let outcomes = sim.run(seconds(8), seconds(18));
+        let sectors = [outcomes[0].requests * 8, outcomes[1].requests * 128];
+        let share = 100.0 * sectors[0] as f64 / (sectors[0] + sectors[1]) as f64;
+        assert_near(&[share], &[100.0 * f64::from(weights[0]) / f64::from(weights[0] + weights[1])], 1.0);
+    }
+}
+
+#[test]
 fn an_epoch_hands_out_its_tokens_by_weight() {
     let settings = Settings { token_base: 300, ..Settings::default() };
     let mut sim = Sim::new(settings, Policy::Weight, 1, SERVICE, &[Client::new(80, 16), Client::new(40, 16)]);
