@@ -167,9 +167,11 @@ fn detached() {
     let mut command = Command::new("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_ioband")]).current_dir(folder.path());
     // Returns when nobody has the ends of these pipes any more.
-    let said = Said::from(&command.output().expect("a shell")).ok();
+    let said = Said::from(&command.output().expect("a shell"));
+    assert_eq!(said.status, Some(0), "{said:?}");
+    // Before anything else can fail: it takes the mount down in the end.
     let mount = Vmdisk::of(folder);
-    assert_eq!(said, format!("ioband: mounted at {}: vm1.img (4MiB)\n", mount.path().display()));
+    assert_eq!(said.ok(), format!("ioband: mounted at {}: vm1.img (4MiB)\n", mount.path().display()));
 
     let proc = format!("/proc/{}", mount.pid());
     let link = |name: &str| std::fs::read_link(format!("{proc}/{name}")).expect("a process of ours");

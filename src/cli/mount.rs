@@ -8,6 +8,7 @@ use super::{probe, say};
 use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
+use crate::fuse::LOG_FILTER;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
@@ -101,8 +102,7 @@ fn start_log(args: &Args) -> anyhow::Result<()> {
         Ok(wanted) => EnvFilter::try_new(&wanted).with_context(|| {
             format!("IOBAND_LOG={wanted} is no log filter; write a level such as debug, or target=level")
         })?,
-        // A reply to a request that was aborted meanwhile is no news, but an error to fuser.
-        Err(_) => EnvFilter::new("info,fuser=warn,fuser::reply=off"),
+        Err(_) => EnvFilter::new(format!("info,{LOG_FILTER}")),
     };
     let file = args.log.as_deref().map(open_log).transpose()?;
     // Colours are for terminals, and a file is none.

@@ -16,6 +16,9 @@ mod reply;
 mod sys;
 mod tree;
 
+/// What of fuser's own log is worth reading: not that it cannot reply to a request that was aborted meanwhile.
+pub const LOG_FILTER: &str = "fuser=warn,fuser::reply=off";
+
 pub use face::Face;
 pub use mount::{
     MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
