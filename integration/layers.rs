@@ -48,7 +48,9 @@ fn source(root: &Path, path: PathBuf) -> Option<Source> {
     let first = relative.components().next()?.as_os_str().to_str()?;
     let module = first.trim_end_matches(".rs").to_owned();
     let name = path.file_name()?.to_str()?;
-    if module == "lib" || module == "main" || name == "tests.rs" || name.ends_with("_tests.rs") {
+    let below_tests = relative.components().any(|part| part.as_os_str() == "tests");
+    if module == "lib" || module == "main" || name == "tests.rs" || name.ends_with("_tests.rs") || below_tests
+    {
         return None;
     }
     let text = fs::read_to_string(&path).expect("a source file");
