@@ -373,8 +373,9 @@ impl Disk {
         if group.in_flight == 0 {
             self.groups.remove(slot);
         } else {
-            // Still active until its requests in flight are back.
+            // Still active until its requests in flight are back, within the usual patience.
             self.stand_in_line(slot);
+            self.await_until(slot, self.patience_end(now));
         }
         for held in held {
             self.queued -= 1;
