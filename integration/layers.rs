@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("clock", &["units"]),
+    ("mountinfo", &[]),
     ("sched", &["units"]),
-    ("device", &["units", "clock"]),
+    ("device", &["units", "clock", "mountinfo"]),
     ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
     ("control", &["units", "clock", "sched", "classify", "engine"]),
-    ("fuse", &["units", "clock", "classify", "config", "device", "engine", "control"]),
+    ("fuse", &["units", "clock", "mountinfo", "classify", "config", "device", "engine", "control"]),
     ("daemon", &["units", "clock", "sched", "classify", "config", "device", "engine", "control", "fuse"]),
     ("cli", &["units", "config", "device", "fuse", "daemon"]),
 ];

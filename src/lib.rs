@@ -5,6 +5,7 @@
 //! asks for. This is the map of the program; arrows point one way, each module uses only those above it:
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
+//! * [`mountinfo`]: what is mounted where.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
 //! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column.
@@ -23,5 +24,6 @@ pub mod daemon;
 pub mod device;
 pub mod engine;
 pub mod fuse;
+pub mod mountinfo;
 pub mod sched;
 pub mod units;

@@ -1,6 +1,6 @@
 //! Which mount a command is for.
 
-use crate::fuse::{MountError, ioband_mounts};
+use crate::fuse::{MountError, ioband_mounts, resolved};
 use anyhow::{Context, bail};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,7 @@ impl Mountpoint {
         let mounts = ioband_mounts().context("cannot read /proc/self/mountinfo")?;
         match (&self.mountpoint, mounts.as_slice()) {
             (Some(given), mounts) => {
-                let path = std::path::absolute(given).unwrap_or_else(|_| given.clone());
-                let path = path.canonicalize().unwrap_or(path);
+                let path = resolved(given);
                 if !mounts.contains(&path) {
                     return Err(MountError::NotMounted(given.clone()).into());
                 }

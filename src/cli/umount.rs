@@ -1,7 +1,7 @@
 //! `ioband umount`: ends a mount, and waits for its daemon, so that the device is free when it returns.
 
 use super::find::control_file;
-use crate::fuse::{MountError, State, probe_mountpoint, unmount};
+use crate::fuse::{MountError, State, probe_mountpoint, resolved, unmount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::os::fd::{AsFd, OwnedFd};
@@ -20,7 +20,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let path = &args.mountpoint;
     // What is mounted is what a symbolic link leads to.
-    let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+    let real = resolved(path);
     match probe_mountpoint(path) {
         // Nobody is there who could have files open, and nothing to wait for.
         Ok(State::Stale) => unmount(&real, true)?,

@@ -1,12 +1,13 @@
 //! Who uses a block device, for the sentence that refuses it.
 
+use crate::mountinfo::{self, Mount};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// Says who uses the device: its mounts and swap areas, those of its partitions, and devices built on it.
 pub(super) fn of_device((major, minor): (u64, u64)) -> String {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mounts = mountinfo::mounts().unwrap_or_default();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default();
     let folder = format!("/sys/dev/block/{major}:{minor}");
     let mut users = users_of(&format!("{major}:{minor}"), &mounts, &swaps, Path::new(&folder), "");
@@ -24,8 +25,8 @@ pub(super) fn of_device((major, minor): (u64, u64)) -> String {
     users.join(", ")
 }
 
-fn users_of(number: &str, mounts: &str, swaps: &str, folder: &Path, who: &str) -> Vec<String> {
-    let mounted = mountpoints(mounts, number).into_iter().map(|at| format!("{who}mounted at {at}"));
+fn users_of(number: &str, mounts: &[Mount], swaps: &str, folder: &Path, who: &str) -> Vec<String> {
+    let mounted = mountpoints(mounts, number).map(|at| format!("{who}mounted at {}", at.display()));
     let swapped = swaps
         .lines()
         .skip(1)
@@ -53,20 +54,9 @@ fn has_number(path: &str, number: &str) -> bool {
 }
 
 /// Where the device is mounted. By its number, or by its path: btrfs shows a number of its own.
-fn mountpoints(mountinfo: &str, number: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for line in mountinfo.lines() {
-        let mut fields = line.split(' ');
-        let (shown, at) = (fields.nth(2), fields.nth(1));
-        let source = line.split_once(" - ").and_then(|(_, rest)| rest.split(' ').nth(1));
-        let is_it = shown == Some(number) || source.is_some_and(|source| has_number(source, number));
-        if let Some(at) = at.filter(|_| is_it) {
-            // The kernel writes these as octal so that the fields can be told apart.
-            let octal = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-            found.push(octal.iter().fold(at.to_owned(), |at, (code, plain)| at.replace(code, plain)));
-        }
-    }
-    found
+fn mountpoints<'a>(mounts: &'a [Mount], number: &'a str) -> impl Iterator<Item = &'a Path> {
+    let is_it = move |mount: &&Mount| mount.number == number || has_number(&mount.source, number);
+    mounts.iter().filter(is_it).map(|mount| mount.mountpoint.as_path())
 }
 
 #[cfg(test)]
@@ -79,8 +69,10 @@ mod tests {
             29 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n\
             71 29 7:3 / /mnt/my\\040disk rw,relatime - ext4 /dev/loop3 rw\n\
             72 29 7:33 / /mnt/other rw - ext4 /dev/loop33 rw\n";
-        assert_eq!(mountpoints(mounts, "7:3"), ["/mnt/my disk"]);
-        assert_eq!(mountpoints(mounts, "8:1"), [""; 0]);
+        let mounts = mountinfo::parse(mounts);
+        let at = |number| mountpoints(&mounts, number).collect::<Vec<_>>();
+        assert_eq!(at("7:3"), [Path::new("/mnt/my disk")]);
+        assert_eq!(at("8:1"), [Path::new(""); 0]);
     }
 
     #[test]

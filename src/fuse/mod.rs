@@ -22,6 +22,6 @@ pub const LOG_FILTER: &str = "fuser=warn,fuser::reply=off";
 pub use face::Face;
 pub use mount::{
     MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
-    unmount,
+    resolved, unmount,
 };
 pub use tree::{ImageNode, Tree, TreeError};

@@ -5,6 +5,7 @@
 //! /dev/fuse refuses must get to fusermount3.
 
 use super::sys;
+use crate::mountinfo;
 use fuser::SessionACL;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -152,9 +153,13 @@ fn has_parent(path: &Path) -> bool {
 }
 
 fn is_ioband_mount(path: &Path) -> bool {
+    ioband_mounts().is_ok_and(|mounts| mounts.contains(&resolved(path)))
+}
+
+/// The path as the list of mounts has it: absolute, and without symbolic links as far as it can be followed.
+pub fn resolved(path: &Path) -> PathBuf {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let path = path.canonicalize().unwrap_or(path);
-    ioband_mounts().is_ok_and(|mounts| mounts.contains(&path))
+    path.canonicalize().unwrap_or(path)
 }
 
 /// Every ioband mount point that this process can see.
@@ -162,23 +167,8 @@ fn is_ioband_mount(path: &Path) -> bool {
 /// # Errors
 /// When /proc is not mounted.
 pub fn ioband_mounts() -> io::Result<Vec<PathBuf>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    // `36 35 98:0 /root /mount/point options ... - type source options`
-    let mount_point = |line: &str| {
-        let (before, after) = line.split_once(" - ")?;
-        let is_ours = after.split(' ').next() == Some(FS_TYPE);
-        is_ours.then(|| before.split(' ').nth(4).map(|path| PathBuf::from(unescape(path)))).flatten()
-    };
-    Ok(text.lines().filter_map(mount_point).collect())
-}
-
-/// mountinfo writes space, tab, line end and backslash as `\040` and the like.
-fn unescape(text: &str) -> String {
-    let mut out = text.to_owned();
-    for (code, plain) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        out = out.replace(code, plain);
-    }
-    out
+    let ours = mountinfo::mounts()?.into_iter().filter(|mount| mount.fs_type == FS_TYPE);
+    Ok(ours.map(|mount| mount.mountpoint).collect())
 }
 
 /// Everybody may use the mount where the one who mounts may allow that, and only its owner otherwise.
@@ -258,11 +248,8 @@ impl MountedAt {
 
 /// `MAJOR:MINOR` of what is mounted at a path and not covered by another mount there.
 fn topmost(mountpoint: &Path) -> Option<String> {
-    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let at =
-        |line: &&str| line.split(' ').nth(4).is_some_and(|path| Path::new(&unescape(path)) == mountpoint);
-    // Later mounts come later in the list.
-    text.lines().rfind(at)?.split(' ').nth(2).map(ToOwned::to_owned)
+    let mounts = mountinfo::mounts().ok()?.into_iter();
+    mounts.rev().find(|mount| mount.mountpoint == mountpoint).map(|mount| mount.number)
 }
 
 fn by_system_call(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
@@ -365,11 +352,6 @@ fn unmount_by_helper(mountpoint: &Path, lazy: bool) -> Result<(), MountError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn mountinfo_paths_are_unescaped() {
-        assert_eq!(unescape("/mnt/my\\040disk\\134x"), "/mnt/my disk\\x");
-    }
 
     #[test]
     fn what_is_no_folder_is_refused_by_name() {
