@@ -72,7 +72,7 @@ mod tests {
         let mounts = mountinfo::parse(mounts);
         let at = |number| mountpoints(&mounts, number).collect::<Vec<_>>();
         assert_eq!(at("7:3"), [Path::new("/mnt/my disk")]);
-        assert_eq!(at("8:1"), [Path::new(""); 0]);
+        assert!(at("8:1").is_empty());
     }
 
     #[test]
