@@ -1,7 +1,7 @@
 //! Who may do what with the files of a mount, and what they look like.
 
-use crate::daemon::{MOUNT, Vmdisk};
-use crate::support::{Need, run, trial};
+use crate::daemon::{AS_OTHERS, MOUNT, Vmdisk};
+use crate::support::{run, trial};
 use libtest_mimic::Trial;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statvfs::statvfs;
@@ -13,7 +13,6 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    const AS_OTHERS: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("setpriv")];
     vec![
         trial("owner, group and mode of an image count", AS_OTHERS, permissions),
         trial("chmod and chown act at once, for those who may", AS_OTHERS, live_permissions),

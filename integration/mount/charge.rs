@@ -1,6 +1,6 @@
 //! Who is charged when it is not plain to see who asks: the kernel on somebody's behalf, and callers without a group.
 
-use crate::daemon::{MOUNT, Vmdisk};
+use crate::daemon::{AS_OTHERS, MOUNT, Vmdisk};
 use crate::support::{Loop, Need, trial};
 use libtest_mimic::Trial;
 use std::fs::File;
@@ -11,7 +11,6 @@ use std::process::{Command, Stdio};
 
 pub(crate) fn trials() -> Vec<Trial> {
     const WITH_LOOP: &[Need] = &[Need::Root, Need::Fuse, Need::LoopDevice];
-    const AS_OTHERS: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("setpriv")];
     vec![
         trial("a loop device on an image is charged to who attached it", WITH_LOOP, loop_device),
         trial("who has no group is in the default group", AS_OTHERS, no_group),

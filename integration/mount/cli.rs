@@ -1,8 +1,8 @@
 //! The command line: what it prints, to the letter, and what it says when it cannot.
 
 use crate::alone::{ALONE, Alone, Said};
-use crate::daemon::{MOUNT, Vmdisk, ioband};
-use crate::support::{Need, folder, sparse, trial};
+use crate::daemon::{AS_OTHERS, MOUNT, Vmdisk, ioband};
+use crate::support::{folder, sparse, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::fs::File;
@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Barrier};
 
 pub(crate) fn trials() -> Vec<Trial> {
-    const AS_OTHERS: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("setpriv")];
     vec![
         trial("help and version go to standard output", &[], help),
         trial("wrong usage is status 2 and says how", &[], wrong_usage),

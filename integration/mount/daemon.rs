@@ -12,6 +12,9 @@ use std::process::{Command, Output};
 /// What every mount needs.
 pub(crate) const MOUNT: &[Need] = &[Need::Root, Need::Fuse];
 
+/// What a mount needs that others use, too.
+pub(crate) const AS_OTHERS: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("setpriv")];
+
 /// How long a daemon may take to end before it is killed: far more than it ever needs.
 const PATIENCE_MS: u16 = 30_000;
 
