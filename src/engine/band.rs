@@ -29,7 +29,6 @@ pub(super) struct Band {
     pub(super) name: String,
     pub(super) target: Arc<Target>,
     pub(super) policy: Policy,
-    pub(super) default: GroupKey,
     pub(super) groups: GroupMap<GroupKey>,
 }
 
@@ -45,7 +44,7 @@ impl Band {
                 debug_assert!(false, "a checked plan names each group once");
             }
         }
-        Self { name, target: Arc::new(target), policy, default, groups }
+        Self { name, target: Arc::new(target), policy, groups }
     }
 
     pub(super) fn status(&self, disk: &Disk) -> BandStatus {
@@ -55,7 +54,7 @@ impl Band {
             counters: disk.counters(key),
             queued: disk.queued_of(key),
         };
-        let default = std::iter::once(group(None, self.default));
+        let default = std::iter::once(group(None, self.groups.default_key()));
         BandStatus {
             name: self.name.clone(),
             // What is left of a file behind its last whole sector belongs to no image.

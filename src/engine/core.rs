@@ -9,7 +9,7 @@ use crate::sched::{self, Disk, Dispatched, Next, Settings};
 use crate::units::{Bytes, Nanos};
 use slab::Slab;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
@@ -66,8 +66,6 @@ struct Shared {
     /// What the ioband devices are names for, by their number.
     targets: Vec<Arc<Target>>,
     state: Mutex<State>,
-    /// Signalled when the table becomes empty while closing.
-    emptied: Condvar,
 }
 
 impl std::fmt::Debug for Shared {
@@ -80,7 +78,6 @@ impl std::fmt::Debug for Shared {
 }
 
 struct State {
-    settings: Settings,
     disk: Disk,
     bands: Vec<Band>,
     /// Every accepted request that is not answered, held or in flight.
@@ -123,23 +120,9 @@ impl Engine {
         let mut disk = Disk::new(settings);
         let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk)).collect();
         let targets = bands.iter().map(|band| band.target.clone()).collect();
-        let state = State {
-            settings,
-            disk,
-            bands,
-            table: Slab::new(),
-            sleeps_until: None,
-            closing: false,
-            dead: false,
-        };
-        let shared = Arc::new(Shared {
-            id,
-            clock,
-            device,
-            targets,
-            state: Mutex::new(state),
-            emptied: Condvar::new(),
-        });
+        let state =
+            State { disk, bands, table: Slab::new(), sleeps_until: None, closing: false, dead: false };
+        let shared = Arc::new(Shared { id, clock, device, targets, state: Mutex::new(state) });
         let thread = std::thread::Builder::new()
             .name(format!("disk-{id}"))
             .spawn({
@@ -200,7 +183,7 @@ impl Engine {
     /// The disk's settings and its ioband devices with their groups and counters.
     pub fn status(&self) -> (Settings, Vec<BandStatus>) {
         let state = self.shared.lock();
-        (state.settings, state.bands.iter().map(|band| band.status(&state.disk)).collect())
+        (state.disk.settings(), state.bands.iter().map(|band| band.status(&state.disk)).collect())
     }
 
     /// Lets everything that is held pass, waits until every accepted request is answered, and ends the thread.
@@ -210,15 +193,12 @@ impl Engine {
         state.closing = true;
         state.disk.drain();
         self.shared.pump(&mut state, self.shared.clock.now());
-        self.shared.device.wake();
-        while !state.table.is_empty() && !state.dead {
-            state = self.shared.emptied.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
         drop(state);
         self.shared.device.wake();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            // It ends by itself now; that it panicked was logged and answered for when it did.
+        // Locked while it waits, so that whoever else ends the engine waits as well.
+        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = thread.take() {
+            // It ends by itself with the last answer; that it panicked was logged and answered for when it did.
             let _ = thread.join();
         }
     }
@@ -299,7 +279,6 @@ impl Shared {
                 reply.send(result);
             }
             if finished {
-                self.emptied.notify_all();
                 return;
             }
         }
@@ -358,7 +337,6 @@ impl Drop for AnswerAll<'_> {
         for accepted in unanswered {
             accepted.reply.send(Err(errno(libc::EIO)));
         }
-        self.0.emptied.notify_all();
     }
 }
 

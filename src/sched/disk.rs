@@ -352,6 +352,11 @@ impl Disk {
         }
     }
 
+    /// The settings of the disk.
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// Changes the settings of the disk.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
