@@ -67,7 +67,6 @@ pub fn serve(
     let mut config = fuser::Config::default();
     config.n_threads =
         Some(thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_FUSE_THREADS)));
-    config.acl = mounted.acl;
     let session = Session::from_fd(face, mounted.connection, mounted.acl, config)
         .context("the kernel and ioband do not agree on a FUSE protocol")?;
     let unmounted = stop.clone();

@@ -162,8 +162,8 @@ impl Face {
         let len = node.image.clamp(offset, length);
         let work = match mode {
             // Every byte of an image has its place on the device already.
-            0 | KEEP if inside => return reply.ok(),
             KEEP => return reply.ok(),
+            0 if inside => return reply.ok(),
             0 => return reply.error(Errno::ENOSPC),
             PUNCH => Work::Discard { len },
             ZERO if !inside => return reply.error(Errno::ENOSPC),
