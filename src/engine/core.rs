@@ -191,8 +191,9 @@ impl Engine {
     pub fn shut_down(&self) {
         let mut state = self.shared.lock();
         state.closing = true;
-        state.disk.drain();
-        self.shared.pump(&mut state, self.shared.clock.now());
+        let now = self.shared.clock.now();
+        state.disk.drain(now);
+        self.shared.pump(&mut state, now);
         drop(state);
         self.shared.device.wake();
         // Locked while it waits, so that whoever else ends the engine waits as well.

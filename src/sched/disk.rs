@@ -1,12 +1,15 @@
 //! The scheduler of one disk: requests in, decisions out. See [`super`] for the algorithm.
 
+mod changes;
+
 use super::counters::Counters;
 use super::depth::DepthControl;
-use super::group::{Group, Held, Request};
+use super::group::{Alarm, Group, Held, Request};
+use super::minima::Minima;
 use super::order::{Order, Place, Slot};
-use super::policy::{Op, Policy};
+use super::policy::Policy;
 use super::tags::{VTime, span, span_hint, tokens};
-use crate::units::{Nanos, Weight};
+use crate::units::{Nanos, SECTOR_SIZE, Weight};
 use slab::Slab;
 use std::collections::BTreeSet;
 
@@ -21,6 +24,10 @@ const CREDIT_REQUESTS: u32 = 2;
 const PATIENCE: u64 = 8;
 const LEAST_PATIENCE: Nanos = Nanos::from_millis(1);
 const MOST_PATIENCE: Nanos = Nanos::from_millis(50);
+
+/// The device is left idle for a group that is about to come back only if that thinks for less than this part of what
+/// a request usually takes: its share is worth so much of the device, and not more.
+const ANTICIPATION: u64 = 4;
 
 /// Settings of a disk; 0 for the first two means automatic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +80,9 @@ pub struct Disk {
     settings: Settings,
     groups: Slab<Group>,
     order: Order,
-    /// Ends of graces, to expire them.
-    graces: BTreeSet<(Nanos, Slot)>,
+    minima: Minima,
+    /// The alarms of all groups.
+    alarms: BTreeSet<(Nanos, Slot)>,
     depth: DepthControl,
     /// When a request last went to the device or came back.
     last_event: Nanos,
@@ -103,7 +111,8 @@ impl Disk {
             settings,
             groups: Slab::new(),
             order: Order::default(),
-            graces: BTreeSet::new(),
+            minima: Minima::default(),
+            alarms: BTreeSet::new(),
             depth: DepthControl::new(),
             last_event: Nanos(0),
             latency: Nanos(0),
@@ -136,15 +145,19 @@ impl Disk {
         self.queued += 1;
         let group = &mut self.groups[slot];
         group.queue.push_back(held);
-        if group.queue.len() == 1 {
-            group.think.resume(now);
-            self.stop_awaiting(slot);
-            self.join(slot);
+        if group.queue.len() > 1 {
+            return;
+        }
+        group.think.resume(now);
+        // Held back by its caps, it joins when they let it.
+        if !matches!(group.alarm, Some((_, Alarm::Cap))) {
+            self.stop_alarm(slot);
+            self.join(slot, now);
         }
     }
 
     /// The group has something queued again: it takes its place among the backlogged.
-    fn join(&mut self, slot: Slot) {
+    fn join(&mut self, slot: Slot, now: Nanos) {
         let front = self.front.max(self.now);
         let group = &mut self.groups[slot];
         // Time away is not saved up: a newcomer joins where the others are. A group that was active all along
@@ -155,15 +168,44 @@ impl Disk {
         };
         group.start = group.start.max(earliest);
         self.leave_line(slot);
+        if let Some(minimum) = self.groups[slot].limiter.as_mut().and_then(|l| l.minimum.as_mut()) {
+            self.minima.rejoin(minimum, now);
+        }
         self.stand_in_line(slot);
+    }
+
+    /// The caps of a group let it pass again: it takes its place, if there is anything to take it for.
+    fn return_from_cap(&mut self, slot: Slot, now: Nanos) {
+        let group = &mut self.groups[slot];
+        if group.queue.is_empty() && group.in_flight == 0 {
+            return;
+        }
+        // It was the cap that kept it away: it comes back to where the others are, not behind them.
+        group.start = group.start.max(self.now);
+        if let Some(minimum) = group.limiter.as_mut().and_then(|l| l.minimum.as_mut()) {
+            self.minima.rejoin(minimum, now);
+        }
+        self.stand_in_line(slot);
+        self.await_until(slot, self.patience_end(now));
+    }
+
+    /// Takes a group whose caps are used up out of the line, until they let it pass again.
+    fn hold_back(&mut self, slot: Slot, now: Nanos) {
+        let ready = self.groups[slot].limiter.as_ref().map_or(Nanos(0), |limiter| limiter.ready_at());
+        if ready > now && !self.draining {
+            self.leave_line(slot);
+            self.set_alarm(slot, ready, Alarm::Cap);
+        }
     }
 
     /// Takes the group out of the line; it stays what it was otherwise.
     fn leave_line(&mut self, slot: Slot) {
         let group = &mut self.groups[slot];
-        if let Some(place) = group.place.take() {
-            self.active_weight -= group.w();
-            self.order.remove(slot, place);
+        let Some(place) = group.place.take() else { return };
+        self.active_weight -= group.w();
+        self.order.remove(slot, place);
+        if let Some(minimum) = group.limiter.as_ref().and_then(|l| l.minimum.as_ref()) {
+            self.minima.remove(slot, minimum);
         }
     }
 
@@ -175,25 +217,44 @@ impl Disk {
         group.place = Some(place);
         self.active_weight += group.w();
         self.order.insert(slot, place, self.now);
+        if let Some(minimum) =
+            group.limiter.as_ref().and_then(|l| l.minimum.as_ref()).filter(|_| !place.awaited)
+        {
+            self.minima.insert(slot, minimum);
+        }
     }
 
     /// What to do at `now`. Call until it no longer says [`Next::Dispatch`].
     pub fn next(&mut self, now: Nanos) -> Next {
-        self.expire_graces(now);
+        self.expire_alarms(now);
         if let Some(start) = self.order.jump() {
             self.advance_to(start);
         }
-        let Some((slot, due)) = self.order.next() else { return Next::Idle };
-        match self.may_pass(due) {
-            Pass::Yes => Next::Dispatch(self.dispatch(slot, now)),
+        let Some(turn) = self.turn(now) else {
+            // What is held then is held back by caps.
+            let alarm = self.alarms.first().filter(|_| self.queued > 0);
+            return alarm.map_or(Next::Idle, |&(end, _)| Next::Wait(end));
+        };
+        match self.may_pass(turn) {
+            Pass::Yes => Next::Dispatch(self.dispatch(turn, now)),
+            // A completion will ask again.
             Pass::Full => Next::Idle,
-            // The device has work, so a completion will ask again; so may the end of a grace.
-            Pass::Reserved => self.graces.first().map_or(Next::Idle, |&(end, _)| Next::Wait(end)),
+            // So it will here, and so may the end of a grace.
+            Pass::Reserved => self.alarms.first().map_or(Next::Idle, |&(end, _)| Next::Wait(end)),
         }
     }
 
-    fn may_pass(&self, due: bool) -> Pass {
-        if self.draining || self.in_flight == 0 {
+    /// Whose request is the next.
+    fn turn(&mut self, now: Nanos) -> Option<Turn> {
+        if let Some(slot) = self.minima.due(now) {
+            return Some(Turn { slot, by: By::Minimum });
+        }
+        let (slot, due) = self.order.next()?;
+        Some(Turn { slot, by: if due { By::Weight } else { By::Leftover } })
+    }
+
+    fn may_pass(&self, turn: Turn) -> Pass {
+        if self.draining {
             return Pass::Yes;
         }
         let Settings { io_throttle, io_limit, .. } = self.settings;
@@ -202,55 +263,95 @@ impl Disk {
         if self.in_flight >= limit {
             return Pass::Full;
         }
+        if turn.by == By::Minimum {
+            return Pass::Yes;
+        }
+        if self.in_flight == 0 {
+            return if self.anticipates() { Pass::Reserved } else { Pass::Yes };
+        }
         // One slot is kept back for each awaited group whose turn comes first: not the whole device.
         let reserved = self.order.awaited_before_next(limit - self.in_flight);
         // A group that is not due would run ahead of somebody who is active: it passes only where control has
         // not started (R5), or, with automatic depth, where the device would be left with less than it can use.
         let free = if io_throttle > 0 { io_throttle } else { depth.min(limit).saturating_sub(reserved) };
-        if self.in_flight < free || (due && self.in_flight + reserved < limit) {
+        if self.in_flight < free || (turn.by == By::Weight && self.in_flight + reserved < limit) {
             Pass::Yes
         } else {
             Pass::Reserved
         }
     }
 
-    fn dispatch(&mut self, slot: Slot, now: Nanos) -> Dispatched {
+    /// Whether the idle device is better left so for a moment: the group whose turn it is thinks, and not for long. A
+    /// synchronous caller of a large weight would otherwise always find somebody else's request before its own.
+    fn anticipates(&self) -> bool {
+        self.order.first_awaited().is_some_and(|slot| {
+            let group = &self.groups[slot];
+            group.alarm.is_some() && group.think.usual().0 * ANTICIPATION <= self.latency.0
+        })
+    }
+
+    fn dispatch(&mut self, turn: Turn, now: Nanos) -> Dispatched {
+        let slot = turn.slot;
+        let active_weight = self.active_weight;
         self.leave_line(slot);
         let group = &mut self.groups[slot];
         let held = group.queue.pop_front().expect("a backlogged group has a request queued");
         let Request { id, op, sectors } = held.request;
         let cost = group.policy.cost(op, sectors);
+        let moves = if op.moves_bytes() { sectors } else { 0 };
         group.usual_cost = cost;
         group.in_flight += 1;
         group.counters.count(op, sectors, now > held.since);
-        self.front = self.front.max(group.start);
-        group.start = group.start.plus(span(cost, group.w(), &mut group.remainder));
+        // What a minimum gives beyond the share is not charged, or who has one would owe more and more.
+        let charged = turn.by != By::Minimum || group.start <= self.now;
+        if charged {
+            self.front = self.front.max(group.start);
+            group.start = group.start.plus(span(cost, group.w(), &mut group.remainder));
+        }
+        let limited = if let Some(limiter) = group.limiter.as_mut() {
+            let bytes = u64::from(moves) * SECTOR_SIZE;
+            limiter.charge(bytes, now);
+            if let Some(minimum) = limiter.minimum.as_mut() {
+                self.minima.charge(minimum, bytes, now);
+            }
+            true
+        } else {
+            false
+        };
         self.stand_in_line(slot);
         self.await_until(slot, self.patience_end(now));
+        if limited {
+            self.hold_back(slot, now);
+        }
         self.queued -= 1;
         self.pass_time(now);
         self.in_flight += 1;
-        let step = span(cost, self.active_weight, &mut self.now_remainder);
-        // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
-        let epoch = self.epoch_span();
-        self.advance_to(self.now.plus(step).max(self.front.minus(epoch)));
-        let moves = if op == Op::Discard { 0 } else { sectors };
+        if charged {
+            let step = span(cost, active_weight, &mut self.now_remainder);
+            // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
+            let epoch = self.epoch_span();
+            self.advance_to(self.now.plus(step).max(self.front.minus(epoch)));
+        }
         Dispatched { id, group: slot, moves, started: now }
     }
 
     /// The group, having nothing queued, is waited for until `end`, and not as long as it was before.
     fn await_until(&mut self, slot: Slot, end: Nanos) {
-        self.stop_awaiting(slot);
-        let group = &mut self.groups[slot];
+        let group = &self.groups[slot];
         if group.queue.is_empty() && group.place.is_some() {
-            group.grace_end = Some(end);
-            self.graces.insert((end, slot));
+            self.set_alarm(slot, end, Alarm::Grace);
         }
     }
 
-    fn stop_awaiting(&mut self, slot: Slot) {
-        if let Some(end) = self.groups[slot].grace_end.take() {
-            self.graces.remove(&(end, slot));
+    fn set_alarm(&mut self, slot: Slot, when: Nanos, what: Alarm) {
+        self.stop_alarm(slot);
+        self.groups[slot].alarm = Some((when, what));
+        self.alarms.insert((when, slot));
+    }
+
+    fn stop_alarm(&mut self, slot: Slot) {
+        if let Some((when, _)) = self.groups[slot].alarm.take() {
+            self.alarms.remove(&(when, slot));
         }
     }
 
@@ -278,7 +379,7 @@ impl Disk {
         let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
         self.in_flight -= 1;
-        self.depth.completed(moves, self.queued > 0);
+        self.depth.completed(moves, self.order.has_backlog());
         // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
         let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
         self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);
@@ -290,14 +391,19 @@ impl Disk {
         if group.in_flight > 0 {
             return self.await_until(slot, self.patience_end(now));
         }
-        self.stop_awaiting(slot);
-        let group = &mut self.groups[slot];
         if group.detached {
             self.leave_line(slot);
+            self.stop_alarm(slot);
             self.groups.remove(slot);
             return;
         }
-        match group.think.pause(now) {
+        let grace = group.think.pause(now);
+        if group.place.is_none() {
+            // Held back by its caps, or given up: not waited for.
+            return;
+        }
+        self.stop_alarm(slot);
+        match grace {
             Some(end) => self.await_until(slot, end),
             None => self.leave_line(slot),
         }
@@ -309,114 +415,22 @@ impl Disk {
         self.last_event = now;
     }
 
-    fn expire_graces(&mut self, now: Nanos) {
-        while let Some(&(end, slot)) = self.graces.first() {
+    fn expire_alarms(&mut self, now: Nanos) {
+        while let Some(&(end, slot)) = self.alarms.first() {
             if end > now {
                 break;
             }
-            self.graces.pop_first();
-            self.groups[slot].grace_end = None;
-            self.leave_line(slot);
+            self.alarms.pop_first();
+            match self.groups[slot].alarm.take() {
+                Some((_, Alarm::Cap)) => self.return_from_cap(slot, now),
+                Some((_, Alarm::Grace)) | None => self.leave_line(slot),
+            }
         }
-    }
-
-    /// Changes the weight of a group; what it has queued feels it at once.
-    pub fn set_weight(&mut self, group: GroupKey, weight: Weight) {
-        self.retag(group.0, |group, now| {
-            // A lead is a debt in tokens, and stays the same number of tokens under the new weight.
-            let lead = tokens(group.start.ahead_of(now), group.w());
-            let behind = group.start.min(now);
-            group.weight = weight;
-            group.remainder = 0;
-            let lead = span_hint(u32::try_from(lead).unwrap_or(u32::MAX), group.w(), 0);
-            group.start = behind.plus(lead).max(behind);
-        });
-    }
-
-    /// Changes what the requests of a group cost, those queued included.
-    pub fn set_policy(&mut self, group: GroupKey, policy: Policy) {
-        self.retag(group.0, |group, now| {
-            group.policy = policy;
-            group.usual_cost = 1;
-            // Tokens of the one kind say nothing in the other: a lead is forgiven.
-            group.start = group.start.min(now);
-        });
-    }
-
-    fn retag(&mut self, slot: Slot, change: impl FnOnce(&mut Group, VTime)) {
-        let active = self.groups[slot].place.is_some();
-        self.leave_line(slot);
-        change(&mut self.groups[slot], self.now);
-        if active {
-            self.stand_in_line(slot);
-        }
-    }
-
-    /// The settings of the disk.
-    pub fn settings(&self) -> Settings {
-        self.settings
-    }
-
-    /// Changes the settings of the disk.
-    pub fn set_settings(&mut self, settings: Settings) {
-        self.settings = settings;
-    }
-
-    /// Detaches a group. What it holds moves, in order of arrival, to where `reroute` sends each request.
-    pub fn remove_group(
-        &mut self,
-        group: GroupKey,
-        now: Nanos,
-        mut reroute: impl FnMut(&Request) -> GroupKey,
-    ) {
-        let slot = group.0;
-        self.leave_line(slot);
-        self.stop_awaiting(slot);
-        let group = &mut self.groups[slot];
-        let held = std::mem::take(&mut group.queue);
-        group.detached = true;
-        if group.in_flight == 0 {
-            self.groups.remove(slot);
-        } else {
-            // Still active until its requests in flight are back, within the usual patience.
-            self.stand_in_line(slot);
-            self.await_until(slot, self.patience_end(now));
-        }
-        for held in held {
-            self.queued -= 1;
-            let target = reroute(&held.request).0;
-            self.enqueue_by_arrival(target, held, now);
-        }
-    }
-
-    /// Like `enqueue`, but among requests that came later when there are any.
-    fn enqueue_by_arrival(&mut self, slot: Slot, held: Held, now: Nanos) {
-        let queue = &mut self.groups[slot].queue;
-        let at = queue.partition_point(|other| other.arrival < held.arrival);
-        if queue.is_empty() {
-            return self.enqueue(slot, held, now);
-        }
-        queue.insert(at, held);
-        self.queued += 1;
-        if at == 0 {
-            // Another request is first now, maybe of another cost: the finish tag follows.
-            self.retag(slot, |_, _| {});
-        }
-    }
-
-    /// From now on everything passes at once: the daemon is ending and nobody's request may stay behind.
-    pub fn drain(&mut self) {
-        self.draining = true;
     }
 
     /// The counters of a group.
     pub fn counters(&self, group: GroupKey) -> Counters {
         self.groups[group.0].counters
-    }
-
-    /// Sets the counters of a group to zero.
-    pub fn reset_counters(&mut self, group: GroupKey) {
-        self.groups[group.0].counters = Counters::default();
     }
 
     /// The weight of a group.
@@ -454,6 +468,23 @@ impl Disk {
     pub fn epochs(&self) -> u64 {
         self.epochs
     }
+}
+
+/// Whose turn it is, and why.
+#[derive(Clone, Copy)]
+struct Turn {
+    slot: Slot,
+    by: By,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Its minimum is due (share rule R11).
+    Minimum,
+    /// It has tokens: it is not ahead of virtual time.
+    Weight,
+    /// It has none, but nobody who has some has anything queued.
+    Leftover,
 }
 
 /// Whether the next request may go.

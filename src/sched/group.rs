@@ -1,6 +1,7 @@
 //! One ioband group: its queue, its tags, its counters.
 
 use super::counters::Counters;
+use super::limits::Limiter;
 use super::order::Place;
 use super::policy::{Op, Policy};
 use super::tags::VTime;
@@ -27,6 +28,15 @@ pub(super) struct Held {
     pub(super) arrival: u64,
 }
 
+/// What a group has coming.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Alarm {
+    /// The end of its grace: with nothing queued, it is waited for until then (it thinks, or has requests in flight).
+    Grace,
+    /// Its caps let it pass again. Until then it stands nowhere, whatever it has queued.
+    Cap,
+}
+
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) policy: Policy,
@@ -42,8 +52,10 @@ pub(super) struct Group {
     /// Where it stands in line; `None` = not active.
     pub(super) place: Option<Place>,
     pub(super) think: ThinkTime,
-    /// Until when it is waited for, while nothing is queued: it thinks, or has requests in flight.
-    pub(super) grace_end: Option<Nanos>,
+    /// What comes by itself, and when.
+    pub(super) alarm: Option<(Nanos, Alarm)>,
+    /// Mostly a group has no limits, and many groups are idle: kept apart.
+    pub(super) limiter: Option<Box<Limiter>>,
     pub(super) counters: Counters,
     /// Detached; goes away with its last request in flight.
     pub(super) detached: bool,
@@ -61,7 +73,8 @@ impl Group {
             usual_cost: 1,
             place: None,
             think: ThinkTime::new(),
-            grace_end: None,
+            alarm: None,
+            limiter: None,
             counters: Counters::default(),
             detached: false,
         }

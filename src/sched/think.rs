@@ -27,6 +27,11 @@ impl ThinkTime {
         Self { average: SHORTEST, idle_since: None }
     }
 
+    /// How long it usually thinks.
+    pub(super) fn usual(&self) -> Nanos {
+        self.average
+    }
+
     /// The last outstanding request completed. Returns when the grace ends, if there is one.
     pub(super) fn pause(&mut self, now: Nanos) -> Option<Nanos> {
         self.idle_since = Some(now);
