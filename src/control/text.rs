@@ -72,13 +72,14 @@ mod tests {
     use super::*;
     use crate::classify::{GroupId, GroupType};
     use crate::engine::GroupStatus;
-    use crate::sched::{Counters, Direction, Policy};
+    use crate::sched::{Counters, Direction, Limits, Policy};
     use crate::units::{Sectors, Weight};
 
     fn group(id: Option<u32>, weight: u32, [r, dr, sr, w, dw, sw]: [u64; 6]) -> GroupStatus {
         GroupStatus {
             id: id.map(GroupId::Number),
             weight: Weight::new(weight).expect("a test's weight is valid"),
+            limits: Limits::default(),
             counters: Counters {
                 read: Direction { requests: r, delayed: dr, sectors: sr },
                 write: Direction { requests: w, delayed: dw, sectors: sw },
