@@ -138,7 +138,22 @@ fn messages_speak_of_things_not_of_types() {
 fn every_example_is_good() {
     let files = yaml_files("mountconfigs");
     let names: Vec<_> = files.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["cgroup", "gid", "image", "none", "pgrp", "pid", "two-devices", "user", "vmdisk"]);
+    assert_eq!(
+        names,
+        [
+            "caps",
+            "cgroup",
+            "gid",
+            "image",
+            "none",
+            "pgrp",
+            "pid",
+            "range-bw",
+            "two-devices",
+            "user",
+            "vmdisk",
+        ]
+    );
     for path in files {
         let plan = load_file(&path, &DEFAULTS, &Machine).unwrap_or_else(|report| panic!("{report}"));
         let name = path.file_stem().unwrap().to_str().unwrap();
@@ -173,6 +188,34 @@ fn limits(plan: &Plan) -> Vec<Limits> {
 
 fn cap(rate: u64, burst: u64) -> Option<Cap> {
     Some(Cap { rate: rate.try_into().unwrap(), burst })
+}
+
+#[test]
+fn the_examples_of_limits_say_what_their_comments_say() {
+    let plan = load_file(&folder("mountconfigs/caps.yaml"), &DEFAULTS, &Machine).unwrap();
+    assert_eq!(plan.devices[0].policy, Policy::Weight);
+    let expected = [
+        Limits { max_iops: cap(5000, 50), ..Limits::default() },
+        Limits::default(),
+        Limits { max_bandwidth: cap(50 << 20, 4 << 20), ..Limits::default() },
+        Limits {
+            max_bandwidth: cap(20 << 20, (20 << 20) / 100),
+            max_iops: cap(300, 50),
+            min_bandwidth: None,
+        },
+    ];
+    assert_eq!(limits(&plan), expected);
+    // The bursts that its comments speak of.
+    let usual = |rate: u64| Cap::new(rate.try_into().unwrap()).burst;
+    assert_eq!((usual(50 << 20), usual(300)), (512 << 10, 3));
+
+    let plan = load_file(&folder("mountconfigs/range-bw.yaml"), &DEFAULTS, &Machine).unwrap();
+    assert_eq!(plan.devices[0].policy, Policy::RangeBw);
+    let rates: Vec<_> = limits(&plan)
+        .iter()
+        .map(|l| (l.min_bandwidth.map(|r| r.get() >> 20), l.max_bandwidth.map(|c| c.rate.get() >> 20)))
+        .collect();
+    assert_eq!(rates, [(None, Some(30)), (Some(40), None), (Some(5), Some(60))]);
 }
 
 const EVERYTHING: &str = r#"
