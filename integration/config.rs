@@ -5,10 +5,10 @@
 
 use ioband::classify::{GroupId, GroupType};
 use ioband::config::{
-    DIRECTORY, Defaults, DevicePlan, Extent, Found, FoundKind, ImagePlan, Plan, Probe, Report, SimulatePlan,
-    load, load_file,
+    DIRECTORY, Defaults, DevicePlan, Extent, Found, FoundKind, GroupPlan, ImagePlan, Plan, Probe, Report,
+    SimulatePlan, load, load_file,
 };
-use ioband::sched::Policy;
+use ioband::sched::{Cap, Limits, Policy};
 use ioband::units::{Bytes, Weight};
 use proptest::prelude::*;
 use std::fmt::Write as _;
@@ -138,7 +138,22 @@ fn messages_speak_of_things_not_of_types() {
 fn every_example_is_good() {
     let files = yaml_files("mountconfigs");
     let names: Vec<_> = files.iter().map(|p| p.file_stem().unwrap().to_str().unwrap()).collect();
-    assert_eq!(names, ["cgroup", "gid", "image", "none", "pgrp", "pid", "two-devices", "user", "vmdisk"]);
+    assert_eq!(
+        names,
+        [
+            "caps",
+            "cgroup",
+            "gid",
+            "image",
+            "none",
+            "pgrp",
+            "pid",
+            "range-bw",
+            "two-devices",
+            "user",
+            "vmdisk",
+        ]
+    );
     for path in files {
         let plan = load_file(&path, &DEFAULTS, &Machine).unwrap_or_else(|report| panic!("{report}"));
         let name = path.file_stem().unwrap().to_str().unwrap();
@@ -165,6 +180,44 @@ fn the_quick_start_is_two_images_on_a_new_file() {
     assert!(good(&text.replace("# simulate", "simulate")).devices[0].simulate.is_some());
 }
 
+/// The limits of all groups of the first device, the default group first.
+fn limits(plan: &Plan) -> Vec<Limits> {
+    let device = &plan.devices[0];
+    std::iter::once(device.limits).chain(device.groups.iter().map(|group| group.limits)).collect()
+}
+
+fn cap(rate: u64, burst: u64) -> Option<Cap> {
+    Some(Cap { rate: rate.try_into().unwrap(), burst })
+}
+
+#[test]
+fn the_examples_of_limits_say_what_their_comments_say() {
+    let plan = load_file(&folder("mountconfigs/caps.yaml"), &DEFAULTS, &Machine).unwrap();
+    assert_eq!(plan.devices[0].policy, Policy::Weight);
+    let expected = [
+        Limits { max_iops: cap(5000, 50), ..Limits::default() },
+        Limits::default(),
+        Limits { max_bandwidth: cap(50 << 20, 4 << 20), ..Limits::default() },
+        Limits {
+            max_bandwidth: cap(20 << 20, (20 << 20) / 100),
+            max_iops: cap(300, 50),
+            min_bandwidth: None,
+        },
+    ];
+    assert_eq!(limits(&plan), expected);
+    // The bursts that its comments speak of.
+    let usual = |rate: u64| Cap::new(rate.try_into().unwrap()).burst;
+    assert_eq!((usual(50 << 20), usual(300)), (512 << 10, 3));
+
+    let plan = load_file(&folder("mountconfigs/range-bw.yaml"), &DEFAULTS, &Machine).unwrap();
+    assert_eq!(plan.devices[0].policy, Policy::RangeBw);
+    let rates: Vec<_> = limits(&plan)
+        .iter()
+        .map(|l| (l.min_bandwidth.map(|r| r.get() >> 20), l.max_bandwidth.map(|c| c.rate.get() >> 20)))
+        .collect();
+    assert_eq!(rates, [(None, Some(30)), (Some(40), None), (Some(5), Some(60))]);
+}
+
 const EVERYTHING: &str = r#"
 mountpoint: /vmdisk
 control: {dir: .control, owner: root, group: root, mode: "0640"}
@@ -178,9 +231,10 @@ devices:
     policy: weight-iosize
     token_base: 400
     weight: 50
+    max_bandwidth: 200MiB/s
     groups:
       1000: 80
-      root: {weight: 20}
+      root: {weight: 20, max_bandwidth: 1M/s, bandwidth_burst: 64K, max_iops: 300, iops_burst: 0}
     provision: false
     simulate: {iops: 2000, bandwidth: 100MiB/s, parallel: 2}
 images:
@@ -194,10 +248,12 @@ fn every_key_arrives_in_the_plan() {
     let plan = good(EVERYTHING);
     let control = (plan.control.dir.as_str(), plan.control.owner, plan.control.group, plan.control.mode);
     assert_eq!(control, (".control", 0, 0, 0o640));
-    let group = |id, weight| ioband::config::GroupPlan {
+    let group = |id, weight, limits| GroupPlan {
         id: GroupId::Number(id),
         weight: Weight::new(weight).unwrap(),
+        limits,
     };
+    let root = Limits { max_bandwidth: cap(1 << 20, 64 << 10), max_iops: cap(300, 0), min_bandwidth: None };
     let device = DevicePlan {
         name: "ioband1".into(),
         path: "/dev/sdb1".into(),
@@ -210,7 +266,8 @@ fn every_key_arrives_in_the_plan() {
         policy: Policy::WeightIosize,
         token_base: 400,
         weight: Weight::new(50).unwrap(),
-        groups: vec![group(1000, 80), group(0, 20)],
+        limits: Limits { max_bandwidth: cap(200 << 20, 2 << 20), ..Limits::default() },
+        groups: vec![group(1000, 80, Limits::default()), group(0, 20, root)],
         simulate: Some(SimulatePlan { iops: Some(2000), bandwidth: Some(Bytes(100 << 20)), parallel: 2 }),
     };
     assert_eq!(plan.devices, [device]);
@@ -246,6 +303,7 @@ fn what_is_not_said_is_the_default() {
         (device.group_type, device.policy, device.weight.get()),
         (GroupType::None, Policy::Weight, 100)
     );
+    assert!(device.limits.is_empty());
     assert_eq!(device.size, Bytes(GIB), "rounded down to whole sectors");
     assert_eq!(
         plan.images[0].extents,
@@ -295,6 +353,32 @@ images: {vm.img: {device: b}}",
         plan.devices.iter().flat_map(|d| &d.groups).map(|g| (g.id.clone(), g.weight.get())).collect();
     let name = |name: &str| GroupId::Name(name.into());
     assert_eq!(ids, [(name("/machine.slice"), 10), (name("/a/b"), 100), (name("vm.img"), 5)]);
+}
+
+#[test]
+fn limits_of_nothing_are_none() {
+    let plan = good(
+        "devices:
+  a:
+    path: /dev/sdb1
+    type: user
+    min_bandwidth: 0
+    max_bandwidth: 0/s
+    groups: {1: {min_bandwidth: 0KiB/s, max_iops: 0}, 2: 50}",
+    );
+    assert!(limits(&plan).iter().all(Limits::is_empty));
+}
+
+#[test]
+fn bandwidths_are_read_in_every_unit() {
+    for (text, bytes) in [("7", 7), ("7/s", 7), ("50MiB/s", 50 << 20), ("50 M/s", 50 << 20), ("8s/s", 4096)] {
+        let plan = good(&format!(
+            "devices: {{d: {{path: /dev/sdb1, policy: range-bw, min_bandwidth: {text}, max_bandwidth: {text}}}}}"
+        ));
+        let Limits { min_bandwidth, max_bandwidth, .. } = plan.devices[0].limits;
+        let both = (min_bandwidth.map(u64::from), max_bandwidth.map(|cap| cap.rate.get()));
+        assert_eq!(both, (Some(bytes), Some(bytes)), "a minimum may be the maximum: {text}");
+    }
 }
 
 #[test]

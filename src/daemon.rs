@@ -209,7 +209,8 @@ fn band(device: &DevicePlan, target: Target) -> BandSettings {
         group_type: device.group_type,
         policy: device.policy,
         weight: device.weight,
-        groups: device.groups.iter().map(|group| (group.id.clone(), group.weight)).collect(),
+        limits: device.limits,
+        groups: device.groups.clone(),
     }
 }
 

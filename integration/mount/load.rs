@@ -12,6 +12,8 @@ pub(crate) struct Report {
     pub(crate) requests: u64,
     pub(crate) bytes: u64,
     pub(crate) errors: u64,
+    /// How long was counted.
+    pub(crate) seconds: f64,
 }
 
 /// One load generator.

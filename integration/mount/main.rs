@@ -11,6 +11,7 @@ mod daemon;
 mod data;
 mod forbidden;
 mod lifecycle;
+mod limits;
 mod load;
 mod locks;
 mod others;
@@ -28,6 +29,7 @@ fn main() {
     }
     let trials = [
         shares::trials(),
+        limits::trials(),
         data::trials(),
         access::trials(),
         charge::trials(),

@@ -43,10 +43,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-const COMMON: &str = "--depth 8 --seconds 5 --window-start-ms 1000";
+/// What the loads of a race have in common.
+pub(crate) const COMMON: &str = "--depth 8 --seconds 5 --window-start-ms 1000";
 
 /// A mount of two images on one simulated device; `extra` are further keys of the device.
-fn two_images(extra: &str) -> Vmdisk {
+pub(crate) fn two_images(extra: &str) -> Vmdisk {
     Vmdisk::mount(&format!(
         r#"
 devices:
@@ -63,7 +64,7 @@ images:
 }
 
 /// Both at once, from the same moment; what each got.
-fn race(loads: &mut [Load]) -> Vec<Report> {
+pub(crate) fn race(loads: &mut [Load]) -> Vec<Report> {
     loads.iter_mut().for_each(Load::start);
     let reports: Vec<_> = loads.iter_mut().map(Load::report).collect();
     for report in &reports {
@@ -84,7 +85,7 @@ fn assert_shares(got: &[u64], weights: &[u32]) {
     println!("{got:?} for {weights:?}");
 }
 
-fn requests(reports: &[Report]) -> Vec<u64> {
+pub(crate) fn requests(reports: &[Report]) -> Vec<u64> {
     reports.iter().map(|report| report.requests).collect()
 }
 

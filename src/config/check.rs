@@ -5,6 +5,7 @@ mod devices;
 mod disks;
 mod groups;
 mod images;
+mod limits;
 mod overlap;
 
 use super::load::{Defaults, Probe};
@@ -22,7 +23,7 @@ pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problem
     let by_name: HashMap<&str, &Image> = mount.images.iter().map(|i| (i.name.value.as_str(), i)).collect();
     let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &by_name, problems)).collect();
     let images = images::check(&mount, &backing, defaults, problems);
-    let devices = devices::plans(mount.devices, backing, groups, &disks);
+    let devices = devices::plans(mount.devices, backing, groups, &disks, problems);
     Plan { mountpoint: mount.mountpoint, control, devices, images }
 }
 

@@ -196,12 +196,19 @@ pub(super) fn number32(range: RangeInclusive<u32>) -> impl FnOnce(&str, bool) ->
     }
 }
 
-/// A size in any unit, not zero.
-pub(super) fn size(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
-    match bytes(text, "a size")? {
-        Bytes(0) => Err("nothing at all".into()),
-        bytes => Ok(bytes),
-    }
+/// A size in any unit, zero included.
+pub(super) fn size_or_none(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
+    bytes(text, "a size")
+}
+
+/// Bytes a second: a size in any unit, with or without `/s`, zero included.
+pub(super) fn bandwidth(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
+    bytes(text.strip_suffix("/s").unwrap_or(text), "a bandwidth")
+}
+
+/// Refuses zero.
+pub(super) fn not_zero(bytes: Bytes) -> Result<Bytes, Wrong> {
+    if bytes == Bytes(0) { Err("nothing at all".into()) } else { Ok(bytes) }
 }
 
 /// A place on a device: whole sectors, from 0.
@@ -212,7 +219,7 @@ pub(super) fn offset(text: &str, _bare: bool) -> Result<Bytes, Wrong> {
 
 /// A size in whole sectors, not zero.
 pub(super) fn sectors(text: &str, bare: bool) -> Result<Bytes, Wrong> {
-    whole_sectors(size(text, bare)?, Bytes(SECTOR_SIZE))
+    whole_sectors(not_zero(size_or_none(text, bare)?)?, Bytes(SECTOR_SIZE))
 }
 
 /// A number of bytes in any unit; `noun` is what it should be.
@@ -220,7 +227,7 @@ fn bytes(text: &str, noun: &str) -> Result<Bytes, Wrong> {
     text.parse().map_err(|error| match error {
         SizeError::Malformed(_) => format!("not {noun}").into(),
         SizeError::TooLarge(_) => {
-            Wrong { reason: "too large".into(), hint: Some("the largest size is 8388607TiB".into()) }
+            Wrong { reason: "too large".into(), hint: Some("the largest is 8388607TiB".into()) }
         }
     })
 }

@@ -1,7 +1,7 @@
 //! The checked configuration: what the rest of the program builds from. A `Plan` that exists is valid.
 
 use crate::classify::{GroupId, GroupType};
-use crate::sched::Policy;
+use crate::sched::{Limits, Policy};
 use crate::units::{Bytes, Weight};
 use std::path::PathBuf;
 
@@ -56,6 +56,8 @@ pub struct DevicePlan {
     pub token_base: u32,
     /// Weight of the default group.
     pub weight: Weight,
+    /// What the default group must and may have beside it.
+    pub limits: Limits,
     /// Further groups, in the order of the file; empty under [`GroupType::None`].
     pub groups: Vec<GroupPlan>,
     /// Make the device this slow.
@@ -69,6 +71,8 @@ pub struct GroupPlan {
     pub id: GroupId,
     /// Its weight.
     pub weight: Weight,
+    /// What it must and may have beside it.
+    pub limits: Limits,
 }
 
 /// A service-time model: each of `parallel` servers takes 1/iops plus bytes/bandwidth per request.

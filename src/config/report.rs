@@ -153,7 +153,8 @@ pub(super) fn quoted(text: &str) -> String {
 
 /// `a, b and c`, for hints that list what there is; says how many are left out of a long list.
 pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    const MOST: usize = 12;
+    // As many as a device has keys.
+    const MOST: usize = 16;
     let names: Vec<&str> = names.into_iter().collect();
     let mut parts: Vec<String> = names.iter().take(MOST).map(|name| quoted(name)).collect();
     if names.len() > MOST {
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(listed([]), "");
         assert_eq!(listed(["a"]), "`a`");
         assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
-        assert!(listed(["x"; 20]).ends_with("`x` and 8 more"));
+        assert!(listed(["x"; 20]).ends_with("`x` and 4 more"));
     }
 
     #[test]

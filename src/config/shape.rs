@@ -17,6 +17,8 @@ const SIZE: &str = "write a number and a unit, such as 4GiB, 512MiB, 64K or 2048
 const OFFSET: &str = "write 0, or a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
 /// What would be right for a weight.
 const WEIGHT: &str = "write a whole number from 1 to 32767";
+/// What would be right for the bandwidth of a group.
+const BANDWIDTH: &str = "write bytes a second, such as 50MiB/s, or 0 for none";
 /// What would be right for a mode.
 const MODE: &str = "write an octal number in quotes, such as \"0660\"";
 
@@ -52,9 +54,10 @@ pub(super) struct Device {
     pub(super) io_throttle: Option<At<u32>>,
     pub(super) io_limit: Option<At<u32>>,
     pub(super) group_type: Setting<GroupType>,
-    pub(super) policy: Policy,
+    pub(super) policy: Setting<Policy>,
     pub(super) token_base: Option<At<u32>>,
     pub(super) weight: Weight,
+    pub(super) limits: Limits,
     pub(super) groups_at: Pos,
     pub(super) groups: Vec<Group>,
     pub(super) simulate: Option<At<SimulatePlan>>,
@@ -64,6 +67,27 @@ pub(super) struct Device {
 pub(super) struct Group {
     pub(super) id: At<String>,
     pub(super) weight: Weight,
+    pub(super) limits: Limits,
+}
+
+/// What a group must and may have beside its weight; 0 stands for none, except for a burst.
+pub(super) struct Limits {
+    pub(super) min_bandwidth: Setting<Bytes>,
+    pub(super) max_bandwidth: Setting<Bytes>,
+    pub(super) bandwidth_burst: Setting<Bytes>,
+    pub(super) max_iops: Setting<u64>,
+    pub(super) iops_burst: Setting<u64>,
+}
+
+impl Limits {
+    /// None of them is written.
+    const NONE: Limits = Limits {
+        min_bandwidth: Ok(None),
+        max_bandwidth: Ok(None),
+        bandwidth_burst: Ok(None),
+        max_iops: Ok(None),
+        iops_burst: Ok(None),
+    };
 }
 
 /// One entry of `images`.
@@ -185,6 +209,11 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         "policy",
         "token_base",
         "weight",
+        "min_bandwidth",
+        "max_bandwidth",
+        "bandwidth_burst",
+        "max_iops",
+        "iops_burst",
         "groups",
         "simulate",
     ];
@@ -197,9 +226,10 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         io_throttle: None,
         io_limit: None,
         group_type: Ok(None),
-        policy: Policy::Weight,
+        policy: Ok(None),
         token_base: None,
         weight: Weight::default(),
+        limits: Limits::NONE,
         groups_at: entry.at,
         groups: Vec::new(),
         simulate: None,
@@ -224,8 +254,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));
     device.group_type =
         keys.read("type", "write `type: user`, or gid, pid, pgrp, cgroup, image, none", group_type);
-    device.policy = good(keys.read("policy", "write `policy: weight`, or weight-iosize", policy))
-        .unwrap_or(Policy::Weight);
+    device.policy = keys.read("policy", "write `policy: weight`, or weight-iosize, range-bw", policy);
     device.token_base = placed(keys.read("token_base", &token_base, number32(0..=1_000_000)));
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
         base.value = DEFAULT_TOKEN_BASE;
@@ -236,6 +265,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         Err(Bad) => (device.io_throttle, device.io_limit, device.token_base) = (None, None, None),
     }
     device.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
+    device.limits = limits(&mut keys);
     if let Some(entry) = keys.take("simulate") {
         device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
     }
@@ -273,10 +303,9 @@ fn group_type(text: &str, _bare: bool) -> Result<GroupType, Wrong> {
 }
 
 fn policy(text: &str, _bare: bool) -> Result<Policy, Wrong> {
-    let all = [Policy::Weight, Policy::WeightIosize];
-    all.into_iter().find(|policy| policy.as_str() == text).ok_or_else(|| Wrong {
-        reason: if text == "range-bw" { "not available in this version" } else { "no policy" }.into(),
-        hint: Some(choose(text, &all.map(Policy::as_str))),
+    Policy::ALL.into_iter().find(|policy| policy.as_str() == text).ok_or_else(|| Wrong {
+        reason: "no policy".into(),
+        hint: Some(choose(text, &Policy::ALL.map(Policy::as_str))),
     })
 }
 
@@ -286,24 +315,37 @@ fn groups(entry: Entry, problems: &mut Problems) -> Vec<Group> {
     entries.into_iter().map(|entry| group(entry, problems)).collect()
 }
 
-fn group(mut entry: Entry, problems: &mut Problems) -> Group {
+fn group(entry: Entry, problems: &mut Problems) -> Group {
     let id = At { value: entry.key.clone(), at: entry.at };
-    let Kind::Map(settings) = &mut entry.value.kind else {
+    if !matches!(entry.value.kind, Kind::Map(_)) {
         let weight =
             scalar(&format!("the weight of group {}", quoted(&id.value)), entry, WEIGHT, weight, problems)
                 .map(|at| at.value)
                 .unwrap_or_default();
-        return Group { id, weight };
-    };
-    let later = ["max_bandwidth", "max_iops", "min_bandwidth", "min_iops"];
-    for Entry { at, key, .. } in settings.extract_if(.., |e| later.contains(&e.key.as_str())) {
-        let message = format!("`{key}` is not available in this version");
-        problems.add(at, message, "remove it: groups share by `weight` alone");
+        return Group { id, weight, limits: Limits::NONE };
     }
-    let what = format!("group {}", quoted(&id.value));
-    let keys = Fields::open(entry.at, what, entry.value, &["weight"], "1000: {weight: 80}", problems);
-    let weight = keys.ok().and_then(|mut keys| good(keys.read("weight", WEIGHT, weight)));
-    Group { id, weight: weight.unwrap_or_default() }
+    let known = ["weight", "min_bandwidth", "max_bandwidth", "bandwidth_burst", "max_iops", "iops_burst"];
+    let mut group = Group { id, weight: Weight::default(), limits: Limits::NONE };
+    let what = format!("group {}", quoted(&group.id.value));
+    if let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, "1000: {weight: 80}", problems) {
+        group.weight = good(keys.read("weight", WEIGHT, weight)).unwrap_or_default();
+        group.limits = limits(&mut keys);
+    }
+    group
+}
+
+/// The limits of the group whose keys these are; at a device, of its default group.
+fn limits(keys: &mut Fields<'_>) -> Limits {
+    let iops = "write requests a second, such as 2000, or 0 for none";
+    let burst = "write how much may pass at once after a pause, such as 1MiB";
+    let iops_burst = "write how many requests may pass at once after a pause, such as 20";
+    Limits {
+        min_bandwidth: keys.read("min_bandwidth", BANDWIDTH, bandwidth),
+        max_bandwidth: keys.read("max_bandwidth", BANDWIDTH, bandwidth),
+        bandwidth_burst: keys.read("bandwidth_burst", burst, size_or_none),
+        max_iops: keys.read("max_iops", iops, number(0..=1_000_000_000)),
+        iops_burst: keys.read("iops_burst", iops_burst, number(0..=1_000_000_000)),
+    }
 }
 
 fn simulate(entry: Entry, problems: &mut Problems) -> Option<At<SimulatePlan>> {
@@ -315,15 +357,13 @@ fn simulate(entry: Entry, problems: &mut Problems) -> Option<At<SimulatePlan>> {
     let mut keys = Fields::open(entry.at, "`simulate`", entry.value, &known, example, problems).ok()?;
     let pace = keys.has("iops") || keys.has("bandwidth");
     let per_second = "write bytes a second, such as 100MiB/s";
-    let plan =
-        SimulatePlan {
-            iops: good(keys.read("iops", "write requests a second, such as 2000", number(1..=1_000_000_000))),
-            bandwidth: good(keys.read("bandwidth", per_second, |text, bare| {
-                size(text.strip_suffix("/s").unwrap_or(text), bare)
-            })),
-            parallel: good(keys.read("parallel", "write a whole number from 1 to 1024", number32(1..=1024)))
-                .unwrap_or(1),
-        };
+    let some_bandwidth = |text: &str, bare: bool| bandwidth(text, bare).and_then(not_zero);
+    let plan = SimulatePlan {
+        iops: good(keys.read("iops", "write requests a second, such as 2000", number(1..=1_000_000_000))),
+        bandwidth: good(keys.read("bandwidth", per_second, some_bandwidth)),
+        parallel: good(keys.read("parallel", "write a whole number from 1 to 1024", number32(1..=1024)))
+            .unwrap_or(1),
+    };
     if !pace {
         keys.problems().add(
             entry.at,

@@ -1,17 +1,21 @@
 //! dm-ioband's table and status lines.
 //!
 //! ```text
-//! NAME: START LENGTH ioband DEVICE DEVICE_ID IO_THROTTLE IO_LIMIT TYPE POLICY TOKEN_BASE :WEIGHT [ID:WEIGHT ...]
+//! NAME: START LENGTH ioband DEVICE DEVICE_ID IO_THROTTLE IO_LIMIT TYPE POLICY TOKEN_BASE :SHARE [ID:SHARE ...]
 //! NAME: START LENGTH ioband DEVICE_ID [ID READS DELAYED SECTORS WRITES DELAYED SECTORS ...]
 //! ```
+//!
+//! SHARE is the group's WEIGHT, and under the policy range-bw its MIN:MAX: the minimum and maximum bandwidth in KB/s (of
+//! 1024 bytes, rounded up), 0 for none. Weights under range-bw and caps under other policies have no place in it.
 //!
 //! START is 0, LENGTH counts sectors of 512 bytes, the id of the default group is empty in a table and -1 in a
 //! status. What a table prints after `NAME: ` is what creates the device. A path stays one word: blanks, control
 //! characters and backslashes in it are written as in /proc/mounts, `\040` for a blank.
 
-use crate::engine::BandStatus;
-use crate::sched::Settings;
+use crate::engine::{BandStatus, GroupStatus};
+use crate::sched::{Policy, Settings};
 use std::fmt::Write;
+use std::num::NonZeroU64;
 
 /// One table line, without the line end.
 pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
@@ -29,9 +33,22 @@ pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
     for group in &band.groups {
         let id = group.id.as_ref().map(ToString::to_string).unwrap_or_default();
         // Writing to a String cannot fail.
-        let _ = write!(line, " {id}:{}", group.weight);
+        let _ = write!(line, " {id}:{}", share(group, band.policy));
     }
     line
+}
+
+/// What a group is to have, as the policy knows it.
+fn share(group: &GroupStatus, policy: Policy) -> String {
+    match policy {
+        Policy::Weight | Policy::WeightIosize => group.weight.to_string(),
+        Policy::RangeBw => {
+            // Rounded up, because 0 would read as none.
+            let kilobytes = |rate: Option<NonZeroU64>| rate.map_or(0, |rate| rate.get().div_ceil(1024));
+            let max = group.limits.max_bandwidth.map(|cap| cap.rate);
+            format!("{}:{}", kilobytes(group.limits.min_bandwidth), kilobytes(max))
+        }
+    }
 }
 
 /// The text as one word.
@@ -71,14 +88,14 @@ pub fn status_line(band: &BandStatus, id: u32) -> String {
 mod tests {
     use super::*;
     use crate::classify::{GroupId, GroupType};
-    use crate::engine::GroupStatus;
-    use crate::sched::{Counters, Direction, Policy};
+    use crate::sched::{Cap, Counters, Direction, Limits};
     use crate::units::{Sectors, Weight};
 
     fn group(id: Option<u32>, weight: u32, [r, dr, sr, w, dw, sw]: [u64; 6]) -> GroupStatus {
         GroupStatus {
             id: id.map(GroupId::Number),
             weight: Weight::new(weight).expect("a test's weight is valid"),
+            limits: Limits::default(),
             counters: Counters {
                 read: Direction { requests: r, delayed: dr, sectors: sr },
                 write: Direction { requests: w, delayed: dw, sectors: sw },
@@ -124,6 +141,24 @@ mod tests {
         assert_eq!(
             table_line(&band(), 128, &settings),
             "ioband1: 0 44371467 ioband 8:29 128 10 400 user weight 2048 :100 1001:80 1002:20"
+        );
+    }
+
+    #[test]
+    fn a_table_of_range_bw_has_bandwidths_in_kilobytes() {
+        let rate = |rate| NonZeroU64::new(rate).expect("a test's rate is not zero");
+        let mut band = band();
+        band.policy = Policy::RangeBw;
+        band.groups[1].limits.min_bandwidth = Some(rate(1000 << 10));
+        band.groups[1].limits.max_bandwidth = Some(Cap::new(rate(2000 << 10)));
+        // A single byte a second is not none.
+        band.groups[2].limits.min_bandwidth = Some(rate(1));
+        band.groups[2].limits.max_bandwidth = Some(Cap::new(rate(1025)));
+        // Caps of requests have no place in it.
+        band.groups[2].limits.max_iops = Some(Cap::new(rate(7)));
+        assert_eq!(
+            table_line(&band, 128, &Settings::default()),
+            "ioband1: 0 44371467 ioband 8:29 128 0 0 user range-bw 2048 :0:0 1001:1000:2000 1002:1:2"
         );
     }
 }

@@ -1,9 +1,10 @@
 //! An ioband device, called a band in here to tell it from the device that it is on.
 
 use crate::classify::{GroupId, GroupMap, GroupType};
+use crate::config::GroupPlan;
 use crate::device::Target;
-use crate::sched::{Counters, Disk, GroupKey, Policy};
-use crate::units::{Sectors, Weight};
+use crate::sched::{Counters, Disk, GroupKey, Limits, Policy};
+use crate::units::{Nanos, Sectors, Weight};
 use std::sync::Arc;
 
 /// What an ioband device is made of.
@@ -19,8 +20,10 @@ pub struct BandSettings {
     pub policy: Policy,
     /// Weight of the default group.
     pub weight: Weight,
+    /// What the default group must and may have beside it.
+    pub limits: Limits,
     /// Its other groups.
-    pub groups: Vec<(GroupId, Weight)>,
+    pub groups: Vec<GroupPlan>,
 }
 
 /// An ioband device in its engine.
@@ -33,12 +36,16 @@ pub(super) struct Band {
 }
 
 impl Band {
-    pub(super) fn new(settings: BandSettings, disk: &mut Disk) -> Self {
-        let BandSettings { name, target, group_type, policy, weight, groups: wanted } = settings;
-        let default = disk.add_group(policy, weight);
-        let mut groups = GroupMap::new(group_type, default);
-        for (id, weight) in wanted {
+    pub(super) fn new(settings: BandSettings, disk: &mut Disk, now: Nanos) -> Self {
+        let BandSettings { name, target, group_type, policy, weight, limits, groups: wanted } = settings;
+        let mut add = |weight, limits| {
             let key = disk.add_group(policy, weight);
+            disk.set_limits(key, limits, now);
+            key
+        };
+        let mut groups = GroupMap::new(group_type, add(weight, limits));
+        for GroupPlan { id, weight, limits } in wanted {
+            let key = add(weight, limits);
             if groups.insert(id, key).is_err() {
                 // A checked plan has no group twice. If it had, the first would stand and this one stays unused.
                 debug_assert!(false, "a checked plan names each group once");
@@ -51,6 +58,7 @@ impl Band {
         let group = |id: Option<&GroupId>, key: GroupKey| GroupStatus {
             id: id.cloned(),
             weight: disk.weight(key),
+            limits: disk.limits(key),
             counters: disk.counters(key),
             queued: disk.queued_of(key),
         };
@@ -91,6 +99,8 @@ pub struct GroupStatus {
     pub id: Option<GroupId>,
     /// Its weight.
     pub weight: Weight,
+    /// What it must and may have beside it.
+    pub limits: Limits,
     /// What it did.
     pub counters: Counters,
     /// Requests held at this moment.

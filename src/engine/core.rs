@@ -118,7 +118,8 @@ impl Engine {
         let device =
             Device::new(backend, simulate, clock).map_err(|source| EngineError::Device { id, source })?;
         let mut disk = Disk::new(settings);
-        let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk)).collect();
+        let now = clock.now();
+        let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk, now)).collect();
         let targets = bands.iter().map(|band| band.target.clone()).collect();
         let state =
             State { disk, bands, table: Slab::new(), sleeps_until: None, closing: false, dead: false };

@@ -5,7 +5,7 @@ use crate::classify::{GroupType, Identity};
 use crate::clock::Clock;
 use crate::config::Extent;
 use crate::device::{BackendKind, OpenMode, Simulate, Target};
-use crate::sched::{Policy, Settings};
+use crate::sched::{Limits, Policy, Settings};
 use crate::units::{Bytes, Weight};
 use std::io;
 use std::sync::{Arc, mpsc};
@@ -59,6 +59,7 @@ impl Bench {
             group_type: GroupType::None,
             policy: Policy::Weight,
             weight: Weight::default(),
+            limits: Limits::default(),
             groups: Vec::new(),
         };
         let settings = Settings::default();

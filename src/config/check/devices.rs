@@ -1,12 +1,14 @@
 //! What is behind each device, and how large it is.
 
 use super::disks::Disk;
+use super::limits;
 use crate::classify::GroupType;
 use crate::config::fields::{At, Bad};
 use crate::config::load::{DIRECTORY, Found, FoundKind, Probe};
 use crate::config::plan::{DevicePlan, GroupPlan};
 use crate::config::report::{Problems, quoted};
 use crate::config::shape::Device;
+use crate::sched::Policy;
 use crate::units::{Bytes, SECTOR_SIZE};
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -215,11 +217,13 @@ pub(super) fn plans(
     backing: Vec<Option<Backing>>,
     groups: Vec<Vec<GroupPlan>>,
     disks: &HashMap<u32, Disk>,
+    problems: &mut Problems,
 ) -> Vec<DevicePlan> {
     let all = devices.into_iter().zip(backing).zip(groups);
     all.map(|((device, backing), groups)| {
         let disk = disks.get(&device.id).copied().unwrap_or_default();
         let size = backing.map_or(Bytes(0), |b| b.size);
+        let limits = limits::check(&device, &device.limits, problems);
         DevicePlan {
             name: device.name.value,
             path: device.path.map(|path| path.value.into()).unwrap_or_default(),
@@ -229,9 +233,10 @@ pub(super) fn plans(
             io_throttle: disk.io_throttle,
             io_limit: disk.io_limit,
             group_type: device.group_type.ok().flatten().map_or(GroupType::None, |t| t.value),
-            policy: device.policy,
+            policy: device.policy.ok().flatten().map_or(Policy::Weight, |p| p.value),
             token_base: disk.token_base,
             weight: device.weight,
+            limits,
             groups,
             simulate: disk.simulate,
         }

@@ -1,11 +1,13 @@
-//! The ids of groups: numbers, names that are looked up, cgroup paths and images, by the type of the device.
+//! Groups: their ids (numbers, names that are looked up, cgroup paths and images, by the type of the device) and limits.
 
+use super::limits;
 use crate::classify::{GroupId, GroupType};
 use crate::config::fields::{At, Wrong, number32};
 use crate::config::names;
 use crate::config::plan::GroupPlan;
 use crate::config::report::{Problems, listed, nearest, quoted};
 use crate::config::shape::{Device, Image};
+use crate::sched::Limits;
 use std::collections::HashMap;
 
 /// The largest process id that Linux gives out.
@@ -16,6 +18,8 @@ type Images<'a> = HashMap<&'a str, &'a Image>;
 
 /// The groups of one device.
 pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problems) -> Vec<GroupPlan> {
+    let all_limits: Vec<Limits> =
+        device.groups.iter().map(|group| limits::check(device, &group.limits, problems)).collect();
     // A bad type has been reported; what the ids mean is then anybody's guess.
     let Ok(stated) = &device.group_type else { return Vec::new() };
     let group_type = stated.map_or(GroupType::None, |t| t.value);
@@ -30,7 +34,7 @@ pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problem
     }
     let mut seen: HashMap<GroupId, &At<String>> = HashMap::new();
     let mut plans = Vec::with_capacity(device.groups.len());
-    for group in &device.groups {
+    for (group, limits) in device.groups.iter().zip(all_limits) {
         let word = &group.id.value;
         let id = match read(word, group_type, device, images, problems.are_many()) {
             Ok(id) => id,
@@ -55,7 +59,7 @@ pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problem
             continue;
         }
         seen.insert(id.clone(), &group.id);
-        plans.push(GroupPlan { id, weight: group.weight });
+        plans.push(GroupPlan { id, weight: group.weight, limits });
     }
     plans
 }
