@@ -4,10 +4,9 @@
 //! * No more than the limit are in flight (R6), and the disk never idles while something is held that may pass (R4).
 //! * Two groups that both have something queued get, in *every* span of time in which that is so, service in proportion
 //!   to their weights, but for one largest request of each: `|S1/w1 - S2/w2| <= L1/w1 + L2/w2` (R1, R7; Golestani's
-//!   measure of fairness).
+//!   measure of fairness). A group that had nothing queued may first claim as many requests as it had in flight.
 //! * The first request of a group waits while the others get at most what their weights ask for in the time of its own
-//!   service, and `4 L` of each other group (two for its place in line, two for what a synchronous group may claim).
-//! * What is dispatched in an epoch are the epoch's tokens, but for one largest request.
+//!   service, two largest requests of each other group for its place in line, and what that may claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,10 +19,26 @@ struct Watched {
     /// Not judged: it has caps or a minimum.
     limited: bool,
     held: BTreeSet<u64>,
+    in_flight: u64,
+    /// Requests that it may claim in a row when it has something queued again: as many as it had in flight.
+    claim: u64,
+    /// The most that it could claim since the last change.
+    most_claimed: u64,
     /// Tokens of others dispatched since its first request is its first.
     others: u64,
-    /// Against each other group, as (less, most, now) of `S1 w2 - S2 w1` since both have something queued.
-    against: BTreeMap<usize, (i128, i128, i128)>,
+    /// Against each other group.
+    against: BTreeMap<usize, Span>,
+}
+
+/// A span of time in which two groups both have something queued, from when they have had what they may have claimed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Span {
+    /// Requests of each since both have something queued.
+    served: [u64; 2],
+    /// `S1 w2 - S2 w1`: now, and the least and the most that it was.
+    now: i128,
+    least: i128,
+    most: i128,
 }
 
 /// The whole disk, as it should be.
@@ -72,16 +87,19 @@ impl Checker {
     fn start_over(&mut self) {
         for group in &mut self.groups {
             group.against.clear();
-            group.others = 0;
+            (group.others, group.most_claimed) = (0, group.claim);
         }
     }
 
     pub(crate) fn submitted(&mut self, id: u64, group: usize) {
         let known = self.group_of.insert(id, group);
         assert!(known.is_none(), "request {id} comes twice");
-        self.groups[group].held.insert(id);
-        if self.groups[group].held.len() == 1 {
-            self.groups[group].others = 0;
+        let watched = &mut self.groups[group];
+        watched.held.insert(id);
+        if watched.held.len() == 1 {
+            watched.others = 0;
+            watched.claim = watched.in_flight.max(1);
+            watched.most_claimed = watched.most_claimed.max(watched.claim);
         }
     }
 
@@ -101,6 +119,7 @@ impl Checker {
         assert_eq!(first, Some(id), "the first of its group goes first, and once");
         assert!(self.in_flight.insert(id), "{id} goes twice");
         self.dispatched += 1;
+        self.groups[group].in_flight += 1;
         assert_eq!(self.in_flight.len(), in_flight as usize);
         assert!(limit == 0 || in_flight <= limit, "{in_flight} in flight, limit {limit}");
         if self.judges && self.groups.len() <= MOST_COMPARED {
@@ -111,9 +130,10 @@ impl Checker {
 
     fn judge_wait(&mut self, group: usize, cost: u64) {
         let all: u64 = self.groups.iter().map(|other| other.weight).sum();
-        let largest: u64 = self.groups.iter().map(|other| other.largest).sum();
-        let Watched { weight, others, largest: own, limited, .. } = self.groups[group];
-        let allowed = (cost * (all - weight)).div_ceil(weight) + 4 * (largest - own);
+        let place = |other: &Watched| other.largest * (2 + other.most_claimed);
+        let places: u64 = self.groups.iter().map(place).sum();
+        let Watched { weight, others, limited, .. } = self.groups[group];
+        let allowed = (cost * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
         if !limited && allowed > 0 {
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
@@ -142,11 +162,15 @@ impl Checker {
             let allowed = i128::from(a.largest * b.weight + b.largest * a.weight);
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
-            let (less, most, now) = self.groups[first].against.entry(second).or_default();
-            *now += step;
-            *less = (*less).min(*now);
-            *most = (*most).max(*now);
-            let off = *most - *less;
+            let claims = [self.groups[first].claim, self.groups[second].claim];
+            let span = self.groups[first].against.entry(second).or_default();
+            if span.served[0] >= claims[0] && span.served[1] >= claims[1] {
+                span.now += step;
+                span.least = span.least.min(span.now);
+                span.most = span.most.max(span.now);
+            }
+            span.served[usize::from(group == second)] += 1;
+            let off = span.most - span.least;
             assert!(off <= allowed, "groups {first} and {second} are off by {off}, more than {allowed}");
             self.worst_share = self.worst_share.max(off as f64 / allowed as f64);
             if ends {
@@ -157,7 +181,8 @@ impl Checker {
 
     pub(crate) fn completed(&mut self, id: u64) {
         assert!(self.in_flight.remove(&id), "{id} completes, but is not in flight");
-        self.group_of.remove(&id);
+        let group = self.group_of.remove(&id);
+        self.groups[group.expect("it was accepted")].in_flight -= 1;
         self.completed += 1;
     }
 

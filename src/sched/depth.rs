@@ -1,19 +1,26 @@
 //! How many requests the device is given at once (share rule R8).
 //!
 //! Too many, and requests wait in the device's queue (or in the machine's: a disk can be faster than its processors),
-//! where no weight decides; too few, and throughput suffers. Only measuring tells, so the controller *probes*: for one
-//! window it runs a little shallower or deeper than usual, and compares the throughput with that of the windows
-//! before and after. Shallower stays if it costs next to nothing, deeper stays if it gains a fair part of what the
-//! step could gain at best. A disk with one server settles at 2 (one served, one at hand), one with 32 servers near
-//! 32, a machine whose processors are the bottleneck where they are just busy.
+//! where no weight decides; too few, and throughput suffers. Only measuring tells, so the controller holds *trials*: for
+//! short windows it runs deeper or shallower than usual, in turns with windows at the usual depth, and compares the
+//! throughput. What counts is the elasticity, the part of what the step could gain or cost at best (0 where the device
+//! is full, 1 where it could use all of it): deeper stays above [`WORTH_GAINING`], shallower below [`WORTH_LOSING`]. A
+//! disk with one server settles at 2 (one served, one at hand), one with 32 servers near 32, a machine whose processors
+//! are the bottleneck where they are just busy.
 //!
 //! Throughput is counted twice, in requests and in bytes, because depth also shifts who is served: with nothing held
 //! the weights decide nothing, and if that lets more large requests pass, bytes rise though the device does no more.
 //! So deeper has to gain in both, and for shallower it is enough to keep one.
 //!
-//! A probe downwards starts from how many requests are in flight on average, not from the depth in force: a depth
+//! Disks and machines are unsteady: other programs, garbage collection. So each side of a trial is the *median* of its
+//! windows, to which a few standstills do nothing, and there are as many windows as the scatter of the last trial asks
+//! for. Steps are long where little is known: each success doubles the next one, each failure halves it and turns round.
+//! Once neither way is better the pauses between trials grow, because trials cost throughput, or the shares of
+//! synchronous callers; a lasting change of the throughput ends the pause.
+//!
+//! A trial of less starts from how many requests are in flight on average, not from the depth in force: a depth
 //! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
-//! from more, so upwards is probed only while requests are held.
+//! from more, so deeper is tried only while requests are held.
 
 use crate::units::Nanos;
 
@@ -21,29 +28,51 @@ use crate::units::Nanos;
 const SHALLOWEST: u32 = 2;
 /// Never deeper: more than any device's own queue (NVMe: 1,024 entries is common).
 const DEEPEST: u32 = 1024;
-/// Windows between two probes: they cost throughput, an eighth of it for one window if the depth was right.
-const HOLD: u32 = 8;
-/// Parts of a thousand of the relative step: gain above which deeper stays, loss below which shallower does. A device
-/// that can use what it is given answers a step with all of it (1000), one that is full with nothing (0).
-const WORTH_GAINING: i64 = 200;
-const WORTH_LOSING: i64 = 100;
+/// Steps are the depth divided by a power of two up to this (and at least 1).
+const SHORTEST_STEP: u32 = 8;
+/// Parts of a thousand of the elasticity.
+const WORTH_GAINING: i64 = 125;
+const WORTH_LOSING: i64 = 62;
+/// Windows on each side of a trial, at most.
+const MOST_PAIRS: usize = 16;
+/// Once both ways have failed the next trial comes after so many times the length of the last one: at first, at most.
+const FIRST_PAUSE: u32 = 2;
+const LONGEST_PAUSE: u32 = 32;
+/// So many windows in a row that differ from the usual by so many thousandths, and by so many times the scatter, are
+/// another load or another disk.
+const CHANGED_WINDOWS: u32 = 3;
+const CHANGED: i64 = 250;
+const CHANGED_SCATTERS: i64 = 4;
 /// Moving a request is worth its sectors and as much as 4 KiB.
 const REQUEST_WORK: u64 = 8;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Probe {
-    Deeper(u32),
-    Shallower(u32),
+enum Way {
+    Deeper,
+    Shallower,
+}
+
+/// What is tried.
+#[derive(Clone, Copy, Debug)]
+struct Trial {
+    way: Way,
+    depth: u32,
+    /// Thousandths by which `depth` differs from what it is compared with.
+    step: i64,
+    /// Windows on each side.
+    pairs: usize,
+    usual: Side,
+    tried: Side,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// Running at `depth`; so many windows until the next probe.
-    Steady { hold: u32, rate: Option<Rate> },
-    /// Running at the depth that is tried.
-    Probing { probe: Probe, before: Rate },
-    /// Back at `depth`, to see whether it was the probe or the weather.
-    Checking { probe: Probe, before: Rate, probed: Rate },
+    /// At the usual depth; so many windows until the next trial.
+    Steady { pause: u32 },
+    /// At the depth that is tried.
+    Trying(Trial),
+    /// At the usual depth, for comparison.
+    Between(Trial),
 }
 
 /// See the module.
@@ -51,31 +80,69 @@ enum Phase {
 pub(super) struct DepthControl {
     depth: u32,
     phase: Phase,
-    /// Probes double the depth, as at the start, until one fails.
-    ramping: bool,
-    /// Which way the last probe went, so that they take turns.
-    last_deeper: bool,
+    /// Which way the next trial goes, and by which part of the depth: `1 / step`.
+    way: Way,
+    step: u32,
+    /// Ways that have failed since the last success, with the shortest step.
+    failed: u32,
+    pause: u32,
+    /// What the last trial found at the usual depth, and by how many thousandths its windows were off on average.
+    usual: Option<Rate>,
+    scatter: i64,
+    /// Windows in a row that were unlike it.
+    unlike: u32,
     window: Window,
 }
 
 /// Throughput: requests and work per second.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Rate {
     requests: u64,
     work: u64,
 }
 
 impl Rate {
-    fn midpoint(self, other: Rate) -> Rate {
-        Rate { requests: self.requests.midpoint(other.requests), work: self.work.midpoint(other.work) }
-    }
-
-    /// By how many thousandths this is more than `reference`: in requests, and in work.
-    fn change_from(self, reference: Rate) -> [i64; 2] {
-        [(self.requests, reference.requests), (self.work, reference.work)].map(|(new, old)| {
+    /// By how many thousandths this is more than `other`: in requests, and in work.
+    fn change_from(self, other: Rate) -> [i64; 2] {
+        [(self.requests, other.requests), (self.work, other.work)].map(|(new, old)| {
             // Rates fit 63 bits by a wide margin.
             (new as i64).saturating_sub(old as i64).saturating_mul(1000) / (old as i64).max(1)
         })
+    }
+}
+
+/// The windows of one side of a trial.
+#[derive(Clone, Copy, Debug, Default)]
+struct Side {
+    rates: [Rate; MOST_PAIRS],
+    count: usize,
+}
+
+impl Side {
+    fn add(&mut self, rate: Rate) {
+        if let Some(place) = self.rates.get_mut(self.count) {
+            *place = rate;
+            self.count += 1;
+        }
+    }
+
+    fn median(&self) -> Rate {
+        let median = |of: fn(&Rate) -> u64| {
+            let mut values = self.rates.map(|rate| of(&rate));
+            let values = &mut values[..self.count.max(1)];
+            values.sort_unstable();
+            values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
+        };
+        Rate { requests: median(|rate| rate.requests), work: median(|rate| rate.work) }
+    }
+
+    /// By how many thousandths the windows are off their median: the median of that.
+    fn scatter(&self) -> i64 {
+        let usual = self.median();
+        let mut off = self.rates.map(|rate| rate.change_from(usual)[0].abs());
+        let off = &mut off[..self.count.max(1)];
+        off.sort_unstable();
+        off[off.len() / 2]
     }
 }
 
@@ -115,9 +182,14 @@ impl DepthControl {
     pub(super) fn new() -> Self {
         Self {
             depth: SHALLOWEST,
-            phase: Phase::Steady { hold: 0, rate: None },
-            ramping: true,
-            last_deeper: false,
+            phase: Phase::Steady { pause: 0 },
+            way: Way::Deeper,
+            step: 1,
+            failed: 0,
+            pause: FIRST_PAUSE,
+            usual: None,
+            scatter: 0,
+            unlike: 0,
             window: Window::default(),
         }
     }
@@ -125,8 +197,8 @@ impl DepthControl {
     /// The depth in force now.
     pub(super) fn depth(&self) -> u32 {
         match self.phase {
-            Phase::Probing { probe: Probe::Deeper(depth) | Probe::Shallower(depth), .. } => depth,
-            Phase::Steady { .. } | Phase::Checking { .. } => self.depth,
+            Phase::Trying(Trial { depth, .. }) => depth,
+            Phase::Steady { .. } | Phase::Between(_) => self.depth,
         }
     }
 
@@ -148,13 +220,7 @@ impl DepthControl {
         window.completions += 1;
         window.held += u32::from(held);
         window.work += REQUEST_WORK + u64::from(sectors);
-        // Long enough for the noise to be below what is decided on: shorter while the steps are large.
-        let (least, span) = if self.ramping {
-            (32 + 2 * self.depth(), Nanos::from_millis(2))
-        } else {
-            (128 + 4 * self.depth(), Nanos::from_millis(20))
-        };
-        if self.window.completions >= least && self.window.busy >= span {
+        if self.window.completions >= 32 + 2 * self.depth() && self.window.busy >= Nanos::from_millis(2) {
             self.close_window();
         }
     }
@@ -162,18 +228,16 @@ impl DepthControl {
     fn close_window(&mut self) {
         let before = self.depth();
         let window = std::mem::take(&mut self.window);
-        let rate = window.rate();
         self.phase = match self.phase {
-            Phase::Steady { hold, rate: earlier } => {
-                let rate = earlier.map_or(rate, |earlier| earlier.midpoint(rate));
-                match self.probe(&window).filter(|_| hold == 0) {
-                    Some(probe) => Phase::Probing { probe, before: rate },
-                    None => Phase::Steady { hold: hold.saturating_sub(1), rate: Some(rate) },
-                }
+            Phase::Steady { pause } => self.stay(pause, &window),
+            Phase::Trying(mut trial) => {
+                trial.tried.add(window.rate());
+                // What a long step comes to shows at once.
+                if trial.pairs == 1 && trial.step >= 500 { self.decide(&trial) } else { Phase::Between(trial) }
             }
-            Phase::Probing { probe, before } => Phase::Checking { probe, before, probed: rate },
-            Phase::Checking { probe, before, probed } => {
-                self.decide(probe, before.midpoint(rate), probed, rate)
+            Phase::Between(mut trial) => {
+                trial.usual.add(window.rate());
+                if trial.tried.count >= trial.pairs { self.decide(&trial) } else { Phase::Trying(trial) }
             }
         };
         if self.depth() != before {
@@ -181,55 +245,89 @@ impl DepthControl {
         }
     }
 
-    /// What to try next; `None` if there is nothing worth trying.
-    fn probe(&mut self, window: &Window) -> Option<Probe> {
-        let deeper = || {
-            // Steps of the same size either way: with longer ones upwards, noise alone would lead upwards.
-            let step = if self.ramping { self.depth } else { (self.depth / 8).max(1) };
-            let depth = self.depth.saturating_add(step).min(DEEPEST);
-            (window.saturated() && depth > self.depth).then_some(Probe::Deeper(depth))
-        };
-        let shallower = || {
-            let used = window.concurrency().min(self.depth);
-            let depth = used.saturating_sub((used / 8).max(1));
-            (depth >= SHALLOWEST && depth < self.depth).then_some(Probe::Shallower(depth))
-        };
-        let probe = if self.last_deeper && !self.ramping {
-            shallower().or_else(deeper)
-        } else {
-            deeper().or_else(shallower)
-        };
-        self.last_deeper = matches!(probe, Some(Probe::Deeper(_)));
-        probe
+    /// After a window at the usual depth with no trial under way.
+    fn stay(&mut self, pause: u32, window: &Window) -> Phase {
+        if self.has_changed(window.rate()) {
+            (self.usual, self.unlike) = (None, 0);
+            (self.pause, self.failed, self.step) = (FIRST_PAUSE, 0, self.step.min(2));
+        } else if pause > 0 {
+            return Phase::Steady { pause: pause - 1 };
+        }
+        match self.trial(self.way, window).or_else(|| self.trial(self.way.other(), window)) {
+            Some(trial) => Phase::Trying(trial),
+            None => Phase::Steady { pause: 0 },
+        }
     }
 
-    /// `probed` against `reference`, which is the mean of the windows around it; `last` is the later one of those.
-    fn decide(&mut self, probe: Probe, reference: Rate, probed: Rate, last: Rate) -> Phase {
-        let [requests, work] = probed.change_from(reference);
-        let relative = |step: u32, of: u32| i64::from(step) * 1000 / i64::from(of.max(1));
-        let good = match probe {
-            Probe::Deeper(depth) => {
-                requests.min(work) * 1000 > WORTH_GAINING * relative(depth - self.depth, self.depth)
+    /// Whether this window at the usual depth is one too many that is unlike the usual ones.
+    fn has_changed(&mut self, rate: Rate) -> bool {
+        let off = self.usual.map_or([0; 2], |usual| rate.change_from(usual));
+        let much = CHANGED.max(self.scatter * CHANGED_SCATTERS);
+        self.unlike = if off.iter().all(|off| off.abs() > much) { self.unlike + 1 } else { 0 };
+        self.unlike >= CHANGED_WINDOWS
+    }
+
+    /// The next trial in that way, if there is anything to try.
+    fn trial(&self, way: Way, window: &Window) -> Option<Trial> {
+        let (depth, against) = match way {
+            Way::Deeper => {
+                let depth = self.depth.saturating_add((self.depth / self.step).max(1)).min(DEEPEST);
+                (window.saturated() && depth > self.depth).then_some((depth, self.depth))?
             }
-            Probe::Shallower(depth) => {
-                // From what is used, of which it is about seven eighths.
-                let step = (depth / 7).max(1);
-                requests.max(work) * 1000 > -WORTH_LOSING * relative(step, depth + step)
+            Way::Shallower => {
+                let used = window.concurrency().min(self.depth);
+                // Trying less costs throughput, trying more does not.
+                let depth = used.saturating_sub((used / self.step.max(4)).max(1));
+                (depth >= SHALLOWEST && depth < self.depth).then_some((depth, used))?
             }
         };
-        match (probe, good) {
-            (Probe::Deeper(depth) | Probe::Shallower(depth), true) => {
-                // Where one step was right the next may be; upwards in strides, because somebody is waiting.
-                self.ramping = matches!(probe, Probe::Deeper(_));
-                self.last_deeper = !self.ramping;
-                self.depth = depth;
-                Phase::Steady { hold: 0, rate: None }
-            }
-            (_, false) => {
-                let ramped = std::mem::replace(&mut self.ramping, false);
-                // After a stride that was too long, shorter ones at once.
-                Phase::Steady { hold: if ramped { 0 } else { HOLD }, rate: Some(last) }
-            }
+        let step = i64::from(depth.abs_diff(against)) * 1000 / i64::from(against.max(1));
+        // The noise of a median of so many windows is to stay below what is decided on. (The deviation of a window is
+        // one and a half times the scatter, that of a median one and a quarter times that of a mean.)
+        let margin = (step * WORTH_LOSING / 1000).max(1);
+        let pairs = 7 * self.scatter * self.scatter / (margin * margin);
+        let pairs = usize::try_from(pairs).unwrap_or(MOST_PAIRS).clamp(1, MOST_PAIRS);
+        let mut trial = Trial { way, depth, step, pairs, usual: Side::default(), tried: Side::default() };
+        trial.usual.add(window.rate());
+        Some(trial)
+    }
+
+    fn decide(&mut self, trial: &Trial) -> Phase {
+        let usual = trial.usual.median();
+        let [requests, work] = trial.tried.median().change_from(usual);
+        let scatter = trial.usual.scatter().max(trial.tried.scatter());
+        // Of two windows on a side the scatter says little: it falls slowly.
+        self.scatter = scatter.max(self.scatter * 7 / 8);
+        let good = match trial.way {
+            Way::Deeper => requests.min(work) * 1000 > WORTH_GAINING * trial.step,
+            Way::Shallower => requests.max(work) * 1000 > -WORTH_LOSING * trial.step,
+        };
+        if good {
+            (self.depth, self.way, self.usual) = (trial.depth, trial.way, None);
+            // Where one step was right the next may be, and a longer one.
+            (self.step, self.failed, self.pause) = ((self.step / 2).max(1), 0, FIRST_PAUSE);
+            return Phase::Steady { pause: 0 };
+        }
+        (self.way, self.usual) = (trial.way.other(), Some(usual));
+        if self.step < SHORTEST_STEP {
+            self.step *= 2;
+            return Phase::Steady { pause: 0 };
+        }
+        self.failed += 1;
+        if self.failed < 2 {
+            return Phase::Steady { pause: 0 };
+        }
+        let pause = self.pause * 2 * trial.pairs as u32;
+        (self.failed, self.pause) = (0, (self.pause * 2).min(LONGEST_PAUSE));
+        Phase::Steady { pause }
+    }
+}
+
+impl Way {
+    fn other(self) -> Way {
+        match self {
+            Self::Deeper => Self::Shallower,
+            Self::Shallower => Self::Deeper,
         }
     }
 }

@@ -16,9 +16,6 @@ use std::collections::BTreeSet;
 /// dm-ioband's default token base.
 pub const DEFAULT_TOKEN_BASE: u32 = 2048;
 
-/// A group that comes back within its grace may claim this many of its requests from the time it was away.
-const CREDIT_REQUESTS: u32 = 2;
-
 /// A group with nothing but requests in flight is waited for so many times as long as requests take on average, within
 /// these bounds. Longer, and one slow request (a flush, a large discard) would hold up what others have queued.
 const PATIENCE: u64 = 8;
@@ -160,12 +157,11 @@ impl Disk {
     fn join(&mut self, slot: Slot, now: Nanos) {
         let front = self.front.max(self.now);
         let group = &mut self.groups[slot];
-        // Time away is not saved up: a newcomer joins where the others are. A group that was active all along
-        // (a synchronous caller between two requests) keeps its claim, bounded so that it cannot burst with it.
-        let earliest = match group.place {
-            Some(_) => front.minus(span_hint(group.usual_cost.saturating_mul(CREDIT_REQUESTS), group.w(), 0)),
-            None => front,
-        };
+        // Time away is not saved up: a newcomer joins where the others are. A group that was active all along keeps its
+        // claim, but no more than it could have used: what it has in flight (behind a slow request, say), or the one
+        // request of a synchronous caller.
+        let claim = group.usual_cost.saturating_mul(group.in_flight.max(1));
+        let earliest = if group.place.is_some() { front.minus(span_hint(claim, group.w(), 0)) } else { front };
         group.start = group.start.max(earliest);
         self.leave_line(slot);
         if let Some(minimum) = self.groups[slot].limiter.as_mut().and_then(|l| l.minimum.as_mut()) {
@@ -370,7 +366,10 @@ impl Disk {
         self.order.advance(self.now);
         if self.now >= self.epoch_end {
             self.epochs += 1;
-            self.epoch_end = self.now.plus(self.epoch_span());
+            // Behind the end of the last one, not behind now, so that no fraction of a token is lost; but not behind a
+            // jump, in which nothing was handed out.
+            let end = self.epoch_end.plus(self.epoch_span());
+            self.epoch_end = if end > self.now { end } else { self.now.plus(self.epoch_span()) };
         }
     }
 
