@@ -3,8 +3,8 @@
 //! * Every accepted request is dispatched once and completed once, within a group in the order of arrival (rule R9).
 //! * No more than the limit are in flight (R6), and the disk never idles while something is held that may pass (R4).
 //! * Two groups that both have something queued get, in *every* span of time in which that is so, service in proportion
-//!   to their weights, but for one largest request of each: `|S1/w1 - S2/w2| <= L1/w1 + L2/w2` (R1, R7; Golestani's
-//!   measure of fairness). A group that had nothing queued may first claim as many requests as it had in flight.
+//!   to their weights: `|S1/w1 - S2/w2|` is at most one largest request of either, `max(L1/w1, L2/w2)`, at each end of
+//!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many requests as it had in flight.
 //! * The first request of a group waits while the others get at most what their weights ask for in the time of its own
 //!   service, two largest requests of each other group for its place in line, and what that may claim.
 
@@ -28,6 +28,15 @@ struct Watched {
     others: u64,
     /// Against each other group.
     against: BTreeMap<usize, Span>,
+    ideal: Ideal,
+}
+
+/// A span of time in which all groups that are there have something queued: `S1 W - w1 S` of one of them.
+#[derive(Clone, Copy, Debug, Default)]
+struct Ideal {
+    now: i128,
+    least: i128,
+    most: i128,
 }
 
 /// A span of time in which two groups both have something queued, from when they have had what they may have claimed.
@@ -51,6 +60,7 @@ pub(crate) struct Checker {
     judges: bool,
     /// How much of what is allowed the worst span was off, from 0 to 1.
     pub(crate) worst_share: f64,
+    pub(crate) worst_ideal: f64,
     /// The same of waits.
     pub(crate) worst_wait: f64,
     pub(crate) dispatched: u64,
@@ -87,6 +97,7 @@ impl Checker {
     fn start_over(&mut self) {
         for group in &mut self.groups {
             group.against.clear();
+            group.ideal = Ideal::default();
             (group.others, group.most_claimed) = (0, group.claim);
         }
     }
@@ -97,6 +108,8 @@ impl Checker {
         let watched = &mut self.groups[group];
         watched.held.insert(id);
         if watched.held.len() == 1 {
+            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
+            let watched = &mut self.groups[group];
             watched.others = 0;
             watched.claim = watched.in_flight.max(1);
             watched.most_claimed = watched.most_claimed.max(watched.claim);
@@ -125,6 +138,34 @@ impl Checker {
         if self.judges && self.groups.len() <= MOST_COMPARED {
             self.judge_wait(group, cost.into());
             self.judge_shares(group, cost.into());
+            self.judge_ideal(group, cost.into());
+        }
+    }
+
+    fn judge_ideal(&mut self, group: usize, cost: u64) {
+        // The one that is served had something queued.
+        let there = |(index, g): (usize, &Watched)| index == group || g.in_flight > 0 || !g.held.is_empty();
+        let all_wait = self.groups.iter().enumerate().all(|(index, g)| !there((index, g)) || index == group || !g.held.is_empty());
+        if !all_wait || self.groups.iter().any(|g| g.limited) {
+            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
+            return;
+        }
+        let present: Vec<bool> = self.groups.iter().enumerate().map(there).collect();
+        let weights: u64 = self.groups.iter().zip(&present).filter(|(_, p)| **p).map(|(g, _)| g.weight).sum();
+        let largest: u64 = self.groups.iter().map(|g| g.largest).max().unwrap_or(1);
+        for (index, watched) in self.groups.iter_mut().enumerate() {
+            if !present[index] { continue; }
+            let own = if index == group { i128::from(cost) * i128::from(weights) } else { 0 };
+            let ideal = &mut watched.ideal;
+            ideal.now += own - i128::from(watched.weight) * i128::from(cost);
+            ideal.least = ideal.least.min(ideal.now);
+            ideal.most = ideal.most.max(ideal.now);
+            let off = ideal.most - ideal.least;
+            let allowed = 2 * i128::from(largest) * i128::from(weights);
+            self.worst_ideal = self.worst_ideal.max(off as f64 / allowed as f64);
+        }
+        if self.groups[group].held.is_empty() {
+            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
         }
     }
 
@@ -132,15 +173,16 @@ impl Checker {
         let all: u64 = self.groups.iter().map(|other| other.weight).sum();
         let place = |other: &Watched| other.largest * (2 + other.most_claimed);
         let places: u64 = self.groups.iter().map(place).sum();
-        let Watched { weight, others, limited, .. } = self.groups[group];
-        let allowed = (cost * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
+        let Watched { weight, largest, others, limited, .. } = self.groups[group];
+        let allowed = ((largest + cost) * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
         if !limited && allowed > 0 {
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
         }
         self.groups[group].others = 0;
         for (index, other) in self.groups.iter_mut().enumerate() {
-            if index != group && !other.held.is_empty() {
+            // What a minimum gives is beyond all weights.
+            if index != group && !other.held.is_empty() && !limited {
                 other.others += cost;
             }
         }
@@ -159,7 +201,7 @@ impl Checker {
                 continue;
             }
             let sign: i128 = if group == first { 1 } else { -1 };
-            let allowed = i128::from(a.largest * b.weight + b.largest * a.weight);
+            let allowed = 2 * i128::from((a.largest * b.weight).max(b.largest * a.weight));
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
             let claims = [self.groups[first].claim, self.groups[second].claim];

@@ -113,7 +113,11 @@ impl ClientModel {
     /// The most tokens that one of its requests costs.
     pub(crate) fn largest_cost(&self, policy: Policy) -> u32 {
         let sectors = self.sizes.iter().map(|size| sectors(*size)).max().unwrap_or(1);
-        [Op::Read, Op::Write, Op::Flush, Op::Discard].map(|op| policy.cost(op, sectors)).into_iter().max().unwrap_or(1)
+        [Op::Read, Op::Write, Op::Flush, Op::Discard]
+            .map(|op| policy.cost(op, sectors))
+            .into_iter()
+            .max()
+            .unwrap_or(1)
     }
 
     /// Whether it makes requests at that time; if not, when it will again.

@@ -77,7 +77,8 @@ impl Outcome {
 
     /// Jain's index over share divided by weight: 1 where all get what their weights ask for, 1/n where one has it all.
     pub(crate) fn fairness(&self, shares: &[f64]) -> f64 {
-        let parts: Vec<f64> = shares.iter().zip(&self.clients).map(|(s, got)| s / f64::from(got.weight)).collect();
+        let parts: Vec<f64> =
+            shares.iter().zip(&self.clients).map(|(s, got)| s / f64::from(got.weight)).collect();
         let sum: f64 = parts.iter().sum();
         let squares: f64 = parts.iter().map(|part| part * part).sum();
         if squares > 0.0 { sum * sum / (parts.len() as f64 * squares) } else { 1.0 }

@@ -5,10 +5,11 @@ use super::client::{ClientModel, sectors};
 use super::device::{Device, Job};
 use super::outcome::{Got, Outcome};
 use super::scenario::{Scenario, seconds};
-use ioband::sched::{Disk, Dispatched, GroupKey, Next, Op, Policy, Request, Settings};
+use ioband::sched::{Cap, Disk, Dispatched, GroupKey, Limits, Next, Op, Policy, Request, Settings};
 use ioband::units::{Bytes, Nanos, Weight};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
+use std::num::NonZeroU64;
 
 /// A client and its group.
 struct Member {
@@ -148,9 +149,16 @@ impl Run {
         self.rewatch(client);
     }
 
+    /// Changes the limits of a client's group.
+    pub(crate) fn set_limits(&mut self, client: usize, limits: Limits) {
+        self.disk.set_limits(self.members[client].key, limits, self.now);
+        self.rewatch(client);
+    }
+
     fn rewatch(&mut self, client: usize) {
         let member = &self.members[client];
-        let largest = self.members.iter().map(|member| member.model.largest_cost(self.policy)).max().unwrap_or(1);
+        let largest =
+            self.members.iter().map(|member| member.model.largest_cost(self.policy)).max().unwrap_or(1);
         // Others' requests may be in its queue, once groups come and go.
         let largest =
             if self.scenario.random_changes > 0.0 { largest } else { member.model.largest_cost(self.policy) };
@@ -336,10 +344,9 @@ impl Run {
             6 => {
                 let mut limits = self.members[client].model.limits.limits();
                 if self.random.bool() {
-                    limits.max_iops = std::num::NonZeroU64::new(self.random.u64(50..2000)).map(ioband::sched::Cap::new);
+                    limits.max_iops = NonZeroU64::new(self.random.u64(50..2000)).map(Cap::new);
                 }
-                self.disk.set_limits(self.members[client].key, limits, self.now);
-                self.rewatch(client);
+                self.set_limits(client, limits);
             }
             _ if client == 0 => {}
             _ if self.members[client].attached => {

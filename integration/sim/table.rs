@@ -15,12 +15,22 @@ pub(crate) fn table(scenario: &Scenario, outcome: &Outcome) -> String {
     let _ = writeln!(
         text,
         "{:<wide$} {:>6} {:>8} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "client", "weight", "asked %", "got %", "requests", "MiB/s", "p50 ms", "p99 ms", "p99.9 ms", "worst ms"
+        "client",
+        "weight",
+        "asked %",
+        "got %",
+        "requests",
+        "MiB/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "worst ms"
     );
     let seconds = outcome.span.0 as f64 / 1e9;
     // Where there are very many, the first and the last say enough.
     let shown = |index: usize| outcome.clients.len() <= 40 || index < 5 || index + 5 >= outcome.clients.len();
-    for (index, ((got, share), asked)) in outcome.clients.iter().zip(&shares).zip(outcome.asked()).enumerate() {
+    for (index, ((got, share), asked)) in outcome.clients.iter().zip(&shares).zip(outcome.asked()).enumerate()
+    {
         if !shown(index) {
             continue;
         }

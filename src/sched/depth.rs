@@ -233,7 +233,11 @@ impl DepthControl {
             Phase::Trying(mut trial) => {
                 trial.tried.add(window.rate());
                 // What a long step comes to shows at once.
-                if trial.pairs == 1 && trial.step >= 500 { self.decide(&trial) } else { Phase::Between(trial) }
+                if trial.pairs == 1 && trial.step >= 500 {
+                    self.decide(&trial)
+                } else {
+                    Phase::Between(trial)
+                }
             }
             Phase::Between(mut trial) => {
                 trial.usual.add(window.rate());

@@ -24,7 +24,7 @@ const MOST_PATIENCE: Nanos = Nanos::from_millis(50);
 
 /// The device is left idle for a group that is about to come back only if that thinks for less than this part of what
 /// a request usually takes: its share is worth so much of the device, and not more.
-const ANTICIPATION: u64 = 4;
+const ANTICIPATION: u64 = 8;
 
 /// Settings of a disk; 0 for the first two means automatic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,9 +85,11 @@ pub struct Disk {
     last_event: Nanos,
     /// How long requests take in the device, on average.
     latency: Nanos,
-    /// Virtual time, and what its divisions left over.
+    /// Virtual time: the mean of the start tags of all groups in line, each as often as its weight says, but it never
+    /// goes back.
     now: VTime,
-    now_remainder: u64,
+    /// How far they are ahead of it in sum (below zero: behind), each as often as its weight says.
+    lead: i128,
     /// The farthest start tag that was served: where newcomers join.
     front: VTime,
     /// Where the current epoch ends in virtual time.
@@ -114,7 +116,7 @@ impl Disk {
             last_event: Nanos(0),
             latency: Nanos(0),
             now: VTime::default(),
-            now_remainder: 0,
+            lead: 0,
             front: VTime::default(),
             epoch_end: VTime::default(),
             epochs: 0,
@@ -157,11 +159,12 @@ impl Disk {
     fn join(&mut self, slot: Slot, now: Nanos) {
         let front = self.front.max(self.now);
         let group = &mut self.groups[slot];
-        // Time away is not saved up: a newcomer joins where the others are. A group that was active all along keeps its
-        // claim, but no more than it could have used: what it has in flight (behind a slow request, say), or the one
-        // request of a synchronous caller.
+        // Time away is not saved up: a newcomer joins where the others are. It has a claim, but to no more than it could
+        // have used: what it has in flight (behind a slow request, say), or one request. With that a synchronous caller
+        // keeps its place between two requests, and one that mostly sleeps is served at once; and as its own tag
+        // counts where it is farther, nobody gets more than his share by pausing.
         let claim = group.usual_cost.saturating_mul(group.in_flight.max(1));
-        let earliest = if group.place.is_some() { front.minus(span_hint(claim, group.w(), 0)) } else { front };
+        let earliest = front.minus(span_hint(claim, group.w(), 0));
         group.start = group.start.max(earliest);
         self.leave_line(slot);
         if let Some(minimum) = self.groups[slot].limiter.as_mut().and_then(|l| l.minimum.as_mut()) {
@@ -199,9 +202,10 @@ impl Disk {
         let group = &mut self.groups[slot];
         let Some(place) = group.place.take() else { return };
         self.active_weight -= group.w();
+        self.lead -= place.start.lead_over(self.now) * i128::from(group.w());
         self.order.remove(slot, place);
         if let Some(minimum) = group.limiter.as_ref().and_then(|l| l.minimum.as_ref()) {
-            self.minima.remove(slot, minimum);
+            self.minima.remove(slot, minimum, place.awaited);
         }
     }
 
@@ -212,20 +216,17 @@ impl Disk {
         let place = Place { start: group.start, finish, awaited: group.queue.is_empty() };
         group.place = Some(place);
         self.active_weight += group.w();
+        self.lead += place.start.lead_over(self.now) * i128::from(group.w());
         self.order.insert(slot, place, self.now);
-        if let Some(minimum) =
-            group.limiter.as_ref().and_then(|l| l.minimum.as_ref()).filter(|_| !place.awaited)
-        {
-            self.minima.insert(slot, minimum);
+        if let Some(minimum) = group.limiter.as_ref().and_then(|l| l.minimum.as_ref()) {
+            self.minima.insert(slot, minimum, place.awaited);
         }
     }
 
     /// What to do at `now`. Call until it no longer says [`Next::Dispatch`].
     pub fn next(&mut self, now: Nanos) -> Next {
         self.expire_alarms(now);
-        if let Some(start) = self.order.jump() {
-            self.advance_to(start);
-        }
+        self.catch_up();
         let Some(turn) = self.turn(now) else {
             // What is held then is held back by caps.
             let alarm = self.alarms.first().filter(|_| self.queued > 0);
@@ -266,7 +267,8 @@ impl Disk {
             return if self.anticipates() { Pass::Reserved } else { Pass::Yes };
         }
         // One slot is kept back for each awaited group whose turn comes first: not the whole device.
-        let reserved = self.order.awaited_before_next(limit - self.in_flight);
+        let left = limit - self.in_flight;
+        let reserved = self.order.awaited_before_next(left).max(self.minima.awaited(left));
         // A group that is not due would run ahead of somebody who is active: it passes only where control has
         // not started (R5), or, with automatic depth, where the device would be left with less than it can use.
         let free = if io_throttle > 0 { io_throttle } else { depth.min(limit).saturating_sub(reserved) };
@@ -288,7 +290,6 @@ impl Disk {
 
     fn dispatch(&mut self, turn: Turn, now: Nanos) -> Dispatched {
         let slot = turn.slot;
-        let active_weight = self.active_weight;
         self.leave_line(slot);
         let group = &mut self.groups[slot];
         let held = group.queue.pop_front().expect("a backlogged group has a request queued");
@@ -322,12 +323,7 @@ impl Disk {
         self.queued -= 1;
         self.pass_time(now);
         self.in_flight += 1;
-        if charged {
-            let step = span(cost, active_weight, &mut self.now_remainder);
-            // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
-            let epoch = self.epoch_span();
-            self.advance_to(self.now.plus(step).max(self.front.minus(epoch)));
-        }
+        self.catch_up();
         Dispatched { id, group: slot, moves, started: now }
     }
 
@@ -361,8 +357,21 @@ impl Disk {
         span_hint(self.settings.token_base, self.active_weight.max(1), 0)
     }
 
-    fn advance_to(&mut self, now: VTime) {
-        self.now = self.now.max(now);
+    /// Virtual time goes on to where the groups in line are.
+    fn catch_up(&mut self) {
+        // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
+        let latest = self.front.minus(self.epoch_span()).ahead_of(self.now);
+        // The mean: at least one group is not ahead of it.
+        let mean = match u64::try_from(self.lead) {
+            Ok(lead) if self.active_weight > 0 => lead / self.active_weight,
+            _ => 0,
+        };
+        let step = mean.max(latest);
+        if step == 0 {
+            return;
+        }
+        self.now = self.now.plus(step);
+        self.lead -= i128::from(step) * i128::from(self.active_weight);
         self.order.advance(self.now);
         if self.now >= self.epoch_end {
             self.epochs += 1;

@@ -25,6 +25,8 @@ const ADVANCE: Nanos = Nanos::from_millis(10);
 #[derive(Debug, Default)]
 pub(super) struct Minima {
     line: BTreeSet<(Nanos, Slot)>,
+    /// Those that have nothing queued, but are expected back.
+    awaited: BTreeSet<(Nanos, Slot)>,
     clock: Nanos,
     /// The time at which `clock` was right.
     at: Nanos,
@@ -44,16 +46,27 @@ impl Minima {
     /// The group whose minimum is due for the longest time.
     pub(super) fn due(&mut self, now: Nanos) -> Option<Slot> {
         // Mostly nobody has a minimum.
-        let &(due, slot) = self.line.first()?;
-        (due <= self.clock(now)).then_some(slot)
+        if self.line.is_empty() && self.awaited.is_empty() {
+            return None;
+        }
+        let clock = self.clock(now);
+        self.line.first().filter(|(due, _)| *due <= clock).map(|&(_, slot)| slot)
     }
 
-    pub(super) fn insert(&mut self, slot: Slot, minimum: &Pace) {
-        self.line.insert((minimum.due, slot));
+    /// How many groups are expected back whose minimum is due, counted up to `most`: a slot is kept for each.
+    pub(super) fn awaited(&self, most: u32) -> u32 {
+        // At most `most` steps, which is at most the depth of the device.
+        self.awaited.iter().take(most as usize).take_while(|(due, _)| *due <= self.clock).count() as u32
     }
 
-    pub(super) fn remove(&mut self, slot: Slot, minimum: &Pace) {
-        self.line.remove(&(minimum.due, slot));
+    pub(super) fn insert(&mut self, slot: Slot, minimum: &Pace, awaited: bool) {
+        let line = if awaited { &mut self.awaited } else { &mut self.line };
+        line.insert((minimum.due, slot));
+    }
+
+    pub(super) fn remove(&mut self, slot: Slot, minimum: &Pace, awaited: bool) {
+        let line = if awaited { &mut self.awaited } else { &mut self.line };
+        line.remove(&(minimum.due, slot));
     }
 
     /// A group has something queued again.

@@ -25,8 +25,6 @@ mod minima;
 mod order;
 mod policy;
 mod tags;
-#[cfg(test)]
-mod tests;
 mod think;
 
 pub use counters::{Counters, Direction};

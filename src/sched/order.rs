@@ -80,18 +80,6 @@ impl Order {
         self.awaited.advance(now);
     }
 
-    /// The start tag that virtual time jumps to when no group is due.
-    pub(super) fn jump(&self) -> Option<VTime> {
-        if !self.backlogged.due.is_empty() || !self.awaited.due.is_empty() {
-            return None;
-        }
-        let first = |line: &Line| line.ahead.first().map(|&(start, ..)| start);
-        match (first(&self.backlogged), first(&self.awaited)) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        }
-    }
-
     /// The backlogged group to serve next: (slot, whether it is due).
     pub(super) fn next(&self) -> Option<(Slot, bool)> {
         let due = self.backlogged.due.first().map(|&(_, slot)| (slot, true));

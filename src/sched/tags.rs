@@ -26,6 +26,11 @@ impl VTime {
         VTime(self.0.saturating_sub(u128::from(span)))
     }
 
+    /// How far `self` is ahead of `other`, below zero if it is behind. Both are below 2^127.
+    pub(super) fn lead_over(self, other: VTime) -> i128 {
+        self.0 as i128 - other.0 as i128
+    }
+
     /// How far `self` is ahead of `other`; 0 when it is not. Saturates, which no bounded lead reaches.
     pub(super) fn ahead_of(self, other: VTime) -> u64 {
         u64::try_from(self.0.saturating_sub(other.0)).unwrap_or(u64::MAX)

@@ -13,13 +13,14 @@ impl Disk {
     /// Changes the weight of a group; what it has queued feels it at once.
     pub fn set_weight(&mut self, group: GroupKey, weight: Weight) {
         self.retag(group.0, |group, now| {
-            // A lead is a debt in tokens, and stays the same number of tokens under the new weight.
-            let lead = tokens(group.start.ahead_of(now), group.w());
-            let behind = group.start.min(now);
-            group.weight = weight;
-            group.remainder = 0;
-            let lead = span_hint(u32::try_from(lead).unwrap_or(u32::MAX), group.w(), 0);
-            group.start = behind.plus(lead).max(behind);
+            // A lead is a debt in tokens, a lag a claim: each stays the same number of tokens under the new weight.
+            let under = |span| {
+                let tokens = tokens(span, group.w());
+                span_hint(u32::try_from(tokens).unwrap_or(u32::MAX), u64::from(weight.get()), 0)
+            };
+            let (lead, lag) = (under(group.start.ahead_of(now)), under(now.ahead_of(group.start)));
+            group.start = now.plus(lead).minus(lag);
+            (group.weight, group.remainder) = (weight, 0);
         });
     }
 
