@@ -4,9 +4,12 @@
 //! * No more than the limit are in flight (R6), and the disk never idles while something is held that may pass (R4).
 //! * Two groups that both have something queued get, in *every* span of time in which that is so, service in proportion
 //!   to their weights: `|S1/w1 - S2/w2|` is at most one largest request of either, `max(L1/w1, L2/w2)`, at each end of
-//!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many requests as it had in flight.
-//! * The first request of a group waits while the others get at most what their weights ask for in the time of its own
-//!   service, two largest requests of each other group for its place in line, and what that may claim.
+//!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many
+//!   requests as it had in flight.
+//! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
+//!   one largest request of each group: `|S1 - S w1/W| <= L1 + L2 + …`.
+//! * The first request of a group waits while the others get at most what their weights ask for in the time of it and of
+//!   the one before it, two largest requests of each for its place in line, and what each may claim.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,15 +31,27 @@ struct Watched {
     others: u64,
     /// Against each other group.
     against: BTreeMap<usize, Span>,
-    ideal: Ideal,
+    /// `S1 W - S w1`, S and W being all service and the weights of all groups that are there, since all of these have
+    /// something queued.
+    ideal: Swing,
 }
 
-/// A span of time in which all groups that are there have something queued: `S1 W - w1 S` of one of them.
+/// A quantity that should stay near 0, over a span of time: now, and the least and the most that it was.
 #[derive(Clone, Copy, Debug, Default)]
-struct Ideal {
+struct Swing {
     now: i128,
     least: i128,
     most: i128,
+}
+
+impl Swing {
+    /// Adds a step; how far apart the most and the least are, which is the worst of all spans within this one.
+    fn step(&mut self, step: i128) -> i128 {
+        self.now += step;
+        self.least = self.least.min(self.now);
+        self.most = self.most.max(self.now);
+        self.most - self.least
+    }
 }
 
 /// A span of time in which two groups both have something queued, from when they have had what they may have claimed.
@@ -44,10 +59,8 @@ struct Ideal {
 struct Span {
     /// Requests of each since both have something queued.
     served: [u64; 2],
-    /// `S1 w2 - S2 w1`: now, and the least and the most that it was.
-    now: i128,
-    least: i128,
-    most: i128,
+    /// `S1 w2 - S2 w1`.
+    difference: Swing,
 }
 
 /// The whole disk, as it should be.
@@ -58,8 +71,9 @@ pub(crate) struct Checker {
     group_of: BTreeMap<u64, usize>,
     /// Whether groups are judged against each other: not while everything passes.
     judges: bool,
-    /// How much of what is allowed the worst span was off, from 0 to 1.
+    /// How much of what is allowed the worst span of two groups was off, from 0 to 1.
     pub(crate) worst_share: f64,
+    /// The same of all groups.
     pub(crate) worst_ideal: f64,
     /// The same of waits.
     pub(crate) worst_wait: f64,
@@ -97,7 +111,7 @@ impl Checker {
     fn start_over(&mut self) {
         for group in &mut self.groups {
             group.against.clear();
-            group.ideal = Ideal::default();
+            group.ideal = Swing::default();
             (group.others, group.most_claimed) = (0, group.claim);
         }
     }
@@ -108,11 +122,10 @@ impl Checker {
         let watched = &mut self.groups[group];
         watched.held.insert(id);
         if watched.held.len() == 1 {
-            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
-            let watched = &mut self.groups[group];
             watched.others = 0;
             watched.claim = watched.in_flight.max(1);
             watched.most_claimed = watched.most_claimed.max(watched.claim);
+            self.start_over_ideal();
         }
     }
 
@@ -144,29 +157,31 @@ impl Checker {
 
     fn judge_ideal(&mut self, group: usize, cost: u64) {
         // The one that is served had something queued.
-        let there = |(index, g): (usize, &Watched)| index == group || g.in_flight > 0 || !g.held.is_empty();
-        let all_wait = self.groups.iter().enumerate().all(|(index, g)| !there((index, g)) || index == group || !g.held.is_empty());
-        if !all_wait || self.groups.iter().any(|g| g.limited) {
-            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
-            return;
+        let waits = |index: usize, other: &Watched| index == group || !other.held.is_empty();
+        let there = |index: usize, other: &Watched| other.in_flight > 0 || waits(index, other);
+        let mut all = self.groups.iter().enumerate();
+        if all.any(|(index, other)| other.limited || (there(index, other) && !waits(index, other))) {
+            return self.start_over_ideal();
         }
-        let present: Vec<bool> = self.groups.iter().enumerate().map(there).collect();
-        let weights: u64 = self.groups.iter().zip(&present).filter(|(_, p)| **p).map(|(g, _)| g.weight).sum();
-        let largest: u64 = self.groups.iter().map(|g| g.largest).max().unwrap_or(1);
-        for (index, watched) in self.groups.iter_mut().enumerate() {
-            if !present[index] { continue; }
-            let own = if index == group { i128::from(cost) * i128::from(weights) } else { 0 };
-            let ideal = &mut watched.ideal;
-            ideal.now += own - i128::from(watched.weight) * i128::from(cost);
-            ideal.least = ideal.least.min(ideal.now);
-            ideal.most = ideal.most.max(ideal.now);
-            let off = ideal.most - ideal.least;
-            let allowed = 2 * i128::from(largest) * i128::from(weights);
+        let present: Vec<usize> = (0..self.groups.len()).filter(|i| there(*i, &self.groups[*i])).collect();
+        let sum =
+            |of: fn(&Watched) -> u64| i128::from(present.iter().map(|i| of(&self.groups[*i])).sum::<u64>());
+        let (weights, allowed) = (sum(|other| other.weight), sum(|other| other.largest));
+        for index in present {
+            let watched = &mut self.groups[index];
+            let own = if index == group { i128::from(cost) * weights } else { 0 };
+            let off = watched.ideal.step(own - i128::from(watched.weight) * i128::from(cost));
+            let allowed = allowed * weights;
+            assert!(off <= allowed, "group {index} is {off} off its ideal, more than {allowed}");
             self.worst_ideal = self.worst_ideal.max(off as f64 / allowed as f64);
         }
         if self.groups[group].held.is_empty() {
-            self.groups.iter_mut().for_each(|g| g.ideal = Ideal::default());
+            self.start_over_ideal();
         }
+    }
+
+    fn start_over_ideal(&mut self) {
+        self.groups.iter_mut().for_each(|group| group.ideal = Swing::default());
     }
 
     fn judge_wait(&mut self, group: usize, cost: u64) {
@@ -174,7 +189,8 @@ impl Checker {
         let place = |other: &Watched| other.largest * (2 + other.most_claimed);
         let places: u64 = self.groups.iter().map(place).sum();
         let Watched { weight, largest, others, limited, .. } = self.groups[group];
-        let allowed = ((largest + cost) * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
+        let allowed =
+            ((largest + cost) * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
         if !limited && allowed > 0 {
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
@@ -207,14 +223,11 @@ impl Checker {
             let claims = [self.groups[first].claim, self.groups[second].claim];
             let span = self.groups[first].against.entry(second).or_default();
             if span.served[0] >= claims[0] && span.served[1] >= claims[1] {
-                span.now += step;
-                span.least = span.least.min(span.now);
-                span.most = span.most.max(span.now);
+                let off = span.difference.step(step);
+                assert!(off <= allowed, "groups {first} and {second} are off by {off}, more than {allowed}");
+                self.worst_share = self.worst_share.max(off as f64 / allowed as f64);
             }
             span.served[usize::from(group == second)] += 1;
-            let off = span.most - span.least;
-            assert!(off <= allowed, "groups {first} and {second} are off by {off}, more than {allowed}");
-            self.worst_share = self.worst_share.max(off as f64 / allowed as f64);
             if ends {
                 self.groups[first].against.remove(&second);
             }

@@ -49,21 +49,11 @@ fn main() -> anyhow::Result<()> {
 
 fn show(scenario: &Scenario) {
     let mut run = Run::new(scenario);
-    if std::env::var_os("TRACE").is_some() {
-        let mut r = Run::new(scenario);
-        for i in 1..60 {
-            let t = scenario::seconds(scenario.seconds * f64::from(i) / 60.0);
-            let t0 = scenario::seconds(scenario.seconds * f64::from(i - 1) / 60.0);
-            let o = r.measure(t0, t);
-            print!("{}:{:.0} ", r.disk.depth(), o.requests() as f64 / (o.span.0 as f64 / 1e9));
-        }
-        println!();
-    }
     let outcome = run.measure(scenario::seconds(scenario.warm_up), scenario.end());
     print!("{}", table::table(scenario, &outcome));
     run.finish();
     println!(
-        "depth {}, {} requests checked; worst span {:.0} %, ideal {:.0}, worst wait {:.0} % of what is allowed\n",
+        "depth {}, {} requests checked; worst share of two {:.0} %, of all {:.0} %, worst wait {:.0} % of what is allowed\n",
         run.disk.depth(),
         run.checker.completed,
         100.0 * run.checker.worst_share,

@@ -66,6 +66,7 @@ pub(crate) struct Run {
     counted: Outcome,
     counted_from: (Nanos, Nanos),
     random: fastrand::Rng,
+    digest: u64,
 }
 
 impl Run {
@@ -104,6 +105,7 @@ impl Run {
             counted,
             counted_from: (Nanos(0), Nanos(0)),
             random,
+            digest: 0xcbf2_9ce4_8422_2325,
         };
         for client in 0..run.members.len() {
             run.start(client, Nanos(0));
@@ -271,8 +273,16 @@ impl Run {
         self.disk.submit(key, request, self.now);
     }
 
+    /// Everything that has completed, and when, in one number: FNV-1a.
+    pub(crate) fn digest(&self) -> u64 {
+        self.digest
+    }
+
     fn complete(&mut self) {
         let Some((id, well)) = self.device.finish() else { return };
+        for byte in [id, self.now.0].into_iter().flat_map(u64::to_le_bytes) {
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
         let sent = self.sent.remove(&id).expect("what is finished was sent");
         self.checker.completed(id);
         self.disk.complete(sent.dispatched.expect("what is finished was dispatched"), self.now);
