@@ -69,7 +69,7 @@ fn any_scenario() -> impl Strategy<Value = Scenario> {
     let policy = prop_oneof![Just(Policy::Weight), Just(Policy::WeightIosize)];
     let io_limit = prop_oneof![3 => Just(0u32), 1 => 1u32..40];
     let clients = prop::collection::vec(client(), 1..7);
-    (device(), clients, policy, io_limit, 1u32..5000, any::<u64>(), any::<bool>()).prop_map(
+    (device(), clients, policy, io_limit, 2048u32..10_000, any::<u64>(), any::<bool>()).prop_map(
         |(device, clients, policy, io_limit, token_base, seed, faulty)| {
             let mut any = Scenario { policy, io_limit, token_base, seed, ..scenario(device, clients) };
             if faulty {

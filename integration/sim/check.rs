@@ -7,7 +7,8 @@
 //!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many
 //!   requests as it had in flight.
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
-//!   one largest request of each group: `|S1 - S w1/W| <= L1 + L2 + …`.
+//!   the largest request at each end of the span, and for what each group claimed when it came: one request, or as many as
+//!   it had in flight, `|S1 - S w1/W| <= 2 max(L1, L2, …) + C1 + C2 + …` (the lag of EEVDF).
 //! * The first request of a group waits while the others get at most what their weights ask for in the time of it and of
 //!   the one before it, two largest requests of each for its place in line, and what each may claim.
 
@@ -27,6 +28,8 @@ struct Watched {
     claim: u64,
     /// The most that it could claim since the last change.
     most_claimed: u64,
+    /// Requests dispatched since the last change; it is judged once it has had what it brought along.
+    since_change: u64,
     /// Tokens of others dispatched since its first request is its first.
     others: u64,
     /// Against each other group.
@@ -34,6 +37,13 @@ struct Watched {
     /// `S1 W - S w1`, S and W being all service and the weights of all groups that are there, since all of these have
     /// something queued.
     ideal: Swing,
+}
+
+impl Watched {
+    /// Debts and claims from before a change have been paid.
+    fn is_settled(&self) -> bool {
+        self.since_change > self.most_claimed + 1
+    }
 }
 
 /// A quantity that should stay near 0, over a span of time: now, and the least and the most that it was.
@@ -112,7 +122,7 @@ impl Checker {
         for group in &mut self.groups {
             group.against.clear();
             group.ideal = Swing::default();
-            (group.others, group.most_claimed) = (0, group.claim);
+            (group.others, group.most_claimed, group.since_change) = (0, group.claim, 0);
         }
     }
 
@@ -146,6 +156,7 @@ impl Checker {
         assert!(self.in_flight.insert(id), "{id} goes twice");
         self.dispatched += 1;
         self.groups[group].in_flight += 1;
+        self.groups[group].since_change += 1;
         assert_eq!(self.in_flight.len(), in_flight as usize);
         assert!(limit == 0 || in_flight <= limit, "{in_flight} in flight, limit {limit}");
         if self.judges && self.groups.len() <= MOST_COMPARED {
@@ -160,13 +171,19 @@ impl Checker {
         let waits = |index: usize, other: &Watched| index == group || !other.held.is_empty();
         let there = |index: usize, other: &Watched| other.in_flight > 0 || waits(index, other);
         let mut all = self.groups.iter().enumerate();
-        if all.any(|(index, other)| other.limited || (there(index, other) && !waits(index, other))) {
+        if all.any(|(index, other)| {
+            other.limited
+                || (there(index, other) && !other.is_settled())
+                || (there(index, other) && !waits(index, other))
+        }) {
             return self.start_over_ideal();
         }
         let present: Vec<usize> = (0..self.groups.len()).filter(|i| there(*i, &self.groups[*i])).collect();
-        let sum =
-            |of: fn(&Watched) -> u64| i128::from(present.iter().map(|i| of(&self.groups[*i])).sum::<u64>());
-        let (weights, allowed) = (sum(|other| other.weight), sum(|other| other.largest));
+        let present_groups = || present.iter().map(|index| &self.groups[*index]);
+        let weights = i128::from(present_groups().map(|other| other.weight).sum::<u64>());
+        let claimed: u64 = present_groups().map(|other| other.largest * other.most_claimed.max(1)).sum();
+        let largest = present_groups().map(|other| other.largest).max().unwrap_or(1);
+        let allowed = i128::from(2 * largest + claimed);
         for index in present {
             let watched = &mut self.groups[index];
             let own = if index == group { i128::from(cost) * weights } else { 0 };
@@ -191,7 +208,7 @@ impl Checker {
         let Watched { weight, largest, others, limited, .. } = self.groups[group];
         let allowed =
             ((largest + cost) * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
-        if !limited && allowed > 0 {
+        if !limited && allowed > 0 && self.groups[group].is_settled() {
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
         }
@@ -207,7 +224,7 @@ impl Checker {
     fn judge_shares(&mut self, group: usize, cost: u64) {
         for other in 0..self.groups.len() {
             let (a, b) = (&self.groups[group], &self.groups[other]);
-            if other == group || a.limited || b.limited {
+            if other == group || !a.is_settled() || !b.is_settled() || a.limited || b.limited {
                 continue;
             }
             // The service of this request still counts: the group had it queued.
@@ -217,7 +234,9 @@ impl Checker {
                 continue;
             }
             let sign: i128 = if group == first { 1 } else { -1 };
-            let allowed = 2 * i128::from((a.largest * b.weight).max(b.largest * a.weight));
+            let (one, two) = (a.largest * b.weight, b.largest * a.weight);
+            // Tags are whole numbers: where two ends are less than one apart, either may be first.
+            let allowed = 2 * i128::from(one.max(two)) + 2 * i128::from(one.min(two));
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
             let claims = [self.groups[first].claim, self.groups[second].claim];

@@ -82,7 +82,11 @@ impl Run {
                 let key = disk.add_group(policy, weight(model.weight));
                 let limits = model.limits.limits();
                 disk.set_limits(key, limits, Nanos(0));
-                let watched = checker.add_group(model.weight, model.largest_cost(policy), !limits.is_empty());
+                let watched = checker.add_group(
+                    model.weight,
+                    largest_cost(scenario, model, policy),
+                    !limits.is_empty(),
+                );
                 let random = fastrand::Rng::with_seed(random.u64(..));
                 Member { model: model.clone(), weight: model.weight, key, watched, attached: true, random }
             })
@@ -159,11 +163,7 @@ impl Run {
 
     fn rewatch(&mut self, client: usize) {
         let member = &self.members[client];
-        let largest =
-            self.members.iter().map(|member| member.model.largest_cost(self.policy)).max().unwrap_or(1);
-        // Others' requests may be in its queue, once groups come and go.
-        let largest =
-            if self.scenario.random_changes > 0.0 { largest } else { member.model.largest_cost(self.policy) };
+        let largest = largest_cost(&self.scenario, &member.model, self.policy);
         let limited = !self.disk.limits(member.key).is_empty();
         self.checker.change(member.watched, member.weight, largest, limited);
     }
@@ -329,7 +329,14 @@ impl Run {
 
     /// Any change that may be made to a running disk.
     fn change_anything(&mut self) {
+        // A detached group has nothing to change but to come back.
         let client = self.random.usize(0..self.members.len());
+        if !self.members[client].attached {
+            let member = &mut self.members[client];
+            member.attached = true;
+            member.key = self.disk.add_group(self.policy, weight(member.weight));
+            return self.rewatch(client);
+        }
         match self.random.u32(0..10) {
             0..4 => {
                 let to = [1, 10, 100, 1000, 32767][self.random.usize(0..5)];
@@ -338,10 +345,13 @@ impl Run {
             }
             4 => {
                 self.policy = [Policy::Weight, Policy::WeightIosize][self.random.usize(0..2)];
-                for member in &self.members {
-                    self.disk.set_policy(member.key, self.policy);
+                for client in (0..self.members.len())
+                    .filter(|client| self.members[*client].attached)
+                    .collect::<Vec<_>>()
+                {
+                    self.disk.set_policy(self.members[client].key, self.policy);
+                    self.rewatch(client);
                 }
-                (0..self.members.len()).for_each(|client| self.rewatch(client));
             }
             5 => {
                 let io_limit = [0, 0, 1, 2, 8, 64][self.random.usize(0..6)];
@@ -359,7 +369,7 @@ impl Run {
                 self.set_limits(client, limits);
             }
             _ if client == 0 => {}
-            _ if self.members[client].attached => {
+            _ => {
                 let to = self.members[0].key;
                 let member = &mut self.members[client];
                 member.attached = false;
@@ -367,19 +377,21 @@ impl Run {
                 self.disk.remove_group(key, self.now, |_| to);
                 self.checker.moved(watched, self.members[0].watched);
             }
-            _ => {
-                let member = &mut self.members[client];
-                member.attached = true;
-                member.key = self.disk.add_group(self.policy, weight(member.weight));
-                self.rewatch(client);
-            }
         }
     }
 }
 
-/// Whether groups are held to their shares under these settings: not where requests pass without being weighed.
+/// Whether groups are held to their shares under these settings: not where requests pass without being weighed, nor
+/// where an epoch has fewer tokens than a request may cost (of the sizes that are used here).
 fn judges(settings: Settings) -> bool {
-    settings.io_throttle == 0
+    settings.io_throttle == 0 && settings.token_base >= 2048
+}
+
+/// The most tokens that a request of a group costs: others' requests may come into it where groups come and go.
+fn largest_cost(scenario: &Scenario, client: &ClientModel, policy: Policy) -> u32 {
+    let clients =
+        if scenario.random_changes > 0.0 { &scenario.clients[..] } else { std::slice::from_ref(client) };
+    clients.iter().map(|client| client.largest_cost(policy)).max().unwrap_or(1)
 }
 
 fn fresh(members: &[Member]) -> Vec<Got> {

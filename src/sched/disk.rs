@@ -85,8 +85,7 @@ pub struct Disk {
     last_event: Nanos,
     /// How long requests take in the device, on average.
     latency: Nanos,
-    /// Virtual time: the mean of the start tags of all groups in line, each as often as its weight says, but it never
-    /// goes back.
+    /// Virtual time: the mean of the start tags of all groups in line, each as often as its weight says.
     now: VTime,
     /// How far they are ahead of it in sum (below zero: behind), each as often as its weight says.
     lead: i128,
@@ -157,20 +156,25 @@ impl Disk {
 
     /// The group has something queued again: it takes its place among the backlogged.
     fn join(&mut self, slot: Slot, now: Nanos) {
-        let front = self.front.max(self.now);
+        let others = self.others();
         let group = &mut self.groups[slot];
         // Time away is not saved up: a newcomer joins where the others are. It has a claim, but to no more than it could
         // have used: what it has in flight (behind a slow request, say), or one request. With that a synchronous caller
         // keeps its place between two requests, and one that mostly sleeps is served at once; and as its own tag
         // counts where it is farther, nobody gets more than his share by pausing.
         let claim = group.usual_cost.saturating_mul(group.in_flight.max(1));
-        let earliest = front.minus(span_hint(claim, group.w(), 0));
+        let earliest = others.minus(span_hint(claim, group.w(), 0));
         group.start = group.start.max(earliest);
         self.leave_line(slot);
         if let Some(minimum) = self.groups[slot].limiter.as_mut().and_then(|l| l.minimum.as_mut()) {
             self.minima.rejoin(minimum, now);
         }
         self.stand_in_line(slot);
+    }
+
+    /// Where the groups are that something is queued of. Virtual time may be far behind, held back by who is awaited.
+    fn others(&self) -> VTime {
+        self.front.max(self.now)
     }
 
     /// The caps of a group let it pass again: it takes its place, if there is anything to take it for.
@@ -246,8 +250,15 @@ impl Disk {
         if let Some(slot) = self.minima.due(now) {
             return Some(Turn { slot, by: By::Minimum });
         }
-        let (slot, due) = self.order.next()?;
-        Some(Turn { slot, by: if due { By::Weight } else { By::Leftover } })
+        loop {
+            let (slot, due) = self.order.next()?;
+            let place = self.groups[slot].place;
+            // Virtual time goes back a little when a group leaves that was ahead: who was due may be so no more.
+            match place.filter(|place| due && place.start > self.now) {
+                Some(place) => self.order.put_back(slot, place),
+                None => return Some(Turn { slot, by: if due { By::Weight } else { By::Leftover } }),
+            }
+        }
     }
 
     fn may_pass(&self, turn: Turn) -> Pass {
@@ -357,21 +368,20 @@ impl Disk {
         span_hint(self.settings.token_base, self.active_weight.max(1), 0)
     }
 
-    /// Virtual time goes on to where the groups in line are.
+    /// Virtual time goes to where the groups in line are.
     fn catch_up(&mut self) {
         // Who is awaited holds virtual time back, for an epoch at the most: then its unused tokens are void.
-        let latest = self.front.minus(self.epoch_span()).ahead_of(self.now);
-        // The mean: at least one group is not ahead of it.
-        let mean = match u64::try_from(self.lead) {
-            Ok(lead) if self.active_weight > 0 => lead / self.active_weight,
-            _ => 0,
-        };
+        let latest = self.front.minus(self.epoch_span()).lead_over(self.now);
+        let weight = i128::from(self.active_weight);
+        // The mean, rounded down: at least one group is not ahead of it.
+        let mean =
+            if (0..weight.max(1)).contains(&self.lead) { 0 } else { self.lead.div_euclid(weight.max(1)) };
         let step = mean.max(latest);
         if step == 0 {
             return;
         }
-        self.now = self.now.plus(step);
-        self.lead -= i128::from(step) * i128::from(self.active_weight);
+        self.now = self.now.moved(step);
+        self.lead -= step * weight;
         self.order.advance(self.now);
         if self.now >= self.epoch_end {
             self.epochs += 1;

@@ -74,6 +74,13 @@ impl Order {
         self.line(place).remove(slot, place);
     }
 
+    /// A group that was due is ahead of virtual time again.
+    pub(super) fn put_back(&mut self, slot: Slot, place: Place) {
+        let line = self.line(place);
+        line.due.remove(&(place.finish, slot));
+        line.ahead.insert((place.start, slot, place.finish));
+    }
+
     /// Virtual time has come to `now`: groups that it reached become due.
     pub(super) fn advance(&mut self, now: VTime) {
         self.backlogged.advance(now);

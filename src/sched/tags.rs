@@ -22,6 +22,11 @@ impl VTime {
         VTime(self.0 + u128::from(span))
     }
 
+    /// So much later, or earlier for a span below zero.
+    pub(super) fn moved(self, span: i128) -> VTime {
+        VTime(self.0.saturating_add_signed(span))
+    }
+
     pub(super) fn minus(self, span: u64) -> VTime {
         VTime(self.0.saturating_sub(u128::from(span)))
     }

@@ -12,32 +12,34 @@ use crate::units::{Nanos, Weight};
 impl Disk {
     /// Changes the weight of a group; what it has queued feels it at once.
     pub fn set_weight(&mut self, group: GroupKey, weight: Weight) {
-        self.retag(group.0, |group, now| {
+        self.retag(group.0, |group, others| {
             // A lead is a debt in tokens, a lag a claim: each stays the same number of tokens under the new weight.
             let under = |span| {
                 let tokens = tokens(span, group.w());
                 span_hint(u32::try_from(tokens).unwrap_or(u32::MAX), u64::from(weight.get()), 0)
             };
-            let (lead, lag) = (under(group.start.ahead_of(now)), under(now.ahead_of(group.start)));
-            group.start = now.plus(lead).minus(lag);
+            let (lead, lag) = (under(group.start.ahead_of(others)), under(others.ahead_of(group.start)));
+            group.start = others.plus(lead).minus(lag);
             (group.weight, group.remainder) = (weight, 0);
         });
     }
 
     /// Changes what the requests of a group cost, those queued included.
     pub fn set_policy(&mut self, group: GroupKey, policy: Policy) {
-        self.retag(group.0, |group, now| {
+        self.retag(group.0, |group, others| {
             group.policy = policy;
             group.usual_cost = 1;
-            // Tokens of the one kind say nothing in the other: a lead is forgiven.
-            group.start = group.start.min(now);
+            // Tokens of the one kind say nothing in the other: neither a debt nor a claim.
+            (group.start, group.remainder) = (others, 0);
         });
     }
 
+    /// Changes what a group's tags follow from; `change` also gets where the others are.
     fn retag(&mut self, slot: Slot, change: impl FnOnce(&mut Group, VTime)) {
         let active = self.groups[slot].place.is_some();
         self.leave_line(slot);
-        change(&mut self.groups[slot], self.now);
+        let others = self.others();
+        change(&mut self.groups[slot], others);
         if active {
             self.stand_in_line(slot);
         }
