@@ -1,4 +1,4 @@
-//! The scheduler in virtual time: what DESIGN's share rules promise, in scenarios and in properties of any scenario.
+//! The scheduler in virtual time: what the share rules promise, in scenarios and in properties of any scenario.
 //! Every run is checked at every step (see `sim/check.rs`), and the same on every machine, however slow.
 
 #[path = "../sim/mod.rs"]

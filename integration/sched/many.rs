@@ -1,4 +1,4 @@
-//! Very many groups.
+//! Very many groups, and very many requests.
 
 use crate::sim::scenario::seconds;
 use crate::sim::{Run, Scenario};
@@ -47,4 +47,16 @@ fn idle_groups_cost_nothing() {
         order
     };
     assert_eq!(run(0), run(100_000));
+}
+
+/// An hour in which everything changes all the time, or less of it where the compiler has not optimised: every step is
+/// checked, and in the end nothing is left.
+#[test]
+fn an_hour_of_changes_breaks_nothing() {
+    let hour = Scenario::named("hour");
+    let span = if cfg!(debug_assertions) { 300.0 } else { hour.seconds };
+    let mut run = Run::new(&hour);
+    let outcome = run.measure(seconds(0.0), seconds(span));
+    run.finish();
+    assert!(outcome.requests() as f64 >= 1900.0 * span, "{} requests", outcome.requests());
 }

@@ -1,7 +1,7 @@
 //! One ioband group: its queue, its tags, its counters.
 
 use super::counters::Counters;
-use super::limits::Limiter;
+use super::limits::{Limiter, Pace};
 use super::order::Place;
 use super::policy::{Op, Policy};
 use super::tags::VTime;
@@ -82,6 +82,16 @@ impl Group {
 
     pub(super) fn w(&self) -> u64 {
         u64::from(self.weight.get())
+    }
+
+    /// Its minimum bandwidth, if it has one.
+    pub(super) fn minimum(&mut self) -> Option<&mut Pace> {
+        self.limiter.as_mut()?.minimum.as_mut()
+    }
+
+    /// Whether its caps hold it back.
+    pub(super) fn is_capped(&self) -> bool {
+        matches!(self.alarm, Some((_, Alarm::Cap)))
     }
 
     /// Tokens the next request costs, or is expected to cost.

@@ -1,7 +1,7 @@
 //! What may change while requests are held: each change acts on them at once (share rule R10), and none loses one (R9).
 
 use super::super::counters::Counters;
-use super::super::group::{Alarm, Group, Held, Request};
+use super::super::group::{Group, Held, Request};
 use super::super::limits::Limits;
 use super::super::order::Slot;
 use super::super::policy::Policy;
@@ -55,17 +55,13 @@ impl Disk {
         let minimum_now = self.minima.clock(now);
         self.leave_line(slot);
         self.groups[slot].limiter.get_or_insert_default().change(limits, now, minimum_now);
-        match (active, self.groups[slot].alarm) {
-            (true, _) => {
-                self.stand_in_line(slot);
-                self.hold_back(slot, now);
-            }
-            (false, Some((_, Alarm::Cap))) => {
-                self.stop_alarm(slot);
-                self.return_from_cap(slot, now);
-            }
-            (false, _) => {}
+        if active {
+            self.stand_in_line(slot);
+        } else if self.groups[slot].is_capped() {
+            self.stop_alarm(slot);
+            self.return_from_cap(slot, now);
         }
+        self.hold_back(slot, now);
         if limits.is_empty() {
             self.groups[slot].limiter = None;
         }
@@ -132,12 +128,10 @@ impl Disk {
     /// From now on everything passes at once: the daemon is ending and nobody's request may stay behind.
     pub fn drain(&mut self, now: Nanos) {
         self.draining = true;
-        let capped: Vec<_> = self.alarms.iter().map(|&(_, slot)| slot).collect();
-        for slot in capped {
-            if matches!(self.groups[slot].alarm, Some((_, Alarm::Cap))) {
-                self.stop_alarm(slot);
-                self.return_from_cap(slot, now);
-            }
+        let capped = self.alarms.iter().map(|&(_, slot)| slot).filter(|slot| self.groups[*slot].is_capped());
+        for slot in capped.collect::<Vec<_>>() {
+            self.stop_alarm(slot);
+            self.return_from_cap(slot, now);
         }
     }
 
