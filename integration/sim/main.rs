@@ -53,8 +53,9 @@ fn show(scenario: &Scenario) {
     print!("{}", table::table(scenario, &outcome));
     run.finish();
     println!(
-        "depth {}, {} requests checked; worst share of two {:.0} %, of all {:.0} %, worst wait {:.0} % of what is allowed\n",
+        "depth {} (spare {}), {} requests checked; worst share of two {:.0} %, of all {:.0} %, worst wait {:.0} % of what is allowed\n",
         run.disk.depth(),
+        run.disk.spare_depth(),
         run.checker.completed,
         100.0 * run.checker.worst_share,
         100.0 * run.checker.worst_ideal,

@@ -8,6 +8,11 @@
 //! disk with one server settles at 2 (one served, one at hand), one with 32 servers near 32, a machine whose processors
 //! are the bottleneck where they are just busy.
 //!
+//! There are two depths. *Total* is for requests that are due by their group's share. *Spare*, never deeper, is for those of
+//! a group ahead of its share, which go only because nobody who is behind has anything queued: if the ones who are behind
+//! have enough in flight to keep the device busy, nothing is gained by others running ahead, and their share would be
+//! lost by it. If they have not (one synchronous caller beside a flood, on a disk with many servers), spare grows.
+//!
 //! Throughput is counted twice, in requests and in bytes, because depth also shifts who is served: with nothing held
 //! the weights decide nothing, and if that lets more large requests pass, bytes rise though the device does no more.
 //! So deeper has to gain in both, and for shallower it is enough to keep one.
@@ -20,7 +25,7 @@
 //!
 //! A trial of less starts from how many requests are in flight on average, not from the depth in force: a depth
 //! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
-//! from more, so deeper is tried only while requests are held.
+//! from more, so deeper is tried only while requests are refused for it.
 
 use crate::units::Nanos;
 
@@ -30,19 +35,24 @@ const SHALLOWEST: u32 = 2;
 const DEEPEST: u32 = 1024;
 /// Steps are the depth divided by a power of two up to this (and at least 1).
 const SHORTEST_STEP: u32 = 8;
-/// Parts of a thousand of the elasticity.
-const WORTH_GAINING: i64 = 125;
-const WORTH_LOSING: i64 = 62;
+/// Parts of a thousand of the elasticity: twice the depth stays if it gains a twentieth, half of it if it costs less than
+/// an eightieth.
+const WORTH_GAINING: i64 = 50;
+const WORTH_LOSING: i64 = 25;
 /// Windows on each side of a trial, at most.
-const MOST_PAIRS: usize = 16;
-/// Once both ways have failed the next trial comes after so many times the length of the last one: at first, at most.
-const FIRST_PAUSE: u32 = 2;
-const LONGEST_PAUSE: u32 = 32;
+const MOST_WINDOWS: usize = 64;
+/// By how many thousandths the throughput of a window differs from that of the one before, as long as nothing is known.
+const FIRST_SCATTER: i64 = 20;
+/// Once both ways have failed, windows until the next trial: at first, and at most.
+const FIRST_PAUSE: u32 = 4;
+const LONGEST_PAUSE: u32 = 64;
 /// So many windows in a row that differ from the usual by so many thousandths, and by so many times the scatter, are
 /// another load or another disk.
 const CHANGED_WINDOWS: u32 = 3;
 const CHANGED: i64 = 250;
 const CHANGED_SCATTERS: i64 = 4;
+/// Averages of small whole numbers are kept in so many parts.
+const FINE: i64 = 64;
 /// Moving a request is worth its sectors and as much as 4 KiB.
 const REQUEST_WORK: u64 = 8;
 
@@ -52,45 +62,64 @@ enum Way {
     Shallower,
 }
 
+/// Which of the two depths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Total,
+    Spare,
+}
+
+/// One of them, and what will be tried of it next: which way, and by which part of it, `1 / step`.
+#[derive(Clone, Copy, Debug)]
+struct Course {
+    depth: u32,
+    way: Way,
+    step: u32,
+    /// It is said by the settings and not tried.
+    pinned: bool,
+}
+
 /// What is tried.
 #[derive(Clone, Copy, Debug)]
 struct Trial {
+    which: Which,
     way: Way,
     depth: u32,
     /// Thousandths by which `depth` differs from what it is compared with.
     step: i64,
-    /// Windows on each side.
-    pairs: usize,
     usual: Side,
     tried: Side,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Phase {
-    /// At the usual depth; so many windows until the next trial.
+    /// At the usual depths; so many windows until the next trial.
     Steady { pause: u32 },
     /// At the depth that is tried.
     Trying(Trial),
-    /// At the usual depth, for comparison.
+    /// At the usual depths, for comparison.
     Between(Trial),
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct DepthControl {
-    depth: u32,
+    total: Course,
+    spare: Course,
     phase: Phase,
-    /// Which way the next trial goes, and by which part of the depth: `1 / step`.
-    way: Way,
-    step: u32,
-    /// Ways that have failed since the last success, with the shortest step.
+    /// The one whose trials are on.
+    turn: Which,
+    /// Trials of the shortest step that have failed since the last success: two ways, then the other depth.
     failed: u32,
     pause: u32,
-    /// What the last trial found at the usual depth, and by how many thousandths its windows were off on average.
+    /// What the last trial found at the usual depth.
     usual: Option<Rate>,
+    /// By how many thousandths windows at the same depth differ from the one before, on average, times [`FINE`].
     scatter: i64,
     /// Windows in a row that were unlike it.
     unlike: u32,
+    /// Since the last completion: a request that was due, or one that was not, did not pass for the depth.
+    refused: [bool; 2],
     window: Window,
 }
 
@@ -112,13 +141,17 @@ impl Rate {
 }
 
 /// The windows of one side of a trial.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Side {
-    rates: [Rate; MOST_PAIRS],
+    rates: [Rate; MOST_WINDOWS],
     count: usize,
 }
 
 impl Side {
+    fn new() -> Self {
+        Self { rates: [Rate::default(); MOST_WINDOWS], count: 0 }
+    }
+
     fn add(&mut self, rate: Rate) {
         if let Some(place) = self.rates.get_mut(self.count) {
             *place = rate;
@@ -136,13 +169,10 @@ impl Side {
         Rate { requests: median(|rate| rate.requests), work: median(|rate| rate.work) }
     }
 
-    /// By how many thousandths the windows are off their median: the median of that.
-    fn scatter(&self) -> i64 {
-        let usual = self.median();
-        let mut off = self.rates.map(|rate| rate.change_from(usual)[0].abs());
-        let off = &mut off[..self.count.max(1)];
-        off.sort_unstable();
-        off[off.len() / 2]
+    /// By how many thousandths the last window differs from the one before.
+    fn last_change(&self) -> Option<i64> {
+        let [before, last] = self.rates.get(self.count.checked_sub(2)?..self.count)? else { return None };
+        Some(last.change_from(*before)[0].abs())
     }
 }
 
@@ -152,8 +182,8 @@ struct Window {
     /// Completions to let pass first: they were started at another depth.
     settling: u32,
     completions: u32,
-    /// Of those, how many left requests held.
-    held: u32,
+    /// Of those, before how many a request was refused for the total depth, or for the spare one.
+    refused: [u32; 2],
     work: u64,
     busy: Nanos,
     /// Requests in flight, summed over nanoseconds.
@@ -173,33 +203,59 @@ impl Window {
         u32::try_from(self.area.div_ceil(u128::from(self.busy.0.max(1)))).unwrap_or(DEEPEST)
     }
 
-    fn saturated(&self) -> bool {
-        self.held * 2 > self.completions
+    /// More would be taken, were that depth deeper.
+    fn wants_more(&self, which: Which) -> bool {
+        self.refused[which as usize] * 2 > self.completions
     }
 }
 
 impl DepthControl {
     pub(super) fn new() -> Self {
+        let course = Course { depth: SHALLOWEST, way: Way::Deeper, step: 1, pinned: false };
         Self {
-            depth: SHALLOWEST,
+            total: course,
+            spare: course,
             phase: Phase::Steady { pause: 0 },
-            way: Way::Deeper,
-            step: 1,
+            turn: Which::Total,
             failed: 0,
             pause: FIRST_PAUSE,
             usual: None,
-            scatter: 0,
+            scatter: FIRST_SCATTER * FINE,
             unlike: 0,
+            refused: [false; 2],
             window: Window::default(),
         }
     }
 
-    /// The depth in force now.
-    pub(super) fn depth(&self) -> u32 {
+    /// What the settings say of the depths; 0 leaves them to this.
+    pub(super) fn pin(&mut self, io_throttle: u32, io_limit: u32) {
+        (self.total.pinned, self.spare.pinned) = (io_limit > 0, io_throttle > 0);
+        (self.total.step, self.spare.step) = (1, 1);
+        // What is under way may be about what is pinned now.
+        (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
+    }
+
+    /// The depth for requests that are due.
+    pub(super) fn total(&self) -> u32 {
         match self.phase {
-            Phase::Trying(Trial { depth, .. }) => depth,
-            Phase::Steady { .. } | Phase::Between(_) => self.depth,
+            Phase::Trying(Trial { which: Which::Total, depth, .. }) => depth,
+            Phase::Trying(Trial { which: Which::Spare, depth, .. }) => depth.max(self.total.depth),
+            Phase::Steady { .. } | Phase::Between(_) => self.total.depth,
         }
+    }
+
+    /// The depth for those that are not.
+    pub(super) fn spare(&self) -> u32 {
+        match self.phase {
+            Phase::Trying(Trial { which: Which::Total, depth, .. }) => depth.min(self.spare.depth),
+            Phase::Trying(Trial { which: Which::Spare, depth, .. }) => depth,
+            Phase::Steady { .. } | Phase::Between(_) => self.spare.depth,
+        }
+    }
+
+    /// A request did not pass for the total depth, though it is due, or for the spare one, because it is not.
+    pub(super) fn refused(&mut self, due: bool) {
+        self.refused[if due { Which::Total } else { Which::Spare } as usize] = true;
     }
 
     /// `in_flight` requests were with the device for `span`.
@@ -210,120 +266,176 @@ impl DepthControl {
         }
     }
 
-    /// A request that moved `sectors` came back; `held` says whether others are held.
-    pub(super) fn completed(&mut self, sectors: u32, held: bool) {
+    /// A request that moved `sectors` came back.
+    pub(super) fn completed(&mut self, sectors: u32) {
+        let refused = std::mem::take(&mut self.refused);
         let window = &mut self.window;
         if window.settling > 0 {
             window.settling -= 1;
             return;
         }
         window.completions += 1;
-        window.held += u32::from(held);
         window.work += REQUEST_WORK + u64::from(sectors);
-        if self.window.completions >= 32 + 2 * self.depth() && self.window.busy >= Nanos::from_millis(2) {
+        for (count, refused) in window.refused.iter_mut().zip(refused) {
+            *count += u32::from(refused);
+        }
+        if self.window.completions >= 32 + 2 * self.total() && self.window.busy >= Nanos::from_millis(10) {
             self.close_window();
         }
     }
 
     fn close_window(&mut self) {
-        let before = self.depth();
+        let before = (self.total(), self.spare());
         let window = std::mem::take(&mut self.window);
         self.phase = match self.phase {
             Phase::Steady { pause } => self.stay(pause, &window),
             Phase::Trying(mut trial) => {
                 trial.tried.add(window.rate());
-                // What a long step comes to shows at once.
-                if trial.pairs == 1 && trial.step >= 500 {
-                    self.decide(&trial)
-                } else {
-                    Phase::Between(trial)
-                }
+                self.learn_scatter(&trial.tried);
+                self.decide(&trial).unwrap_or(Phase::Between(trial))
             }
             Phase::Between(mut trial) => {
                 trial.usual.add(window.rate());
-                if trial.tried.count >= trial.pairs { self.decide(&trial) } else { Phase::Trying(trial) }
+                self.learn_scatter(&trial.usual);
+                self.decide(&trial).unwrap_or(Phase::Trying(trial))
             }
         };
-        if self.depth() != before {
-            self.window.settling = self.depth().max(before).min(window.concurrency().saturating_mul(2));
+        if before != (self.total(), self.spare()) {
+            let most = self.total().max(before.0);
+            self.window.settling = most.min(window.concurrency().saturating_mul(2));
         }
     }
 
-    /// After a window at the usual depth with no trial under way.
+    /// After a window at the usual depths with no trial under way.
     fn stay(&mut self, pause: u32, window: &Window) -> Phase {
         if self.has_changed(window.rate()) {
-            (self.usual, self.unlike) = (None, 0);
-            (self.pause, self.failed, self.step) = (FIRST_PAUSE, 0, self.step.min(2));
+            (self.usual, self.unlike, self.pause, self.failed) = (None, 0, FIRST_PAUSE, 0);
+            (self.total.step, self.spare.step) = (self.total.step.min(2), self.spare.step.min(2));
         } else if pause > 0 {
             return Phase::Steady { pause: pause - 1 };
         }
-        match self.trial(self.way, window).or_else(|| self.trial(self.way.other(), window)) {
-            Some(trial) => Phase::Trying(trial),
-            None => Phase::Steady { pause: 0 },
+        for which in [self.turn, self.turn.other()] {
+            let way = self.course(which).way;
+            if let Some(trial) =
+                self.trial(which, way, window).or_else(|| self.trial(which, way.other(), window))
+            {
+                self.turn = which;
+                return Phase::Trying(trial);
+            }
+        }
+        Phase::Steady { pause: 0 }
+    }
+
+    fn course(&mut self, which: Which) -> &mut Course {
+        match which {
+            Which::Total => &mut self.total,
+            Which::Spare => &mut self.spare,
         }
     }
 
     /// Whether this window at the usual depth is one too many that is unlike the usual ones.
     fn has_changed(&mut self, rate: Rate) -> bool {
         let off = self.usual.map_or([0; 2], |usual| rate.change_from(usual));
-        let much = CHANGED.max(self.scatter * CHANGED_SCATTERS);
+        let much = CHANGED.max(self.scatter / FINE * CHANGED_SCATTERS);
         self.unlike = if off.iter().all(|off| off.abs() > much) { self.unlike + 1 } else { 0 };
         self.unlike >= CHANGED_WINDOWS
     }
 
-    /// The next trial in that way, if there is anything to try.
-    fn trial(&self, way: Way, window: &Window) -> Option<Trial> {
+    /// The next trial of that depth in that way, if there is anything to try.
+    fn trial(&self, which: Which, way: Way, window: &Window) -> Option<Trial> {
+        let Course { depth: usual, step, pinned, .. } =
+            if which == Which::Total { self.total } else { self.spare };
+        if pinned {
+            return None;
+        }
         let (depth, against) = match way {
             Way::Deeper => {
-                let depth = self.depth.saturating_add((self.depth / self.step).max(1)).min(DEEPEST);
-                (window.saturated() && depth > self.depth).then_some((depth, self.depth))?
+                let depth = usual.saturating_add((usual / step).max(1)).min(DEEPEST);
+                (window.wants_more(which) && depth > usual).then_some((depth, usual))?
             }
             Way::Shallower => {
-                let used = window.concurrency().min(self.depth);
-                // Trying less costs throughput, trying more does not.
-                let depth = used.saturating_sub((used / self.step.max(4)).max(1));
-                (depth >= SHALLOWEST && depth < self.depth).then_some((depth, used))?
+                let used = window.concurrency().min(usual);
+                let depth = used.saturating_sub((used / step.max(2)).max(1));
+                (depth >= SHALLOWEST && depth < usual).then_some((depth, used))?
             }
         };
         let step = i64::from(depth.abs_diff(against)) * 1000 / i64::from(against.max(1));
-        // The noise of a median of so many windows is to stay below what is decided on. (The deviation of a window is
-        // one and a half times the scatter, that of a median one and a quarter times that of a mean.)
-        let margin = (step * WORTH_LOSING / 1000).max(1);
-        let pairs = 7 * self.scatter * self.scatter / (margin * margin);
-        let pairs = usize::try_from(pairs).unwrap_or(MOST_PAIRS).clamp(1, MOST_PAIRS);
-        let mut trial = Trial { way, depth, step, pairs, usual: Side::default(), tried: Side::default() };
+        let mut trial = Trial { which, way, depth, step, usual: Side::new(), tried: Side::new() };
         trial.usual.add(window.rate());
         Some(trial)
     }
 
-    fn decide(&mut self, trial: &Trial) -> Phase {
+    /// A moving average over about sixteen windows, in which a standstill counts as a change by half.
+    fn learn_scatter(&mut self, side: &Side) {
+        if let Some(change) = side.last_change() {
+            self.scatter += (change.min(500) * FINE - self.scatter) / 16;
+        }
+    }
+
+    /// The noise of the difference of two medians of so many windows, in thousandths. (Where one window differs from the
+    /// next by 1 on average, the standard deviation is 0.9; that of a median is one and a quarter times that of a mean, and
+    /// a difference has it twice.)
+    fn noise(&self, windows: usize) -> i64 {
+        let root = (windows.max(1) as u64 * 10_000).isqrt() as i64;
+        self.scatter * 160 / root / FINE
+    }
+
+    /// Whether as many windows as there may be tell what a step of `1 / step` comes to.
+    fn tells(&self, step: u32) -> bool {
+        self.noise(MOST_WINDOWS) <= WORTH_LOSING / i64::from(step)
+    }
+
+    /// What comes of a trial; nothing as long as the noise of so few windows could turn it.
+    fn decide(&mut self, trial: &Trial) -> Option<Phase> {
         let usual = trial.usual.median();
         let [requests, work] = trial.tried.median().change_from(usual);
-        let scatter = trial.usual.scatter().max(trial.tried.scatter());
-        // Of two windows on a side the scatter says little: it falls slowly.
-        self.scatter = scatter.max(self.scatter * 7 / 8);
-        let good = match trial.way {
-            Way::Deeper => requests.min(work) * 1000 > WORTH_GAINING * trial.step,
-            Way::Shallower => requests.max(work) * 1000 > -WORTH_LOSING * trial.step,
+        let beyond = match trial.way {
+            Way::Deeper => requests.min(work) - WORTH_GAINING * trial.step / 1000,
+            Way::Shallower => requests.max(work) + WORTH_LOSING * trial.step / 1000,
         };
-        if good {
-            (self.depth, self.way, self.usual) = (trial.depth, trial.way, None);
-            // Where one step was right the next may be, and a longer one.
-            (self.step, self.failed, self.pause) = ((self.step / 2).max(1), 0, FIRST_PAUSE);
-            return Phase::Steady { pause: 0 };
+        let noise = self.noise(trial.tried.count);
+        if trial.tried.count < MOST_WINDOWS && beyond.abs() <= noise {
+            return None;
         }
-        (self.way, self.usual) = (trial.way.other(), Some(usual));
-        if self.step < SHORTEST_STEP {
-            self.step *= 2;
-            return Phase::Steady { pause: 0 };
+        let good = beyond > 0;
+        let course = self.course(trial.which);
+        if good {
+            // Where one step was right the next may be, and a longer one.
+            let step = (course.step / 2).max(1);
+            *course = Course { depth: trial.depth, way: trial.way, step, ..*course };
+            match trial.which {
+                Which::Total => self.spare.depth = self.spare.depth.min(trial.depth),
+                Which::Spare => self.total.depth = self.total.depth.max(trial.depth),
+            }
+            (self.usual, self.failed, self.pause) = (None, 0, FIRST_PAUSE);
+            return Some(Phase::Steady { pause: 0 });
+        }
+        course.way = trial.way.other();
+        let step = course.step;
+        self.usual = Some(usual);
+        if step < SHORTEST_STEP && (step < 2 || self.tells(step * 2)) {
+            self.course(trial.which).step *= 2;
+            return Some(Phase::Steady { pause: 0 });
         }
         self.failed += 1;
-        if self.failed < 2 {
-            return Phase::Steady { pause: 0 };
+        if self.failed.is_multiple_of(2) {
+            self.turn = self.turn.other();
         }
-        let pause = self.pause * 2 * trial.pairs as u32;
-        (self.failed, self.pause) = (0, (self.pause * 2).min(LONGEST_PAUSE));
-        Phase::Steady { pause }
+        if self.failed < 4 {
+            return Some(Phase::Steady { pause: 0 });
+        }
+        let pause = self.pause;
+        (self.failed, self.pause) = (0, (pause * 2).min(LONGEST_PAUSE));
+        Some(Phase::Steady { pause })
+    }
+}
+
+impl Which {
+    fn other(self) -> Which {
+        match self {
+            Self::Total => Self::Spare,
+            Self::Spare => Self::Total,
+        }
     }
 }
 

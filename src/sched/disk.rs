@@ -106,13 +106,15 @@ pub struct Disk {
 impl Disk {
     /// A disk with no groups.
     pub fn new(settings: Settings) -> Self {
+        let mut depth = DepthControl::new();
+        depth.pin(settings.io_throttle, settings.io_limit);
         Self {
             settings,
             groups: Slab::new(),
             order: Order::default(),
             minima: Minima::default(),
             alarms: BTreeSet::new(),
-            depth: DepthControl::new(),
+            depth,
             last_event: Nanos(0),
             latency: Nanos(0),
             now: VTime::default(),
@@ -164,7 +166,11 @@ impl Disk {
             let alarm = self.alarms.first().filter(|_| self.queued > 0);
             return alarm.map_or(Next::Idle, |&(end, _)| Next::Wait(end));
         };
-        match self.may_pass(turn) {
+        let pass = self.may_pass(turn);
+        if !matches!(pass, Pass::Yes) {
+            self.depth.refused(turn.by != By::Leftover);
+        }
+        match pass {
             Pass::Yes => Next::Dispatch(self.dispatch(turn, now)),
             // A completion will ask again.
             Pass::Full => Next::Idle,
@@ -194,8 +200,7 @@ impl Disk {
             return Pass::Yes;
         }
         let Settings { io_throttle, io_limit, .. } = self.settings;
-        let depth = self.depth.depth();
-        let limit = if io_limit > 0 { io_limit } else { depth.max(io_throttle) };
+        let limit = if io_limit > 0 { io_limit } else { self.depth.total().max(io_throttle) };
         if self.in_flight >= limit {
             return Pass::Full;
         }
@@ -209,12 +214,13 @@ impl Disk {
         let left = limit - self.in_flight;
         let reserved = self.order.awaited_before_next(left).max(self.minima.awaited(left));
         // A group that is not due would run ahead of somebody who is active: it passes only where control has
-        // not started (R5), or, with automatic depth, where the device would be left with less than it can use.
-        let free = if io_throttle > 0 { io_throttle } else { depth.min(limit).saturating_sub(reserved) };
-        if self.in_flight < free || (turn.by == By::Weight && self.in_flight + reserved < limit) {
-            Pass::Yes
-        } else {
-            Pass::Reserved
+        // not started (R5), or, with automatic depth, where the device would be left with less than it can use (R8).
+        let free = if io_throttle > 0 { io_throttle } else { self.depth.spare() };
+        let kept = self.in_flight + reserved >= limit;
+        match turn.by {
+            By::Weight if !kept || self.in_flight < io_throttle => Pass::Yes,
+            By::Leftover if self.in_flight < free && (!kept || io_throttle > 0) => Pass::Yes,
+            _ => Pass::Reserved,
         }
     }
 
@@ -304,7 +310,7 @@ impl Disk {
         let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
         self.in_flight -= 1;
-        self.depth.completed(moves, self.order.has_backlog());
+        self.depth.completed(moves);
         // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
         let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
         self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);
@@ -373,7 +379,12 @@ impl Disk {
 
     /// The automatic depth in force (share rule R8).
     pub fn depth(&self) -> u32 {
-        self.depth.depth()
+        self.depth.total()
+    }
+
+    /// That of it which is open to groups ahead of their share.
+    pub fn spare_depth(&self) -> u32 {
+        self.depth.spare()
     }
 
     /// Epochs begun, an epoch being `token_base` tokens over the active groups.

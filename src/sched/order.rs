@@ -93,11 +93,6 @@ impl Order {
         due.or_else(|| self.backlogged.ahead.first().map(|&(_, slot, _)| (slot, false)))
     }
 
-    /// Whether anything can be served.
-    pub(super) fn has_backlog(&self) -> bool {
-        !self.backlogged.due.is_empty() || !self.backlogged.ahead.is_empty()
-    }
-
     /// The first awaited group, if it comes before the one that [`Order::next`] names.
     pub(super) fn first_awaited(&self) -> Option<Slot> {
         (self.awaited_before_next(1) > 0).then(|| self.awaited.due.first().map(|&(_, slot)| slot)).flatten()

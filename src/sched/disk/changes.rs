@@ -80,6 +80,7 @@ impl Disk {
     /// Changes the settings of the disk.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+        self.depth.pin(settings.io_throttle, settings.io_limit);
     }
 
     /// Detaches a group. What it holds moves, in order of arrival, to where `reroute` sends each request.
