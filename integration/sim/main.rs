@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! cargo run --release --example sim -- integration/sim/scenarios/reader.yaml
+//! cargo run --release --example sim -- integration/sim/scenarios/reader.yaml --plot reader.svg
 //! ```
 //!
-//! Prints what each client asked for and what it got, with control and (`--compare`) without.
+//! Prints what each client asked for and what it got, with control and (`--compare`) without. `--plot` draws it over time
+//! as well (see [`sim::plot`]). Where there is more than one picture, each has a name of its own: with `--plot run.svg`,
+//! `a.yaml` and `b.yaml` are drawn in `run-a.svg` and `run-b.svg`, and what is without control in
+//! `run-a-without-control.svg`.
 #![forbid(unsafe_code)]
 
 #[path = "mod.rs"]
@@ -12,7 +16,8 @@ mod sim;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use sim::{Run, Scenario, scenario, table};
+use sim::{Run, Scenario, plot, scenario, table};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +37,9 @@ struct Args {
     /// The same without control as well.
     #[arg(long)]
     compare: bool,
+    /// Draws it too; of several scenarios, each in a file of its own (FILE-SCENARIO.svg).
+    #[arg(long, value_name = "FILE.svg", value_parser = picture)]
+    plot: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -48,12 +56,24 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let scenarios = args.scenarios.iter().map(|path| Ok((path, load(path, args)?)));
     // All of them first: who has made a mistake in the last one is not to wait for the others.
     let scenarios = scenarios.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut pictures = BTreeSet::new();
     for (path, scenario) in scenarios {
         println!("{}: {}", path.display(), scenario.about);
-        show(&scenario);
+        let mut cases = vec![(scenario.clone(), "")];
         if args.compare {
-            println!("without control:");
-            show(&scenario.uncontrolled());
+            cases.push((scenario.uncontrolled(), "-without-control"));
+        }
+        for (scenario, suffix) in &cases {
+            if !scenario.control {
+                println!("without control:");
+            }
+            show(scenario);
+            if let Some(plot) = &args.plot {
+                let stem = if args.scenarios.len() > 1 { path.file_stem() } else { None };
+                let file = name_picture(plot, stem.map(|stem| stem.to_string_lossy()).as_deref(), suffix);
+                ensure!(pictures.insert(file.clone()), "{}: drawn twice; rename a scenario", file.display());
+                draw(scenario, &file)?;
+            }
         }
     }
     Ok(())
@@ -92,4 +112,30 @@ fn show(scenario: &Scenario) {
         100.0 * run.checker.worst_ideal,
         100.0 * run.checker.worst_wait,
     );
+}
+
+/// Only SVG is drawn: under another ending other programs would take it for something else.
+fn picture(word: &str) -> Result<PathBuf, String> {
+    let file = PathBuf::from(word);
+    let svg = file.extension().is_some_and(|ending| ending == "svg");
+    if svg { Ok(file) } else { Err("the name of the picture must end in .svg".to_owned()) }
+}
+
+/// `run.svg` of the scenario `reader` without control: `run-reader-without-control.svg`.
+fn name_picture(plot: &Path, scenario: Option<&str>, suffix: &str) -> PathBuf {
+    let mut name = plot.file_stem().unwrap_or_default().to_os_string();
+    if let Some(scenario) = scenario {
+        name.push("-");
+        name.push(scenario);
+    }
+    name.push(suffix);
+    name.push(".svg");
+    plot.with_file_name(name)
+}
+
+fn draw(scenario: &Scenario, file: &Path) -> anyhow::Result<()> {
+    let svg = plot::svg(scenario)?;
+    fs::write(file, svg).with_context(|| format!("{} cannot be written", file.display()))?;
+    println!("{}\n", file.display());
+    Ok(())
 }
