@@ -12,6 +12,7 @@ pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod device;
 pub(crate) mod outcome;
+pub(crate) mod plot;
 pub(crate) mod run;
 pub(crate) mod scenario;
 pub(crate) mod table;
