@@ -148,8 +148,8 @@ fn a_burst_passes_at_once() {
     clients[0].from = 2.0;
     let mut run = Run::new(&scenario(crate::servers(32, 200.0), clients));
     run.set_limits(0, limits);
-    assert_near(&[run.measure(ms(2000), ms(2005)).requests() as f64], &[51.0], 1.0);
-    assert_near(&[run.measure(ms(2005), ms(3005)).requests() as f64], &[100.0], 1.0);
+    assert_near(&[run.measure(ms(2000), ms(2020)).requests() as f64], &[53.0], 1.0);
+    assert_near(&[run.measure(ms(2020), ms(3020)).requests() as f64], &[100.0], 1.0);
 }
 
 #[test]

@@ -53,6 +53,10 @@ const CHANGED: i64 = 250;
 const CHANGED_SCATTERS: i64 = 4;
 /// Averages of small whole numbers are kept in so many parts.
 const FINE: i64 = 64;
+/// A spare depth of its own is tried where groups ahead of their share ask before one completion in so many, and given up
+/// where they do before less than one in so many: then they gain nothing by it, and it can only leave the device idle.
+const OFTEN: u32 = 4;
+const SELDOM: u32 = 16;
 /// Moving a request is worth its sectors and as much as 4 KiB.
 const REQUEST_WORK: u64 = 8;
 
@@ -118,8 +122,10 @@ pub(super) struct DepthControl {
     scatter: i64,
     /// Windows in a row that were unlike it.
     unlike: u32,
-    /// Since the last completion: a request that was due, or one that was not, did not pass for the depth.
+    /// Since the last completion: a request did not pass for the total depth, or for the spare one.
     refused: [bool; 2],
+    /// Since the last completion: a request was asked for that was not due, whether it passed or not.
+    ahead: bool,
     window: Window,
 }
 
@@ -184,6 +190,8 @@ struct Window {
     completions: u32,
     /// Of those, before how many a request was refused for the total depth, or for the spare one.
     refused: [u32; 2],
+    /// Of those, before how many one was asked for that was not due.
+    ahead: u32,
     work: u64,
     busy: Nanos,
     /// Requests in flight, summed over nanoseconds.
@@ -211,10 +219,9 @@ impl Window {
 
 impl DepthControl {
     pub(super) fn new() -> Self {
-        let course = Course { depth: SHALLOWEST, way: Way::Deeper, step: 1, pinned: false };
         Self {
-            total: course,
-            spare: course,
+            total: Course { depth: SHALLOWEST, way: Way::Deeper, step: 1, pinned: false },
+            spare: Course { depth: DEEPEST, way: Way::Shallower, step: 1, pinned: false },
             phase: Phase::Steady { pause: 0 },
             turn: Which::Total,
             failed: 0,
@@ -223,6 +230,7 @@ impl DepthControl {
             scatter: FIRST_SCATTER * FINE,
             unlike: 0,
             refused: [false; 2],
+            ahead: false,
             window: Window::default(),
         }
     }
@@ -239,23 +247,28 @@ impl DepthControl {
     pub(super) fn total(&self) -> u32 {
         match self.phase {
             Phase::Trying(Trial { which: Which::Total, depth, .. }) => depth,
-            Phase::Trying(Trial { which: Which::Spare, depth, .. }) => depth.max(self.total.depth),
-            Phase::Steady { .. } | Phase::Between(_) => self.total.depth,
+            _ => self.total.depth,
         }
     }
 
     /// The depth for those that are not.
     pub(super) fn spare(&self) -> u32 {
-        match self.phase {
-            Phase::Trying(Trial { which: Which::Total, depth, .. }) => depth.min(self.spare.depth),
+        let spare = match self.phase {
             Phase::Trying(Trial { which: Which::Spare, depth, .. }) => depth,
-            Phase::Steady { .. } | Phase::Between(_) => self.spare.depth,
-        }
+            _ => self.spare.depth,
+        };
+        spare.min(self.total())
     }
 
-    /// A request did not pass for the total depth, though it is due, or for the spare one, because it is not.
+    /// Before it is decided whether a request passes: says whether it is due.
+    pub(super) fn asked(&mut self, due: bool) {
+        self.ahead |= !due;
+    }
+
+    /// It does not pass.
     pub(super) fn refused(&mut self, due: bool) {
-        self.refused[if due { Which::Total } else { Which::Spare } as usize] = true;
+        let which = if !due && self.spare() < self.total() { Which::Spare } else { Which::Total };
+        self.refused[which as usize] = true;
     }
 
     /// `in_flight` requests were with the device for `span`.
@@ -268,7 +281,7 @@ impl DepthControl {
 
     /// A request that moved `sectors` came back.
     pub(super) fn completed(&mut self, sectors: u32) {
-        let refused = std::mem::take(&mut self.refused);
+        let (refused, ahead) = (std::mem::take(&mut self.refused), std::mem::take(&mut self.ahead));
         let window = &mut self.window;
         if window.settling > 0 {
             window.settling -= 1;
@@ -276,6 +289,7 @@ impl DepthControl {
         }
         window.completions += 1;
         window.work += REQUEST_WORK + u64::from(sectors);
+        window.ahead += u32::from(ahead);
         for (count, refused) in window.refused.iter_mut().zip(refused) {
             *count += u32::from(refused);
         }
@@ -314,6 +328,9 @@ impl DepthControl {
         } else if pause > 0 {
             return Phase::Steady { pause: pause - 1 };
         }
+        if window.ahead < window.completions / SELDOM {
+            self.spare.depth = DEEPEST;
+        }
         for which in [self.turn, self.turn.other()] {
             let way = self.course(which).way;
             if let Some(trial) =
@@ -348,15 +365,23 @@ impl DepthControl {
         if pinned {
             return None;
         }
+        let used = window.concurrency();
+        let (most, usual) = match which {
+            Which::Total => (DEEPEST, usual),
+            Which::Spare => (self.total.depth, usual.min(self.total.depth)),
+        };
         let (depth, against) = match way {
             Way::Deeper => {
-                let depth = usual.saturating_add((usual / step).max(1)).min(DEEPEST);
-                (window.wants_more(which) && depth > usual).then_some((depth, usual))?
+                let depth = usual.saturating_add((usual / step).max(1)).min(most);
+                // Nor does it help if what there is is not used.
+                let more = window.wants_more(which) && used * 4 >= usual * 3;
+                (more && depth > usual).then_some((depth, usual))?
             }
             Way::Shallower => {
-                let used = window.concurrency().min(usual);
+                let often = which == Which::Total || window.ahead > window.completions / OFTEN;
+                let used = used.min(usual);
                 let depth = used.saturating_sub((used / step.max(2)).max(1));
-                (depth >= SHALLOWEST && depth < usual).then_some((depth, used))?
+                (often && depth >= SHALLOWEST && depth < usual).then_some((depth, used))?
             }
         };
         let step = i64::from(depth.abs_diff(against)) * 1000 / i64::from(against.max(1));
@@ -403,10 +428,6 @@ impl DepthControl {
             // Where one step was right the next may be, and a longer one.
             let step = (course.step / 2).max(1);
             *course = Course { depth: trial.depth, way: trial.way, step, ..*course };
-            match trial.which {
-                Which::Total => self.spare.depth = self.spare.depth.min(trial.depth),
-                Which::Spare => self.total.depth = self.total.depth.max(trial.depth),
-            }
             (self.usual, self.failed, self.pause) = (None, 0, FIRST_PAUSE);
             return Some(Phase::Steady { pause: 0 });
         }

@@ -166,9 +166,11 @@ impl Disk {
             let alarm = self.alarms.first().filter(|_| self.queued > 0);
             return alarm.map_or(Next::Idle, |&(end, _)| Next::Wait(end));
         };
+        let due = turn.by != By::Leftover;
+        self.depth.asked(due);
         let pass = self.may_pass(turn);
         if !matches!(pass, Pass::Yes) {
-            self.depth.refused(turn.by != By::Leftover);
+            self.depth.refused(due);
         }
         match pass {
             Pass::Yes => Next::Dispatch(self.dispatch(turn, now)),
