@@ -192,6 +192,8 @@ struct Window {
     refused: [u32; 2],
     /// Of those, before how many one was asked for that was not due.
     ahead: u32,
+    /// Of those, how many while more than one group was active.
+    shared: u32,
     work: u64,
     busy: Nanos,
     /// Requests in flight, summed over nanoseconds.
@@ -279,8 +281,8 @@ impl DepthControl {
         }
     }
 
-    /// A request that moved `sectors` came back.
-    pub(super) fn completed(&mut self, sectors: u32) {
+    /// A request that moved `sectors` came back; `shared` says whether more than one group is active.
+    pub(super) fn completed(&mut self, sectors: u32, shared: bool) {
         let (refused, ahead) = (std::mem::take(&mut self.refused), std::mem::take(&mut self.ahead));
         let window = &mut self.window;
         if window.settling > 0 {
@@ -290,6 +292,7 @@ impl DepthControl {
         window.completions += 1;
         window.work += REQUEST_WORK + u64::from(sectors);
         window.ahead += u32::from(ahead);
+        window.shared += u32::from(shared);
         for (count, refused) in window.refused.iter_mut().zip(refused) {
             *count += u32::from(refused);
         }
@@ -378,10 +381,15 @@ impl DepthControl {
                 (more && depth > usual).then_some((depth, usual))?
             }
             Way::Shallower => {
-                let often = which == Which::Total || window.ahead > window.completions / OFTEN;
+                // Nothing is held back for the sake of shares where there is nobody to share with.
+                let often = match which {
+                    Which::Total => window.shared >= window.completions / SELDOM,
+                    Which::Spare => window.ahead > window.completions / OFTEN,
+                };
                 let used = used.min(usual);
                 let depth = used.saturating_sub((used / step.max(2)).max(1));
-                (often && depth >= SHALLOWEST && depth < usual).then_some((depth, used))?
+                (often && window.shared > 0 && depth >= SHALLOWEST && depth < usual)
+                    .then_some((depth, used))?
             }
         };
         let step = i64::from(depth.abs_diff(against)) * 1000 / i64::from(against.max(1));

@@ -312,7 +312,7 @@ impl Disk {
         let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
         self.in_flight -= 1;
-        self.depth.completed(moves);
+        self.depth.completed(moves, self.order.is_shared());
         // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
         let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
         self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);

@@ -93,6 +93,12 @@ impl Order {
         due.or_else(|| self.backlogged.ahead.first().map(|&(_, slot, _)| (slot, false)))
     }
 
+    /// Whether more than one group is active.
+    pub(super) fn is_shared(&self) -> bool {
+        let lines = [&self.backlogged, &self.awaited];
+        lines.iter().map(|line| line.due.len() + line.ahead.len()).sum::<usize>() > 1
+    }
+
     /// The first awaited group, if it comes before the one that [`Order::next`] names.
     pub(super) fn first_awaited(&self) -> Option<Slot> {
         (self.awaited_before_next(1) > 0).then(|| self.awaited.due.first().map(|&(_, slot)| slot)).flatten()
