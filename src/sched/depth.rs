@@ -53,8 +53,8 @@ const CHANGED: i64 = 250;
 const CHANGED_SCATTERS: i64 = 4;
 /// Averages of small whole numbers are kept in so many parts.
 const FINE: i64 = 64;
-/// A spare depth of its own is tried where groups ahead of their share ask before one completion in so many, and given up
-/// where they do before less than one in so many: then they gain nothing by it, and it can only leave the device idle.
+/// A spare depth of its own is tried where it is the turn of groups ahead of their share once in so many times, and given
+/// up where it is less often than once in so many: then they gain nothing by it, and it can only leave the device idle.
 const OFTEN: u32 = 4;
 const SELDOM: u32 = 16;
 /// Moving a request is worth its sectors and as much as 4 KiB.
@@ -122,10 +122,8 @@ pub(super) struct DepthControl {
     scatter: i64,
     /// Windows in a row that were unlike it.
     unlike: u32,
-    /// Since the last completion: a request did not pass for the total depth, or for the spare one.
+    /// A request waits for the total depth, or for the spare one.
     refused: [bool; 2],
-    /// Since the last completion: a request was asked for that was not due, whether it passed or not.
-    ahead: bool,
     window: Window,
 }
 
@@ -188,9 +186,10 @@ struct Window {
     /// Completions to let pass first: they were started at another depth.
     settling: u32,
     completions: u32,
-    /// Of those, before how many a request was refused for the total depth, or for the spare one.
+    /// Of those, during how many a request waited for the total depth, or for the spare one.
     refused: [u32; 2],
-    /// Of those, before how many one was asked for that was not due.
+    /// Requests whose turn it was, and how many of them were not due.
+    turns: u32,
     ahead: u32,
     /// Of those, how many while more than one group was active.
     shared: u32,
@@ -232,7 +231,6 @@ impl DepthControl {
             scatter: FIRST_SCATTER * FINE,
             unlike: 0,
             refused: [false; 2],
-            ahead: false,
             window: Window::default(),
         }
     }
@@ -262,9 +260,15 @@ impl DepthControl {
         spare.min(self.total())
     }
 
-    /// Before it is decided whether a request passes: says whether it is due.
-    pub(super) fn asked(&mut self, due: bool) {
-        self.ahead |= !due;
+    /// It is asked anew what may pass.
+    pub(super) fn ask(&mut self) {
+        self.refused = [false; 2];
+    }
+
+    /// It is the turn of a request, which is due or not.
+    pub(super) fn turn(&mut self, due: bool) {
+        self.window.turns += 1;
+        self.window.ahead += u32::from(!due);
     }
 
     /// It does not pass.
@@ -283,7 +287,6 @@ impl DepthControl {
 
     /// A request that moved `sectors` came back; `shared` says whether more than one group is active.
     pub(super) fn completed(&mut self, sectors: u32, shared: bool) {
-        let (refused, ahead) = (std::mem::take(&mut self.refused), std::mem::take(&mut self.ahead));
         let window = &mut self.window;
         if window.settling > 0 {
             window.settling -= 1;
@@ -291,9 +294,8 @@ impl DepthControl {
         }
         window.completions += 1;
         window.work += REQUEST_WORK + u64::from(sectors);
-        window.ahead += u32::from(ahead);
         window.shared += u32::from(shared);
-        for (count, refused) in window.refused.iter_mut().zip(refused) {
+        for (count, refused) in window.refused.iter_mut().zip(self.refused) {
             *count += u32::from(refused);
         }
         if self.window.completions >= 32 + 2 * self.total() && self.window.busy >= Nanos::from_millis(10) {
@@ -331,7 +333,7 @@ impl DepthControl {
         } else if pause > 0 {
             return Phase::Steady { pause: pause - 1 };
         }
-        if window.ahead < window.completions / SELDOM {
+        if window.ahead < window.turns / SELDOM {
             self.spare.depth = DEEPEST;
         }
         for which in [self.turn, self.turn.other()] {
@@ -384,7 +386,7 @@ impl DepthControl {
                 // Nothing is held back for the sake of shares where there is nobody to share with.
                 let often = match which {
                     Which::Total => window.shared >= window.completions / SELDOM,
-                    Which::Spare => window.ahead > window.completions / OFTEN,
+                    Which::Spare => window.ahead > window.turns / OFTEN,
                 };
                 let used = used.min(usual);
                 let depth = used.saturating_sub((used / step.max(2)).max(1));

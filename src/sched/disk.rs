@@ -161,13 +161,14 @@ impl Disk {
     pub fn next(&mut self, now: Nanos) -> Next {
         self.expire_alarms(now);
         self.catch_up();
+        self.depth.ask();
         let Some(turn) = self.turn(now) else {
             // What is held then is held back by caps.
             let alarm = self.alarms.first().filter(|_| self.queued > 0);
             return alarm.map_or(Next::Idle, |&(end, _)| Next::Wait(end));
         };
         let due = turn.by != By::Leftover;
-        self.depth.asked(due);
+        self.depth.turn(due);
         let pass = self.may_pass(turn);
         if !matches!(pass, Pass::Yes) {
             self.depth.refused(due);
