@@ -39,10 +39,15 @@ const SHORTEST_STEP: u32 = 8;
 /// an eightieth.
 const WORTH_GAINING: i64 = 50;
 const WORTH_LOSING: i64 = 25;
-/// Windows on each side of a trial, at most.
+/// Windows on each side of a trial, at least and at most.
+const LEAST_WINDOWS: usize = 2;
 const MOST_WINDOWS: usize = 64;
+/// A trial is over before if its result is so many times the noise away from what turns it.
+const SURE: i64 = 2;
+/// So many windows of a trial may tell nothing, because less was asked for than the depths that are compared.
+const MOST_VOID: u32 = 16;
 /// By how many thousandths the throughput of a window differs from that of the one before, as long as nothing is known.
-const FIRST_SCATTER: i64 = 20;
+const FIRST_SCATTER: i64 = 50;
 /// Once both ways have failed, windows until the next trial: at first, and at most.
 const FIRST_PAUSE: u32 = 4;
 const LONGEST_PAUSE: u32 = 64;
@@ -89,8 +94,10 @@ struct Trial {
     which: Which,
     way: Way,
     depth: u32,
-    /// Thousandths by which `depth` differs from what it is compared with.
-    step: i64,
+    /// What it is compared with: the depth in force, or what is used of it.
+    against: u32,
+    /// Windows that told nothing.
+    void: u32,
     usual: Side,
     tried: Side,
 }
@@ -113,7 +120,7 @@ pub(super) struct DepthControl {
     phase: Phase,
     /// The one whose trials are on.
     turn: Which,
-    /// Trials of the shortest step that have failed since the last success: two ways, then the other depth.
+    /// Trials of the shortest step that have failed since the last success: two ways of each depth.
     failed: u32,
     pause: u32,
     /// What the last trial found at the usual depth.
@@ -308,6 +315,14 @@ impl DepthControl {
         let window = std::mem::take(&mut self.window);
         self.phase = match self.phase {
             Phase::Steady { pause } => self.stay(pause, &window),
+            Phase::Trying(mut trial) | Phase::Between(mut trial) if !trial.is_told_by(&window) => {
+                trial.void += 1;
+                match self.phase {
+                    _ if trial.void > MOST_VOID => Phase::Steady { pause: FIRST_PAUSE },
+                    Phase::Trying(_) => Phase::Trying(trial),
+                    _ => Phase::Between(trial),
+                }
+            }
             Phase::Trying(mut trial) => {
                 trial.tried.add(window.rate());
                 self.learn_scatter(&trial.tried);
@@ -389,21 +404,21 @@ impl DepthControl {
                     Which::Spare => window.ahead > window.turns / OFTEN,
                 };
                 let used = used.min(usual);
-                let depth = used.saturating_sub((used / step.max(2)).max(1));
-                (often && window.shared > 0 && depth >= SHALLOWEST && depth < usual)
-                    .then_some((depth, used))?
+                // Mostly the spare depth is needed not at all.
+                let longest = if which == Which::Total { 2 } else { 1 };
+                let depth = used.saturating_sub((used / step.max(longest)).max(1)).max(SHALLOWEST);
+                (often && window.shared > 0 && depth < used).then_some((depth, used))?
             }
         };
-        let step = i64::from(depth.abs_diff(against)) * 1000 / i64::from(against.max(1));
-        let mut trial = Trial { which, way, depth, step, usual: Side::new(), tried: Side::new() };
+        let mut trial = Trial { which, way, depth, against, void: 0, usual: Side::new(), tried: Side::new() };
         trial.usual.add(window.rate());
         Some(trial)
     }
 
-    /// A moving average over about sixteen windows, in which a standstill counts as a change by half.
+    /// A moving average over about eight windows, in which a standstill counts as a change by half.
     fn learn_scatter(&mut self, side: &Side) {
         if let Some(change) = side.last_change() {
-            self.scatter += (change.min(500) * FINE - self.scatter) / 16;
+            self.scatter += (change.min(500) * FINE - self.scatter) / 8;
         }
     }
 
@@ -425,11 +440,12 @@ impl DepthControl {
         let usual = trial.usual.median();
         let [requests, work] = trial.tried.median().change_from(usual);
         let beyond = match trial.way {
-            Way::Deeper => requests.min(work) - WORTH_GAINING * trial.step / 1000,
-            Way::Shallower => requests.max(work) + WORTH_LOSING * trial.step / 1000,
+            Way::Deeper => requests.min(work) - WORTH_GAINING * trial.step() / 1000,
+            Way::Shallower => requests.max(work) + WORTH_LOSING * trial.step() / 1000,
         };
-        let noise = self.noise(trial.tried.count);
-        if trial.tried.count < MOST_WINDOWS && beyond.abs() <= noise {
+        let windows = trial.tried.count;
+        let sure = beyond.abs() > SURE * self.noise(windows);
+        if windows < LEAST_WINDOWS || (windows < MOST_WINDOWS && !sure) {
             return None;
         }
         let good = beyond > 0;
@@ -443,21 +459,31 @@ impl DepthControl {
         }
         course.way = trial.way.other();
         let step = course.step;
+        self.turn = trial.which.other();
         self.usual = Some(usual);
         if step < SHORTEST_STEP && (step < 2 || self.tells(step * 2)) {
             self.course(trial.which).step *= 2;
             return Some(Phase::Steady { pause: 0 });
         }
         self.failed += 1;
-        if self.failed.is_multiple_of(2) {
-            self.turn = self.turn.other();
-        }
         if self.failed < 4 {
             return Some(Phase::Steady { pause: 0 });
         }
         let pause = self.pause;
         (self.failed, self.pause) = (0, (pause * 2).min(LONGEST_PAUSE));
         Some(Phase::Steady { pause })
+    }
+}
+
+impl Trial {
+    /// Its step in thousandths.
+    fn step(&self) -> i64 {
+        i64::from(self.depth.abs_diff(self.against)) * 1000 / i64::from(self.against.max(1))
+    }
+
+    /// Whether enough was asked for in that window for the depths to make a difference.
+    fn is_told_by(&self, window: &Window) -> bool {
+        window.concurrency() * 4 >= self.depth.min(self.against) * 3
     }
 }
 
