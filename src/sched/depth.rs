@@ -35,10 +35,10 @@ const SHALLOWEST: u32 = 2;
 const DEEPEST: u32 = 1024;
 /// Steps are the depth divided by a power of two up to this (and at least 1).
 const SHORTEST_STEP: u32 = 8;
-/// Parts of a thousand of the elasticity: twice the depth stays if it gains a twentieth, half of it if it costs less than
-/// an eightieth.
-const WORTH_GAINING: i64 = 50;
-const WORTH_LOSING: i64 = 25;
+/// Parts of a thousand of the elasticity, of the total and of the spare depth. Twice the depth stays if it gains a
+/// twentieth, half of it if it costs less than an eightieth; that groups run ahead of their share has to gain more.
+const WORTH_GAINING: [i64; 2] = [50, 100];
+const WORTH_LOSING: [i64; 2] = [25, 60];
 /// Windows on each side of a trial, at least and at most.
 const LEAST_WINDOWS: usize = 2;
 const MOST_WINDOWS: usize = 64;
@@ -432,16 +432,17 @@ impl DepthControl {
 
     /// Whether as many windows as there may be tell what a step of `1 / step` comes to.
     fn tells(&self, step: u32) -> bool {
-        self.noise(MOST_WINDOWS) <= WORTH_LOSING / i64::from(step)
+        self.noise(MOST_WINDOWS) <= WORTH_LOSING[Which::Total as usize] / i64::from(step)
     }
 
     /// What comes of a trial; nothing as long as the noise of so few windows could turn it.
     fn decide(&mut self, trial: &Trial) -> Option<Phase> {
         let usual = trial.usual.median();
         let [requests, work] = trial.tried.median().change_from(usual);
+        let which = trial.which as usize;
         let beyond = match trial.way {
-            Way::Deeper => requests.min(work) - WORTH_GAINING * trial.step() / 1000,
-            Way::Shallower => requests.max(work) + WORTH_LOSING * trial.step() / 1000,
+            Way::Deeper => requests.min(work) - WORTH_GAINING[which] * trial.step() / 1000,
+            Way::Shallower => requests.max(work) + WORTH_LOSING[which] * trial.step() / 1000,
         };
         let windows = trial.tried.count;
         let sure = beyond.abs() > SURE * self.noise(windows);
