@@ -44,7 +44,8 @@ fn a_synchronous_reader_beside_a_flood_gets_its_share() {
     let outcome = whole(&Scenario::named("reader"));
     // Entitled to 667 a second.
     assert_at_least(outcome.rate(0), 660.0);
-    assert!(outcome.clients[0].p99() <= 1.6, "{}", outcome.clients[0].p99());
+    // One request in the disk, one before it and its own; one more while a greater depth is tried.
+    assert!(outcome.clients[0].p99() <= 2.0 && outcome.clients[0].quantile(0.9) <= 1.6);
     assert_at_least(outcome.used, 0.999);
 }
 
@@ -53,7 +54,7 @@ fn a_synchronous_reader_of_the_larger_weight_gets_its_share() {
     // Only if the disk is left idle for the moment until its next request does it find nobody before it.
     let outcome = whole(&Scenario::named("heavy-reader"));
     // Entitled to 1,333 a second; trials of a greater depth cost it some.
-    assert_at_least(outcome.rate(0), 1240.0);
+    assert_at_least(outcome.rate(0), 1300.0);
     assert!(outcome.clients[0].p99() <= 1.6, "{}", outcome.clients[0].p99());
     assert_at_least(outcome.used, 0.999);
 }
@@ -62,7 +63,7 @@ fn a_synchronous_reader_of_the_larger_weight_gets_its_share() {
 fn what_a_reader_is_waited_for_is_bounded() {
     // The longer it thinks, the less is the disk left idle for it.
     for (think_us, rate, used) in
-        [(20.0, 1220.0, 0.98), (60.0, 1200.0, 0.95), (150.0, 850.0, 0.995), (1000.0, 450.0, 0.995)]
+        [(20.0, 1250.0, 0.98), (60.0, 1200.0, 0.95), (150.0, 850.0, 0.995), (1000.0, 450.0, 0.995)]
     {
         let thinker = ClientModel { think_us, ..ClientModel::new("thinker", 80, 1) };
         let outcome = whole(&scenario(plain(), vec![thinker, ClientModel::new("flood", 40, 32)]));

@@ -48,9 +48,10 @@ const SURE: i64 = 2;
 const MOST_VOID: u32 = 16;
 /// By how many thousandths the throughput of a window differs from that of the one before, as long as nothing is known.
 const FIRST_SCATTER: i64 = 50;
-/// Once both ways have failed, windows until the next trial: at first, and at most.
-const FIRST_PAUSE: u32 = 4;
-const LONGEST_PAUSE: u32 = 64;
+/// Once both ways have failed, windows until the next trial: at first, and at most. So many that what trials cost is not
+/// seen in a 99th percentile.
+const FIRST_PAUSE: u32 = 8;
+const LONGEST_PAUSE: u32 = 256;
 /// So many windows in a row that differ from the usual by so many thousandths, and by so many times the scatter, are
 /// another load or another disk.
 const CHANGED_WINDOWS: u32 = 3;
@@ -120,8 +121,8 @@ pub(super) struct DepthControl {
     phase: Phase,
     /// The one whose trials are on.
     turn: Which,
-    /// Trials of the shortest step that have failed since the last success: two ways of each depth.
-    failed: u32,
+    /// Which ways of which depth have failed with the shortest step since the last success or pause.
+    failed: [[bool; 2]; 2],
     pause: u32,
     /// What the last trial found at the usual depth.
     usual: Option<Rate>,
@@ -232,7 +233,7 @@ impl DepthControl {
             spare: Course { depth: DEEPEST, way: Way::Shallower, step: 1, pinned: false },
             phase: Phase::Steady { pause: 0 },
             turn: Which::Total,
-            failed: 0,
+            failed: Default::default(),
             pause: FIRST_PAUSE,
             usual: None,
             scatter: FIRST_SCATTER * FINE,
@@ -343,7 +344,8 @@ impl DepthControl {
     /// After a window at the usual depths with no trial under way.
     fn stay(&mut self, pause: u32, window: &Window) -> Phase {
         if self.has_changed(window.rate()) {
-            (self.usual, self.unlike, self.pause, self.failed) = (None, 0, FIRST_PAUSE, 0);
+            (self.usual, self.unlike, self.pause) = (None, 0, FIRST_PAUSE);
+            self.failed = Default::default();
             (self.total.step, self.spare.step) = (self.total.step.min(2), self.spare.step.min(2));
         } else if pause > 0 {
             return Phase::Steady { pause: pause - 1 };
@@ -353,14 +355,21 @@ impl DepthControl {
         }
         for which in [self.turn, self.turn.other()] {
             let way = self.course(which).way;
-            if let Some(trial) =
-                self.trial(which, way, window).or_else(|| self.trial(which, way.other(), window))
-            {
-                self.turn = which;
-                return Phase::Trying(trial);
+            for way in [way, way.other()] {
+                if !self.failed[which as usize][way as usize]
+                    && let Some(trial) = self.trial(which, way, window)
+                {
+                    self.turn = which;
+                    return Phase::Trying(trial);
+                }
             }
         }
-        Phase::Steady { pause: 0 }
+        if std::mem::take(&mut self.failed) == [[false; 2]; 2] {
+            return Phase::Steady { pause: 0 };
+        }
+        let pause = self.pause;
+        self.pause = (pause * 4).min(LONGEST_PAUSE);
+        Phase::Steady { pause }
     }
 
     fn course(&mut self, which: Which) -> &mut Course {
@@ -455,24 +464,19 @@ impl DepthControl {
             // Where one step was right the next may be, and a longer one.
             let step = (course.step / 2).max(1);
             *course = Course { depth: trial.depth, way: trial.way, step, ..*course };
-            (self.usual, self.failed, self.pause) = (None, 0, FIRST_PAUSE);
+            (self.usual, self.failed, self.pause) = (None, Default::default(), FIRST_PAUSE);
             return Some(Phase::Steady { pause: 0 });
         }
         course.way = trial.way.other();
         let step = course.step;
-        self.turn = trial.which.other();
-        self.usual = Some(usual);
-        if step < SHORTEST_STEP && (step < 2 || self.tells(step * 2)) {
+        (self.turn, self.usual) = (trial.which.other(), Some(usual));
+        let could_be_shorter = step < SHORTEST_STEP && trial.depth.abs_diff(trial.against) > 1;
+        if could_be_shorter && (step < 2 || self.tells(step * 2)) {
             self.course(trial.which).step *= 2;
-            return Some(Phase::Steady { pause: 0 });
+        } else {
+            self.failed[which][trial.way as usize] = true;
         }
-        self.failed += 1;
-        if self.failed < 4 {
-            return Some(Phase::Steady { pause: 0 });
-        }
-        let pause = self.pause;
-        (self.failed, self.pause) = (0, (pause * 2).min(LONGEST_PAUSE));
-        Some(Phase::Steady { pause })
+        Some(Phase::Steady { pause: 0 })
     }
 }
 
