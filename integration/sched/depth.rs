@@ -38,6 +38,23 @@ fn a_fast_disk_keeps_its_throughput() {
 }
 
 #[test]
+fn a_pinned_limit_leaves_no_disk_idle_beside_a_synchronous_caller() {
+    for io_limit in [33, 64, 1000] {
+        let pinned = Scenario { io_limit, ..Scenario::named("fast-reader") };
+        assert_at_least(whole(&pinned).used, 0.97);
+    }
+}
+
+#[test]
+fn a_limit_that_is_no_longer_pinned_is_found_again() {
+    let two = scenario(servers(32, 500.0), floods(&[(80, 64), (40, 64)]));
+    let mut run = Run::new(&Scenario { io_limit: 4, ..two });
+    assert_near(&[run.measure(ms(1000), ms(2000)).used], &[4.0 / 32.0], 0.01);
+    run.set_settings(ioband::sched::Settings::default());
+    assert_at_least(run.measure(ms(3000), ms(5000)).used, 0.97);
+}
+
+#[test]
 fn a_group_alone_loses_nothing() {
     // Nothing is held back for the sake of shares where there is nobody to share with.
     for (parallel, depth) in [(1, 16), (32, 8), (32, 64), (128, 256)] {

@@ -161,6 +161,12 @@ impl Run {
         self.rewatch(client);
     }
 
+    /// Changes the settings of the disk.
+    pub(crate) fn set_settings(&mut self, settings: Settings) {
+        self.disk.set_settings(settings);
+        self.checker.judge(judges(settings));
+    }
+
     fn rewatch(&mut self, client: usize) {
         let member = &self.members[client];
         let largest = largest_cost(&self.scenario, &member.model, self.policy);
@@ -358,8 +364,7 @@ impl Run {
                 let io_throttle = [0, 0, 1, 4][self.random.usize(0..4)].min(io_limit);
                 let token_base = self.random.u32(1..5000);
                 let settings = Settings { io_throttle, io_limit, token_base };
-                self.disk.set_settings(settings);
-                self.checker.judge(judges(settings));
+                self.set_settings(settings);
             }
             6 => {
                 let mut limits = self.members[client].model.limits.limits();

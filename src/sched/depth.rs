@@ -18,16 +18,20 @@
 //! So deeper has to gain in both, and for shallower it is enough to keep one.
 //!
 //! Disks and machines are unsteady: other programs, garbage collection. So each side of a trial is the *median* of its
-//! windows, to which a few standstills do nothing, and there are as many windows as the scatter of the last trial asks
-//! for. Steps are long where little is known: each success doubles the next one, each failure halves it and turns round.
+//! windows, to which a few standstills do nothing, and there are as many windows as it takes to be sure, as far as the
+//! scatter of the windows is known. Steps are long where little is known: each success doubles the next one, each failure halves it and turns round.
 //! Once neither way is better the pauses between trials grow, because trials cost throughput, or the shares of
 //! synchronous callers; a lasting change of the throughput ends the pause.
 //!
 //! A trial of less starts from how many requests are in flight on average, not from the depth in force: a depth
 //! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
-//! from more, so deeper is tried only while requests are refused for it.
+//! from more, so deeper is tried only while requests are refused for it. And a group that is alone is given no trials of
+//! less: nothing is held back for the sake of shares where there is nobody to share with.
+
+mod measure;
 
 use crate::units::Nanos;
+use measure::{MOST_WINDOWS, Rate, Side, Window};
 
 /// Never shallower: with 1 the device idles while the next request is on its way.
 const SHALLOWEST: u32 = 2;
@@ -39,9 +43,8 @@ const SHORTEST_STEP: u32 = 8;
 /// twentieth, half of it if it costs less than an eightieth; that groups run ahead of their share has to gain more.
 const WORTH_GAINING: [i64; 2] = [50, 100];
 const WORTH_LOSING: [i64; 2] = [25, 60];
-/// Windows on each side of a trial, at least and at most.
+/// Windows on each side of a trial, at least; at most it is [`MOST_WINDOWS`].
 const LEAST_WINDOWS: usize = 2;
-const MOST_WINDOWS: usize = 64;
 /// A trial is over before if its result is so many times the noise away from what turns it.
 const SURE: i64 = 2;
 /// So many windows of a trial may tell nothing, because less was asked for than the depths that are compared.
@@ -63,9 +66,6 @@ const FINE: i64 = 64;
 /// up where it is less often than once in so many: then they gain nothing by it, and it can only leave the device idle.
 const OFTEN: u32 = 4;
 const SELDOM: u32 = 16;
-/// Moving a request is worth its sectors and as much as 4 KiB.
-const REQUEST_WORK: u64 = 8;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Deeper,
@@ -132,98 +132,9 @@ pub(super) struct DepthControl {
     unlike: u32,
     /// A request waits for the total depth, or for the spare one.
     refused: [bool; 2],
+    /// Requests in flight on average in the last window, rounded up.
+    used: u32,
     window: Window,
-}
-
-/// Throughput: requests and work per second.
-#[derive(Clone, Copy, Debug, Default)]
-struct Rate {
-    requests: u64,
-    work: u64,
-}
-
-impl Rate {
-    /// By how many thousandths this is more than `other`: in requests, and in work.
-    fn change_from(self, other: Rate) -> [i64; 2] {
-        [(self.requests, other.requests), (self.work, other.work)].map(|(new, old)| {
-            // Rates fit 63 bits by a wide margin.
-            (new as i64).saturating_sub(old as i64).saturating_mul(1000) / (old as i64).max(1)
-        })
-    }
-}
-
-/// The windows of one side of a trial.
-#[derive(Clone, Copy, Debug)]
-struct Side {
-    rates: [Rate; MOST_WINDOWS],
-    count: usize,
-}
-
-impl Side {
-    fn new() -> Self {
-        Self { rates: [Rate::default(); MOST_WINDOWS], count: 0 }
-    }
-
-    fn add(&mut self, rate: Rate) {
-        if let Some(place) = self.rates.get_mut(self.count) {
-            *place = rate;
-            self.count += 1;
-        }
-    }
-
-    fn median(&self) -> Rate {
-        let median = |of: fn(&Rate) -> u64| {
-            let mut values = self.rates.map(|rate| of(&rate));
-            let values = &mut values[..self.count.max(1)];
-            values.sort_unstable();
-            values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
-        };
-        Rate { requests: median(|rate| rate.requests), work: median(|rate| rate.work) }
-    }
-
-    /// By how many thousandths the last window differs from the one before.
-    fn last_change(&self) -> Option<i64> {
-        let [before, last] = self.rates.get(self.count.checked_sub(2)?..self.count)? else { return None };
-        Some(last.change_from(*before)[0].abs())
-    }
-}
-
-/// What is measured at one depth. Only time counts in which the device had something to do.
-#[derive(Debug, Default)]
-struct Window {
-    /// Completions to let pass first: they were started at another depth.
-    settling: u32,
-    completions: u32,
-    /// Of those, during how many a request waited for the total depth, or for the spare one.
-    refused: [u32; 2],
-    /// Requests whose turn it was, and how many of them were not due.
-    turns: u32,
-    ahead: u32,
-    /// Of those, how many while more than one group was active.
-    shared: u32,
-    work: u64,
-    busy: Nanos,
-    /// Requests in flight, summed over nanoseconds.
-    area: u128,
-}
-
-impl Window {
-    /// What moves bytes is at most 2^20 sectors long, a window holds about 2^13 requests unless they are very quick, and
-    /// a second is 2^30 ns: this only saturates for windows that mean nothing.
-    fn rate(&self) -> Rate {
-        let per_second = |count: u64| count.saturating_mul(Nanos::SECOND.0) / self.busy.0.max(1);
-        Rate { requests: per_second(self.completions.into()), work: per_second(self.work) }
-    }
-
-    /// Requests in flight on average, rounded up.
-    fn concurrency(&self) -> u32 {
-        u32::try_from(self.area.div_ceil(u128::from(self.busy.0.max(1)))).unwrap_or(DEEPEST)
-    }
-
-    /// More would be taken, were that depth deeper.
-    fn wants_more(&self, which: Which) -> bool {
-        self.refused[which as usize] * 2 > self.completions
-    }
 }
 
 impl DepthControl {
@@ -239,14 +150,20 @@ impl DepthControl {
             scatter: FIRST_SCATTER * FINE,
             unlike: 0,
             refused: [false; 2],
+            used: SHALLOWEST,
             window: Window::default(),
         }
     }
 
     /// What the settings say of the depths; 0 leaves them to this.
     pub(super) fn pin(&mut self, io_throttle: u32, io_limit: u32) {
-        (self.total.pinned, self.spare.pinned) = (io_limit > 0, io_throttle > 0);
-        (self.total.step, self.spare.step) = (1, 1);
+        let Self { total, spare, .. } = Self::new();
+        self.total = Course {
+            depth: if io_limit > 0 { io_limit } else { total.depth },
+            pinned: io_limit > 0,
+            ..total
+        };
+        self.spare = Course { pinned: io_throttle > 0, ..spare };
         // What is under way may be about what is pinned now.
         (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
     }
@@ -275,8 +192,7 @@ impl DepthControl {
 
     /// It is the turn of a request, which is due or not.
     pub(super) fn turn(&mut self, due: bool) {
-        self.window.turns += 1;
-        self.window.ahead += u32::from(!due);
+        self.window.turn(due);
     }
 
     /// It does not pass.
@@ -287,26 +203,16 @@ impl DepthControl {
 
     /// `in_flight` requests were with the device for `span`.
     pub(super) fn passed(&mut self, span: Nanos, in_flight: u32) {
-        if in_flight > 0 && self.window.settling == 0 {
-            self.window.busy = self.window.busy.after(span);
-            self.window.area += u128::from(span.0) * u128::from(in_flight);
-        }
+        self.window.passed(span, in_flight);
     }
 
     /// A request that moved `sectors` came back; `shared` says whether more than one group is active.
     pub(super) fn completed(&mut self, sectors: u32, shared: bool) {
-        let window = &mut self.window;
-        if window.settling > 0 {
-            window.settling -= 1;
+        if !self.window.completed(sectors, shared, self.refused) {
             return;
         }
-        window.completions += 1;
-        window.work += REQUEST_WORK + u64::from(sectors);
-        window.shared += u32::from(shared);
-        for (count, refused) in window.refused.iter_mut().zip(self.refused) {
-            *count += u32::from(refused);
-        }
-        if self.window.completions >= 32 + 2 * self.total() && self.window.busy >= Nanos::from_millis(10) {
+        let least = 32 + 2 * self.used.min(self.total());
+        if self.window.completions >= least && self.window.busy >= Nanos::from_millis(10) {
             self.close_window();
         }
     }
@@ -314,6 +220,7 @@ impl DepthControl {
     fn close_window(&mut self) {
         let before = (self.total(), self.spare());
         let window = std::mem::take(&mut self.window);
+        self.used = window.concurrency();
         self.phase = match self.phase {
             Phase::Steady { pause } => self.stay(pause, &window),
             Phase::Trying(mut trial) | Phase::Between(mut trial) if !trial.is_told_by(&window) => {
@@ -337,7 +244,7 @@ impl DepthControl {
         };
         if before != (self.total(), self.spare()) {
             let most = self.total().max(before.0);
-            self.window.settling = most.min(window.concurrency().saturating_mul(2));
+            self.window.settling = most.min(self.used.saturating_mul(2));
         }
     }
 
@@ -403,11 +310,11 @@ impl DepthControl {
             Way::Deeper => {
                 let depth = usual.saturating_add((usual / step).max(1)).min(most);
                 // Nor does it help if what there is is not used.
-                let more = window.wants_more(which) && used * 4 >= usual * 3;
+                let more =
+                    window.wants_more(which as usize) && used.saturating_mul(4) >= usual.saturating_mul(3);
                 (more && depth > usual).then_some((depth, usual))?
             }
             Way::Shallower => {
-                // Nothing is held back for the sake of shares where there is nobody to share with.
                 let often = match which {
                     Which::Total => window.shared >= window.completions / SELDOM,
                     Which::Spare => window.ahead > window.turns / OFTEN,
@@ -488,7 +395,7 @@ impl Trial {
 
     /// Whether enough was asked for in that window for the depths to make a difference.
     fn is_told_by(&self, window: &Window) -> bool {
-        window.concurrency() * 4 >= self.depth.min(self.against) * 3
+        window.concurrency().saturating_mul(4) >= self.depth.min(self.against).saturating_mul(3)
     }
 }
 
