@@ -5,7 +5,7 @@
 //! * [`scenario`]: what is simulated, as YAML.
 //! * [`device`]: models of disks. * [`client`]: models of those who make requests.
 //! * [`run`]: the event loop, with what must hold at every step ([`check`]).
-//! * [`outcome`]: what came of it; [`table`] and [`plot`] show it.
+//! * [`outcome`]: what came of it; [`table`] and [`plot`] show it. * [`real`]: the same scenario on a real mount.
 #![allow(dead_code, reason = "each of the programs that include this uses a part of it")]
 
 pub(crate) mod check;
@@ -13,6 +13,7 @@ pub(crate) mod client;
 pub(crate) mod device;
 pub(crate) mod outcome;
 pub(crate) mod plot;
+pub(crate) mod real;
 pub(crate) mod run;
 pub(crate) mod scenario;
 pub(crate) mod table;
