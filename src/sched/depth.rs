@@ -47,8 +47,8 @@ const WORTH_LOSING: [i64; 2] = [25, 60];
 const LEAST_WINDOWS: usize = 2;
 /// A trial is over before if its result is so many times the noise away from what turns it.
 const SURE: i64 = 2;
-/// So many windows of a trial may tell nothing, because less was asked for than the depths that are compared.
-const MOST_VOID: u32 = 16;
+/// So many requests during one window of a trial may tell nothing, because too little is asked for.
+const MOST_VOID: u32 = 2000;
 /// By how many thousandths the throughput of a window differs from that of the one before, as long as nothing is known.
 const FIRST_SCATTER: i64 = 50;
 /// Once both ways have failed, windows until the next trial: at first, and at most. So many that what trials cost is not
@@ -97,8 +97,6 @@ struct Trial {
     depth: u32,
     /// What it is compared with: the depth in force, or what is used of it.
     against: u32,
-    /// Windows that told nothing.
-    void: u32,
     usual: Side,
     tried: Side,
 }
@@ -116,6 +114,8 @@ enum Phase {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct DepthControl {
+    /// The total depth is never less.
+    least: u32,
     total: Course,
     spare: Course,
     phase: Phase,
@@ -140,6 +140,7 @@ pub(super) struct DepthControl {
 impl DepthControl {
     pub(super) fn new() -> Self {
         Self {
+            least: SHALLOWEST,
             total: Course { depth: SHALLOWEST, way: Way::Deeper, step: 1, pinned: false },
             spare: Course { depth: DEEPEST, way: Way::Shallower, step: 1, pinned: false },
             phase: Phase::Steady { pause: 0 },
@@ -158,11 +159,10 @@ impl DepthControl {
     /// What the settings say of the depths; 0 leaves them to this.
     pub(super) fn pin(&mut self, io_throttle: u32, io_limit: u32) {
         let Self { total, spare, .. } = Self::new();
-        self.total = Course {
-            depth: if io_limit > 0 { io_limit } else { total.depth },
-            pinned: io_limit > 0,
-            ..total
-        };
+        // What passes at once is never less.
+        self.least = io_throttle.clamp(SHALLOWEST, DEEPEST);
+        self.total =
+            Course { depth: if io_limit > 0 { io_limit } else { self.least }, pinned: io_limit > 0, ..total };
         self.spare = Course { pinned: io_throttle > 0, ..spare };
         // What is under way may be about what is pinned now.
         (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
@@ -203,11 +203,21 @@ impl DepthControl {
 
     /// `in_flight` requests were with the device for `span`.
     pub(super) fn passed(&mut self, span: Nanos, in_flight: u32) {
-        self.window.passed(span, in_flight);
+        if self.tells_something(in_flight) {
+            self.window.passed(span, in_flight);
+        }
     }
 
-    /// A request that moved `sectors` came back; `shared` says whether more than one group is active.
-    pub(super) fn completed(&mut self, sectors: u32, shared: bool) {
+    /// A request that moved `sectors` came back; with it `in_flight` were with the device, and `shared` says whether more
+    /// than one group is active.
+    pub(super) fn completed(&mut self, sectors: u32, in_flight: u32, shared: bool) {
+        if !self.tells_something(in_flight) {
+            self.window.void += 1;
+            if self.window.void > MOST_VOID {
+                self.give_up();
+            }
+            return;
+        }
         if !self.window.completed(sectors, shared, self.refused) {
             return;
         }
@@ -217,20 +227,32 @@ impl DepthControl {
         }
     }
 
+    /// Whether enough is asked for at the moment for the depths that are compared to make a difference. Groups that come
+    /// and go, on a machine that does the same, would else decide trials.
+    fn tells_something(&self, in_flight: u32) -> bool {
+        match &self.phase {
+            Phase::Steady { .. } => true,
+            Phase::Trying(trial) | Phase::Between(trial) => {
+                in_flight.saturating_mul(4).saturating_add(2)
+                    >= trial.depth.min(trial.against).saturating_mul(3)
+            }
+        }
+    }
+
+    /// A trial that nothing can be learned from counts as failed, so that others have their turn.
+    fn give_up(&mut self) {
+        if let Phase::Trying(trial) | Phase::Between(trial) = self.phase {
+            self.fail(&trial);
+            (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
+        }
+    }
+
     fn close_window(&mut self) {
         let before = (self.total(), self.spare());
         let window = std::mem::take(&mut self.window);
         self.used = window.concurrency();
         self.phase = match self.phase {
             Phase::Steady { pause } => self.stay(pause, &window),
-            Phase::Trying(mut trial) | Phase::Between(mut trial) if !trial.is_told_by(&window) => {
-                trial.void += 1;
-                match self.phase {
-                    _ if trial.void > MOST_VOID => Phase::Steady { pause: FIRST_PAUSE },
-                    Phase::Trying(_) => Phase::Trying(trial),
-                    _ => Phase::Between(trial),
-                }
-            }
             Phase::Trying(mut trial) => {
                 trial.tried.add(window.rate());
                 self.learn_scatter(&trial.tried);
@@ -309,9 +331,8 @@ impl DepthControl {
         let (depth, against) = match way {
             Way::Deeper => {
                 let depth = usual.saturating_add((usual / step).max(1)).min(most);
-                // Nor does it help if what there is is not used.
-                let more =
-                    window.wants_more(which as usize) && used.saturating_mul(4) >= usual.saturating_mul(3);
+                // Nor does it help if what there is is never used.
+                let more = window.wants_more(which as usize) && window.peak.saturating_mul(2) >= usual;
                 (more && depth > usual).then_some((depth, usual))?
             }
             Way::Shallower => {
@@ -322,11 +343,12 @@ impl DepthControl {
                 let used = used.min(usual);
                 // Mostly the spare depth is needed not at all.
                 let longest = if which == Which::Total { 2 } else { 1 };
-                let depth = used.saturating_sub((used / step.max(longest)).max(1)).max(SHALLOWEST);
+                let least = if which == Which::Total { self.least } else { SHALLOWEST };
+                let depth = used.saturating_sub((used / step.max(longest)).max(1)).max(least);
                 (often && window.shared > 0 && depth < used).then_some((depth, used))?
             }
         };
-        let mut trial = Trial { which, way, depth, against, void: 0, usual: Side::new(), tried: Side::new() };
+        let mut trial = Trial { which, way, depth, against, usual: Side::new(), tried: Side::new() };
         trial.usual.add(window.rate());
         Some(trial)
     }
@@ -374,16 +396,24 @@ impl DepthControl {
             (self.usual, self.failed, self.pause) = (None, Default::default(), FIRST_PAUSE);
             return Some(Phase::Steady { pause: 0 });
         }
-        course.way = trial.way.other();
         let step = course.step;
-        (self.turn, self.usual) = (trial.which.other(), Some(usual));
+        self.usual = Some(usual);
         let could_be_shorter = step < SHORTEST_STEP && trial.depth.abs_diff(trial.against) > 1;
         if could_be_shorter && (step < 2 || self.tells(step * 2)) {
-            self.course(trial.which).step *= 2;
+            let course = self.course(trial.which);
+            (course.step, course.way) = (step * 2, trial.way.other());
+            self.turn = trial.which.other();
         } else {
-            self.failed[which][trial.way as usize] = true;
+            self.fail(trial);
         }
         Some(Phase::Steady { pause: 0 })
+    }
+
+    /// This way there is nothing to be had for now.
+    fn fail(&mut self, trial: &Trial) {
+        self.failed[trial.which as usize][trial.way as usize] = true;
+        self.course(trial.which).way = trial.way.other();
+        self.turn = trial.which.other();
     }
 }
 
@@ -391,11 +421,6 @@ impl Trial {
     /// Its step in thousandths.
     fn step(&self) -> i64 {
         i64::from(self.depth.abs_diff(self.against)) * 1000 / i64::from(self.against.max(1))
-    }
-
-    /// Whether enough was asked for in that window for the depths to make a difference.
-    fn is_told_by(&self, window: &Window) -> bool {
-        window.concurrency().saturating_mul(4) >= self.depth.min(self.against).saturating_mul(3)
     }
 }
 

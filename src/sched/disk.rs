@@ -25,7 +25,7 @@ const MOST_PATIENCE: Nanos = Nanos::from_millis(50);
 
 /// The device is left idle for a group that is about to come back only if that thinks for less than this part of what
 /// a request usually takes: its share is worth so much of the device, and not more.
-const ANTICIPATION: u64 = 8;
+const ANTICIPATION: u64 = 4;
 
 /// Settings of a disk; 0 for the first two means automatic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -312,8 +312,8 @@ impl Disk {
     pub fn complete(&mut self, done: Dispatched, now: Nanos) {
         let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
+        self.depth.completed(moves, self.in_flight, self.order.is_shared());
         self.in_flight -= 1;
-        self.depth.completed(moves, self.order.is_shared());
         // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
         let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
         self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);

@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 pub struct Limits {
     /// Bytes a second that the group gets before anybody gets anything by weight; under [`super::Policy::RangeBw`].
     pub min_bandwidth: Option<NonZeroU64>,
-    /// Most bytes a second, under any policy.
+    /// Most bytes a second, under any policy. Discards and flushes move none.
     pub max_bandwidth: Option<Cap>,
     /// Most requests a second, under any policy.
     pub max_iops: Option<Cap>,
@@ -139,7 +139,9 @@ impl Limiter {
     pub(super) fn change(&mut self, limits: Limits, now: Nanos, minimum_now: Nanos) {
         self.bandwidth = Meter::with(self.bandwidth, limits.max_bandwidth, now);
         self.iops = Meter::with(self.iops, limits.max_iops, now);
-        self.minimum = limits.min_bandwidth.map(|rate| Pace::new(rate, minimum_now));
+        if limits.min_bandwidth != self.limits.min_bandwidth {
+            self.minimum = limits.min_bandwidth.map(|rate| Pace::new(rate, minimum_now));
+        }
         self.limits = limits;
     }
 

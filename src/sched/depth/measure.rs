@@ -73,7 +73,11 @@ pub(super) struct Window {
     /// Requests whose turn it was, and how many of them were not due.
     pub(super) turns: u32,
     pub(super) ahead: u32,
+    /// Completions that were left out because they tell nothing.
+    pub(super) void: u32,
     work: u64,
+    /// The most requests in flight.
+    pub(super) peak: u32,
     pub(super) busy: Nanos,
     /// Requests in flight, summed over nanoseconds.
     area: u128,
@@ -85,6 +89,7 @@ impl Window {
         if in_flight > 0 && self.settling == 0 {
             self.busy = self.busy.after(span);
             self.area += u128::from(span.0) * u128::from(in_flight);
+            self.peak = self.peak.max(in_flight);
         }
     }
 

@@ -75,7 +75,9 @@ impl Disk {
         self.active_weight += group.w();
         self.lead += place.start.lead_over(self.now) * i128::from(group.w());
         self.order.insert(slot, place, self.now);
-        if let Some(minimum) = group.minimum() {
+        // A minimum is one of bytes: what moves none goes by weight, or it would go first for ever.
+        let moves_bytes = group.queue.front().is_none_or(|held| held.request.op.moves_bytes());
+        if let Some(minimum) = group.minimum().filter(|_| moves_bytes) {
             self.minima.insert(slot, minimum, place.awaited);
         }
     }
