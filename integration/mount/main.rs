@@ -15,10 +15,14 @@ mod limits;
 mod load;
 mod locks;
 mod others;
+mod predict;
 mod shares;
+#[path = "../sim/mod.rs"]
+mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod windows;
 mod writers;
 
 use libtest_mimic::Arguments;
@@ -39,5 +43,11 @@ fn main() {
         forbidden::trials(),
         cli::trials(),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials.into_iter().flatten().collect()).exit();
+    let args = Arguments::from_args();
+    let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
+    // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
+    let alone = Arguments { test_threads: Some(1), ..args };
+    let predicted = libtest_mimic::run(&alone, predict::trials());
+    all.exit_if_failed();
+    predicted.exit();
 }
