@@ -46,6 +46,28 @@ fn a_pinned_limit_leaves_no_disk_idle_beside_a_synchronous_caller() {
 }
 
 #[test]
+fn io_throttle_alone_leaves_the_depth_to_the_device() {
+    for io_throttle in [1, 4, 12] {
+        for clients in [floods(&[(80, 64), (40, 64)]), floods(&[(80, 64)])] {
+            let throttled = Scenario { io_throttle, ..scenario(servers(32, 200.0), clients) };
+            assert_at_least(whole(&throttled).used, 0.97);
+        }
+    }
+}
+
+#[test]
+fn a_group_that_comes_and_goes_has_depth_when_it_is_there() {
+    let bursty = Scenario::named("bursty");
+    assert_at_least(whole(&bursty).requests() as f64 / uncontrolled(&bursty), 0.8);
+}
+
+#[test]
+fn the_largest_weight_for_one_request_at_a_time_leaves_the_disk_to_others() {
+    let two = scenario(servers(32, 200.0), floods(&[(32_767, 1), (1, 64)]));
+    assert_at_least(whole(&two).used, 0.97);
+}
+
+#[test]
 fn a_limit_that_is_no_longer_pinned_is_found_again() {
     let two = scenario(servers(32, 500.0), floods(&[(80, 64), (40, 64)]));
     let mut run = Run::new(&Scenario { io_limit: 4, ..two });
@@ -70,7 +92,7 @@ fn weights_hold_on_an_unsteady_machine() {
         let noisy = Scenario { seed, ..Scenario::named("noisy") };
         let mut run = Run::new(&noisy);
         let outcome = run.measure(ms(1000), ms(11_000));
-        assert_near(&outcome.shares(), &[66.67, 33.33], 1.0);
+        assert_near(&outcome.shares(), &[66.67, 33.33], 1.5);
         assert!(run.disk.depth() <= 64, "{}", run.disk.depth());
     }
 }

@@ -1,6 +1,6 @@
 //! Caps and minima (share rules R11 and R12).
 
-use crate::sim::client::ClientModel;
+use crate::sim::client::{ClientModel, Ops};
 use crate::sim::run::sizes;
 use crate::sim::{Run, Scenario};
 use crate::{assert_at_least, assert_near, floods, ms, plain, scenario, whole};
@@ -127,6 +127,18 @@ fn what_a_group_got_beyond_its_minimum_is_no_payment_in_advance() {
     run.set_limits(0, minimum(4000));
     let outcome = run.measure(ms(5020), ms(5220));
     assert_near(&outcome.shares(), &[50.0, 50.0], 4.0);
+}
+
+#[test]
+fn what_moves_no_bytes_goes_by_weight_whatever_the_minimum() {
+    for (ops, depth) in [(Ops::Discard, 16), (Ops::Flush, 16), (Ops::Flush, 1)] {
+        let mut clients = floods(&[(10, depth), (90, 32)]);
+        clients[0].ops = ops;
+        let mut run = Run::new(&Scenario { policy: Policy::Weight, ..scenario(plain(), clients) });
+        run.set_limits(0, minimum(4));
+        let shares = run.measure(ms(1000), ms(11_000)).shares();
+        assert!(shares[0] <= 10.5, "{shares:?}");
+    }
 }
 
 #[test]

@@ -106,7 +106,22 @@ impl ClientModel {
         anyhow::ensure!(ways == 1, "{}: say one of `depth`, `rate` and `burst`", self.name);
         anyhow::ensure!(self.burst == 0 || self.every_ms > 0.0, "{}: `burst` wants `every_ms`", self.name);
         anyhow::ensure!(self.off_ms == 0.0 || self.on_ms > 0.0, "{}: `off_ms` wants `on_ms`", self.name);
-        anyhow::ensure!(!self.sizes.is_empty(), "{}: no `sizes`", self.name);
+        anyhow::ensure!(
+            self.burst == 0 || self.every_ms >= 0.001,
+            "{}: `every_ms` is below 0.001",
+            self.name
+        );
+        anyhow::ensure!(
+            (0.0..=1e7).contains(&self.rate),
+            "{}: `rate` is not from 0 to 10,000,000",
+            self.name
+        );
+        let good = |size: &Bytes| size.0 > 0 && size.0 <= 1 << 40;
+        anyhow::ensure!(
+            !self.sizes.is_empty() && self.sizes.iter().all(good),
+            "{}: `sizes` are above 0 and at most 1TiB",
+            self.name
+        );
         Ok(())
     }
 

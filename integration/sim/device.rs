@@ -58,6 +58,13 @@ impl DeviceModel {
     pub(crate) fn check(&self) -> anyhow::Result<()> {
         let units = self.units();
         anyhow::ensure!((1..=1 << 16).contains(&units), "a device has 1 to 65536 servers, not {units}");
+        let (times, queue) = match *self {
+            Self::Servers { service_us, .. } => ([service_us, 1.0], 1),
+            Self::Ssd { read_us, write_us, .. } => ([read_us, write_us], 1),
+            Self::Spindle { seek_us, turn_us, queue, .. } => ([seek_us, turn_us], queue),
+        };
+        let good = times.iter().all(|us| us.is_finite() && *us > 0.0);
+        anyhow::ensure!(good && queue > 0, "times of a device are above 0, and so is its `queue`");
         Ok(())
     }
 

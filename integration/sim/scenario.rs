@@ -97,15 +97,34 @@ impl Scenario {
 
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
         let scenario: Self = serde_yaml::from_str(text)?;
+        let mut names = std::collections::BTreeSet::new();
         for client in &scenario.clients {
-            anyhow::ensure!(Weight::new(client.weight).is_some(), "{}: no such weight", client.name);
+            let name = &client.name;
+            anyhow::ensure!(
+                Weight::new(client.weight).is_some(),
+                "client {name}: `weight` is {}; it must be from 1 to {}",
+                client.weight,
+                Weight::MAX
+            );
+            anyhow::ensure!(names.insert(name), "two clients are called {name}");
             client.check()?;
         }
+        let Self { io_throttle, io_limit, token_base, .. } = scenario;
+        anyhow::ensure!(
+            io_limit == 0 || io_limit >= io_throttle,
+            "`io_limit` is {io_limit}, below `io_throttle`, which is {io_throttle}"
+        );
+        anyhow::ensure!(token_base > 0, "`token_base` is 0; it must be at least 1");
         scenario.device.check()?;
         for change in &scenario.changes {
             let known = scenario.clients.iter().any(|client| client.name == change.client);
             anyhow::ensure!(known, "a change names {}, which is no client", change.client);
-            anyhow::ensure!(Weight::new(change.weight).is_some(), "{}: no such weight", change.client);
+            anyhow::ensure!(
+                Weight::new(change.weight).is_some(),
+                "a change of {}: no such weight",
+                change.client
+            );
+            anyhow::ensure!(change.at >= 0.0, "a change at {}: before the start", change.at);
         }
         Ok(scenario)
     }

@@ -233,8 +233,8 @@ impl DepthControl {
         match &self.phase {
             Phase::Steady { .. } => true,
             Phase::Trying(trial) | Phase::Between(trial) => {
-                in_flight.saturating_mul(4).saturating_add(2)
-                    >= trial.depth.min(trial.against).saturating_mul(3)
+                let much = trial.depth.min(trial.against).saturating_mul(3);
+                self.refused[trial.which as usize] || in_flight.saturating_mul(4) >= much
             }
         }
     }
@@ -289,7 +289,8 @@ impl DepthControl {
                     && let Some(trial) = self.trial(which, way, window)
                 {
                     self.turn = which;
-                    return Phase::Trying(trial);
+                    // Not from the window that has just been: it counted whatever was asked for.
+                    return Phase::Between(trial);
                 }
             }
         }
@@ -348,9 +349,7 @@ impl DepthControl {
                 (often && window.shared > 0 && depth < used).then_some((depth, used))?
             }
         };
-        let mut trial = Trial { which, way, depth, against, usual: Side::new(), tried: Side::new() };
-        trial.usual.add(window.rate());
-        Some(trial)
+        Some(Trial { which, way, depth, against, usual: Side::new(), tried: Side::new() })
     }
 
     /// A moving average over about eight windows, in which a standstill counts as a change by half.
@@ -382,7 +381,7 @@ impl DepthControl {
             Way::Deeper => requests.min(work) - WORTH_GAINING[which] * trial.step() / 1000,
             Way::Shallower => requests.max(work) + WORTH_LOSING[which] * trial.step() / 1000,
         };
-        let windows = trial.tried.count;
+        let windows = trial.tried.count.min(trial.usual.count);
         let sure = beyond.abs() > SURE * self.noise(windows);
         if windows < LEAST_WINDOWS || (windows < MOST_WINDOWS && !sure) {
             return None;

@@ -128,6 +128,6 @@ impl Window {
 
     /// More would be taken, were the total depth (0) or the spare one (1) deeper.
     pub(super) fn wants_more(&self, which: usize) -> bool {
-        u64::from(self.refused[which]) * 2 > u64::from(self.completions)
+        u64::from(self.refused[which]) * 8 > u64::from(self.completions)
     }
 }
