@@ -14,8 +14,9 @@ use libtest_mimic::Trial;
 
 /// Points of a hundred that a share may be off what was predicted.
 const TOLERANCE: f64 = 1.0;
-/// How much of the throughput must be left under control.
-const LEFT: f64 = 0.97;
+/// How much of the throughput must be left under control. Twelve runs had 97.4 to 100 %; what is below that here is for a
+/// machine that does something else meanwhile. In the simulator it is 97 % (`integration/sched/depth.rs`).
+const LEFT: f64 = 0.95;
 /// Windows that are compared.
 const WINDOWS: u32 = 7;
 
