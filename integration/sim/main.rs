@@ -80,12 +80,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn load(path: &Path, args: &Args) -> anyhow::Result<Scenario> {
-    let named = || path.display().to_string();
-    let text = fs::read_to_string(path).with_context(named)?;
-    let mut scenario = Scenario::parse(&text).with_context(named)?;
+    let mut scenario = Scenario::load(path)?;
     scenario.seed = args.seed.unwrap_or(scenario.seed);
     scenario.seconds = args.seconds.unwrap_or(scenario.seconds);
-    check(&scenario).with_context(named)?;
+    check(&scenario).with_context(|| path.display().to_string())?;
     Ok(scenario)
 }
 

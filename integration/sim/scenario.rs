@@ -12,6 +12,7 @@
 
 use super::client::ClientModel;
 use super::device::{DeviceModel, Faults};
+use anyhow::Context;
 use ioband::sched::{Cap, DEFAULT_TOKEN_BASE, Limits, Policy, Settings};
 use ioband::units::{Bytes, Nanos, Weight};
 use serde::{Deserialize, Deserializer};
@@ -91,8 +92,9 @@ impl LimitsModel {
 impl Scenario {
     /// Reads one from a file.
     pub(crate) fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)?;
-        Self::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+        let named = || path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(named)?;
+        Self::parse(&text).with_context(named)
     }
 
     pub(crate) fn parse(text: &str) -> anyhow::Result<Self> {
