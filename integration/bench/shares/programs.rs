@@ -1,4 +1,5 @@
 //! The programs that are measured and that measure, built as this one was and into the same folder; and how others are run.
+#![allow(dead_code, reason = "each of the programs that include this uses a part of it")]
 
 use anyhow::{Context, ensure};
 use std::os::unix::process::CommandExt;

@@ -57,7 +57,7 @@ pub(crate) fn try_it(bench: &Bench, tunings: &[Tuning]) -> anyhow::Result<String
           clients: [{name: a, weight: 100, depth: 1}]}",
     )?;
     let real = Real::new(&scenario.uncontrolled(), Images::Shared)?;
-    let mount = Mount::new(&bench.programs, &real.config)?;
+    let mount = Mount::new(&bench.programs, &real.config, &[])?;
     let disk = Loop::attach(&mount.file("disk.img"))?;
     tunings.iter().try_for_each(|tuning| disk.schedule(tuning))?;
     let groups = Groups::new(&scenario)?;
@@ -66,7 +66,7 @@ pub(crate) fn try_it(bench: &Bench, tunings: &[Tuning]) -> anyhow::Result<String
 
 pub(crate) fn measure(bench: &Bench, scenario: &Scenario, tuning: &Tuning) -> anyhow::Result<Vec<Report>> {
     let real = Real::new(&scenario.uncontrolled(), Images::Shared)?;
-    let mount = Mount::new(&bench.programs, &real.config)?;
+    let mount = Mount::new(&bench.programs, &real.config, &[])?;
     let disk = Loop::attach(&mount.file("disk.img"))?;
     disk.schedule(tuning)?;
     let groups = Groups::new(scenario)?;

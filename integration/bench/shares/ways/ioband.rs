@@ -8,7 +8,7 @@ use crate::sim::real::{Images, Real};
 
 pub(crate) fn measure(bench: &Bench, scenario: &Scenario) -> anyhow::Result<Vec<Report>> {
     let real = Real::new(scenario, Images::Each)?;
-    let mount = Mount::new(&bench.programs, &real.config)?;
+    let mount = Mount::new(&bench.programs, &real.config, &[])?;
     let mut loads = Vec::new();
     for client in &real.clients {
         let mut load = bench.load()?;

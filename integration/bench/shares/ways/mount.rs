@@ -15,14 +15,15 @@ pub(crate) struct Mount {
 }
 
 impl Mount {
-    /// Mounts a configuration whose disk is a file in its folder.
-    pub(crate) fn new(programs: &Programs, config: &str) -> anyhow::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("ioband-shares-").tempdir()?;
+    /// Mounts a configuration, with these options on the command line; relative paths in it are below its folder.
+    pub(crate) fn new(programs: &Programs, config: &str, options: &[&str]) -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ioband-bench-").tempdir()?;
         // Everybody may come in: the clients are other users.
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))?;
         std::fs::write(folder.path().join("config.yaml"), config)?;
         let mount = Self { folder, ioband: programs.ioband.clone() };
-        mount.ioband(&["mount", "config.yaml", "vmdisk", "--log", "log"]).context("cannot mount")?;
+        let usual = ["mount", "config.yaml", "vmdisk", "--log", "log"];
+        mount.ioband(&[&usual[..], options].concat()).context("cannot mount")?;
         Ok(mount)
     }
 
