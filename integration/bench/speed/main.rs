@@ -14,6 +14,7 @@
 //! Nor does it judge: it ends well if it could measure, whatever that was.
 #![forbid(unsafe_code)]
 
+mod calm;
 mod cells;
 mod child;
 mod cpu;
@@ -34,6 +35,7 @@ mod table;
 mod ways;
 
 use anyhow::{Context, bail, ensure};
+use calm::Calm;
 use cells::{CELLS, Cell};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, ValueEnum};
@@ -81,6 +83,7 @@ struct Comparison {
     results: Results,
     /// Ways that cannot be gone any further, and why.
     left_out: Vec<(Way, String)>,
+    calm: Calm,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -120,6 +123,7 @@ impl Comparison {
             ways: ways.collect(),
             results: Results::default(),
             left_out: Vec::new(),
+            calm: Calm::default(),
         }
     }
 
@@ -144,6 +148,7 @@ impl Comparison {
                 turns.rotate_left((round as usize - 1 + number) % ways);
                 for way in turns {
                     eprintln!("{round}/{repeat} {}: {}", cell.title, way.name());
+                    self.calm.look()?;
                     let run = || {
                         let served = bench.serve(way)?;
                         load.run(cell, served.file(), served.pid())
@@ -178,6 +183,7 @@ impl Comparison {
             .iter()
             .map(|(way, reason)| form.item("left out", &format!("{}: {reason}", way.name())));
         let mut text: String = left_out.collect();
+        text += &form.item("calm", &self.calm.describe());
         for cell in &self.cells {
             let users = if two_groups && cell.has_many_jobs() { ", of two users" } else { "" };
             text += &form.heading(&format!("{}{users}", cell.title));
