@@ -183,7 +183,7 @@ impl Checker {
         let weights = i128::from(present_groups().map(|other| other.weight).sum::<u64>());
         let claimed: u64 = present_groups().map(|other| other.largest * other.most_claimed.max(1)).sum();
         let largest = present_groups().map(|other| other.largest).max().unwrap_or(1);
-        let allowed = i128::from(2 * largest + claimed);
+        let allowed = i128::from(3 * largest + claimed);
         for index in present {
             let watched = &mut self.groups[index];
             let own = if index == group { i128::from(cost) * weights } else { 0 };

@@ -23,6 +23,10 @@
 //! Once neither way is better the pauses between trials grow, because trials cost throughput, or the shares of
 //! synchronous callers; a lasting change of the throughput ends the pause.
 //!
+//! A group that has been *alone* for a while is not held to the depth: there is nobody to share with, and trials would only
+//! cost throughput. On a device that is quick it may have in flight what that does in [`ALONE`], so that a newcomer does not wait longer for
+//! it than that; and what it made use of is where the first trials begin.
+//!
 //! A trial of less starts from how many requests are in flight on average, not from the depth in force: a depth
 //! that nobody reaches decides nothing. While the device takes everything it is offered there is nothing to gain
 //! from more, so deeper is tried only while requests are refused for it. And a group that is alone is given no trials of
@@ -66,6 +70,13 @@ const FINE: i64 = 64;
 /// up where it is less often than once in so many: then they gain nothing by it, and it can only leave the device idle.
 const OFTEN: u32 = 4;
 const SELDOM: u32 = 16;
+/// What a group that is alone has in flight is done in this time; but a device that does not do so many in it is not
+/// quick, and is given what the trials say.
+const ALONE: Nanos = Nanos::from_millis(2);
+const QUICK: u32 = 8;
+/// Alone is who has been so for so many windows: others may come and go, one request at a time.
+const FOR_A_WHILE: u32 = 10;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Deeper,
@@ -134,6 +145,12 @@ pub(super) struct DepthControl {
     refused: [bool; 2],
     /// Requests in flight on average in the last window, rounded up.
     used: u32,
+    /// A trial has said how far it goes.
+    learned: bool,
+    /// The depth for a group that is alone; 0 where that is nothing of its own.
+    alone: u32,
+    /// Windows in a row in which one group had the device for itself.
+    alone_for: u32,
     window: Window,
 }
 
@@ -152,6 +169,9 @@ impl DepthControl {
             unlike: 0,
             refused: [false; 2],
             used: SHALLOWEST,
+            learned: false,
+            alone: 0,
+            alone_for: 0,
             window: Window::default(),
         }
     }
@@ -166,6 +186,11 @@ impl DepthControl {
         self.spare = Course { pinned: io_throttle > 0, ..spare };
         // What is under way may be about what is pinned now.
         (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
+    }
+
+    /// The depth while only one group is active.
+    pub(super) fn alone(&self) -> u32 {
+        if self.total.pinned { self.total.depth } else { self.total().max(self.alone) }
     }
 
     /// The depth for requests that are due.
@@ -251,6 +276,12 @@ impl DepthControl {
         let before = (self.total(), self.spare());
         let window = std::mem::take(&mut self.window);
         self.used = window.concurrency();
+        self.alone_for = if window.shared == 0 { self.alone_for.saturating_add(1) } else { 0 };
+        if self.alone_for >= FOR_A_WHILE {
+            self.learn_alone(&window);
+        } else {
+            self.alone = 0;
+        }
         self.phase = match self.phase {
             Phase::Steady { pause } => self.stay(pause, &window),
             Phase::Trying(mut trial) => {
@@ -267,6 +298,18 @@ impl DepthControl {
         if before != (self.total(), self.spare()) {
             let most = self.total().max(before.0);
             self.window.settling = most.min(self.used.saturating_mul(2));
+        }
+    }
+
+    /// After a window in which one group has long had the device for itself.
+    fn learn_alone(&mut self, window: &Window) {
+        let done = window.rate().requests.saturating_mul(ALONE.0) / Nanos::SECOND.0;
+        let done = u32::try_from(done).unwrap_or(DEEPEST).min(DEEPEST);
+        // A standstill is not the end of a quick device.
+        let done = done.max(self.alone - self.alone / 4);
+        self.alone = if done < QUICK { 0 } else { done };
+        if !self.total.pinned && !self.learned {
+            self.total.depth = self.total.depth.max(self.used.min(self.alone));
         }
     }
 
@@ -411,6 +454,7 @@ impl DepthControl {
     /// This way there is nothing to be had for now.
     fn fail(&mut self, trial: &Trial) {
         self.failed[trial.which as usize][trial.way as usize] = true;
+        self.learned |= trial.which == Which::Total;
         self.course(trial.which).way = trial.way.other();
         self.turn = trial.which.other();
     }

@@ -203,7 +203,13 @@ impl Disk {
             return Pass::Yes;
         }
         let Settings { io_throttle, io_limit, .. } = self.settings;
-        let limit = if io_limit > 0 { io_limit } else { self.depth.total().max(io_throttle) };
+        let limit = if io_limit > 0 {
+            io_limit
+        } else if self.order.is_shared() {
+            self.depth.total().max(io_throttle)
+        } else {
+            self.depth.alone().max(io_throttle)
+        };
         if self.in_flight >= limit {
             return Pass::Full;
         }
