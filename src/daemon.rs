@@ -9,13 +9,14 @@
 use crate::classify::{Callers, Wants};
 use crate::clock::Clock;
 use crate::config::{DevicePlan, Plan, SimulatePlan};
-use crate::control::{Control, Events};
-use crate::device::{BackendKind, OpenMode, Simulate, Target};
+use crate::control::{Control, Events, Service};
+use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandSettings, Engine, EngineSettings, Image};
-use crate::fuse::{Face, ImageNode, Mounted, MountedAt, Tree, check_mountpoint, default_acl};
+use crate::fuse::{
+    Face, ImageNode, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl,
+};
 use crate::sched::Settings;
 use anyhow::Context;
-use fuser::Session;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -24,8 +25,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-/// Threads that read requests from the kernel, at most: they never block, and share the cores with the disks' threads.
-const MOST_FUSE_THREADS: usize = 8;
+/// How a mount is to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How requests come and devices are talked to.
+    pub serve: ServeOptions,
+    /// Let every request pass at once: to measure what scheduling costs.
+    pub unscheduled: bool,
+}
 
 /// Why the daemon stops.
 enum Stop {
@@ -40,7 +47,7 @@ enum Stop {
 pub fn serve(
     plan: Plan,
     mountpoint: &Path,
-    backend: BackendKind,
+    options: Options,
     ready: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
@@ -48,31 +55,55 @@ pub fn serve(
     // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
     check_mountpoint(mountpoint)?;
     let mut made = RemoveOnDrop(Vec::new());
-    let (engines, devices) = start_engines(&plan, backend, &mut made)?;
+    let clock = Clock::start();
+    let (engines, devices) = start_engines(&plan, options.unscheduled, clock, &mut made)?;
     let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
     let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
     let images = images(&plan, &engines, &devices);
     let control = Control::new(engines.clone(), devices, events.clone());
     let owner = (geteuid().as_raw(), getegid().as_raw());
     let tree = Tree::new(owner, plan.control.clone(), control, images)?;
-    let face = Face::new(tree, callers).context("cannot start a thread")?;
+    let face = Arc::new(Face::new(tree, callers).context("cannot start a thread")?);
 
     let (stop, stopped) = mpsc::channel();
     // Before the mount: a signal that comes while we mount must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
     let mounted = Mounted::new(mountpoint, default_acl())?;
     let mountpoint = mounted.place.mountpoint.clone();
+    if mounted.made {
+        made.0.push(mountpoint.clone());
+    }
+    // Dropped before what was made is removed.
     let guard = UnmountOnDrop(mounted.place);
 
-    let mut config = fuser::Config::default();
-    config.n_threads =
-        Some(thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_FUSE_THREADS)));
-    let session = Session::from_fd(face, mounted.connection, mounted.acl, config)
-        .context("the kernel and ioband do not agree on a FUSE protocol")?;
+    let (ended, end) = mpsc::channel();
+    let server =
+        Server::start(face.clone(), engines, mounted.connection, mounted.acl, options.serve, clock, ended)?;
+    let server = Arc::new(server);
+    let transport = server.transport().clone();
+    let (threads, backend) = (transport.threads, transport.backend);
+    tracing::info!(transport = transport.name, threads, backend, "the mount is served");
+    if let Some(why) = &transport.why {
+        tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
+    }
+    face.control().describe_service({
+        let server = server.clone();
+        move || {
+            let (by_uring, by_dev) = server.served();
+            Service {
+                transport: transport.name,
+                why: transport.why.clone(),
+                threads,
+                backend,
+                by_uring,
+                by_dev,
+            }
+        }
+    });
     let unmounted = stop.clone();
     thread::Builder::new()
-        .name("fuse".into())
-        .spawn(move || unmounted.send(Stop::Unmounted(session.run())))
+        .name("end".into())
+        .spawn(move || end.recv().map(|how| unmounted.send(Stop::Unmounted(how))))
         .context("cannot start a thread")?;
     thread::Builder::new()
         .name("signals".into())
@@ -91,19 +122,20 @@ pub fn serve(
             tracing::info!(signal, "ending: unmounting and finishing what was accepted");
             drop(guard);
         }
-        Ok(Stop::Unmounted(result)) => {
+        Ok(Stop::Unmounted(Ok(()))) => {
             guard.connection_ended();
-            match result {
-                Ok(()) => tracing::info!("unmounted"),
-                Err(error) => tracing::error!(%error, "the connection to the kernel broke"),
-            }
+            tracing::info!("unmounted");
+        }
+        Ok(Stop::Unmounted(Err(error))) => {
+            // Not all that was accepted can be carried out any more. At our end the kernel answers whoever waits.
+            tracing::error!(%error, "the mount cannot be served any more");
+            drop(guard);
+            return Err(error).context("the mount cannot be served any more");
         }
         // Both senders gone: their threads died. Nothing to serve with.
         Err(mpsc::RecvError) => tracing::error!("the threads that serve have ended"),
     }
-    for engine in &engines {
-        engine.shut_down();
-    }
+    server.finish();
     Ok(())
 }
 
@@ -128,14 +160,15 @@ impl Drop for UnmountOnDrop {
     }
 }
 
-/// Files that were made for devices: a mount that does not come about leaves none behind.
+/// Files that were made for devices, and the mount point: a mount that does not come about leaves none behind.
 struct RemoveOnDrop(Vec<PathBuf>);
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         for path in &self.0 {
-            if let Err(error) = std::fs::remove_file(path) {
-                tracing::warn!(path = %path.display(), %error, "could not remove the new file");
+            let remove = if path.is_dir() { std::fs::remove_dir::<&PathBuf> } else { std::fs::remove_file };
+            if let Err(error) = remove(path) {
+                tracing::warn!(path = %path.display(), %error, "could not remove what was new");
             }
         }
     }
@@ -156,10 +189,10 @@ type Place = (usize, usize);
 /// One engine per device id, and where each device of the plan is.
 fn start_engines(
     plan: &Plan,
-    backend: BackendKind,
+    unscheduled: bool,
+    clock: Clock,
     made: &mut RemoveOnDrop,
 ) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
-    let clock = Clock::start();
     let mut settings: Vec<EngineSettings> = Vec::new();
     let mut places = Vec::new();
     for (index, device) in plan.devices.iter().enumerate() {
@@ -176,22 +209,18 @@ fn start_engines(
             .with_context(|| format!("device {}", device.name))?;
         made.0.extend(device.create.map(|_| path));
         let engine = settings.iter().position(|e| e.id == device.id).unwrap_or_else(|| {
-            settings.push(disk(device, backend));
+            settings.push(disk(device, unscheduled));
             settings.len() - 1
         });
         places.push((engine, settings[engine].bands.len()));
         settings[engine].bands.push(band(device, target));
     }
-    let engines: Result<Vec<_>, _> =
-        settings.into_iter().map(|settings| Engine::start(settings, clock).map(Arc::new)).collect();
-    let engines = engines?;
-    for engine in &engines {
-        tracing::info!(id = engine.id(), backend = engine.backend(), "a disk is served");
-    }
-    Ok((engines, places))
+    // A configuration that is small enough to be read has fewer disks than that.
+    let engines = (0..).zip(settings).map(|(number, settings)| Engine::new(number, settings, clock));
+    Ok((engines.map(Arc::new).collect(), places))
 }
 
-fn disk(device: &DevicePlan, backend: BackendKind) -> EngineSettings {
+fn disk(device: &DevicePlan, unscheduled: bool) -> EngineSettings {
     let DevicePlan { id, io_throttle, io_limit, token_base, simulate, .. } = *device;
     let simulate = simulate.map(|SimulatePlan { iops, bandwidth, parallel }| Simulate {
         iops,
@@ -199,7 +228,7 @@ fn disk(device: &DevicePlan, backend: BackendKind) -> EngineSettings {
         parallel,
     });
     let settings = Settings { io_throttle, io_limit, token_base };
-    EngineSettings { id, settings, simulate, backend, bands: Vec::new() }
+    EngineSettings { id, settings, unscheduled, simulate, bands: Vec::new() }
 }
 
 fn band(device: &DevicePlan, target: Target) -> BandSettings {

@@ -7,6 +7,7 @@ use crate::clock::Clock;
 use crate::units::Nanos;
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
@@ -96,9 +97,29 @@ impl Callers {
         self.wants.store(bits(wants), Ordering::Relaxed);
     }
 
+    /// Begins with the callers of requests that have all come by now.
+    pub fn round(&self) -> Round<'_> {
+        Round { callers: self, looked: Cell::new(false) }
+    }
+
     /// Finds out who a caller is.
     pub fn resolve(&self, caller: Caller) -> Who {
-        let wants = self.wants.load(Ordering::Relaxed);
+        self.round().resolve(caller)
+    }
+}
+
+/// The callers of requests that had all come when it was made: one look at who has ended does for all of them.
+#[derive(Debug)]
+pub struct Round<'c> {
+    callers: &'c Callers,
+    looked: Cell<bool>,
+}
+
+impl Round<'_> {
+    /// Finds out who a caller is.
+    pub fn resolve(&self, caller: Caller) -> Who {
+        let callers = self.callers;
+        let wants = callers.wants.load(Ordering::Relaxed);
         if caller.tid == 0 {
             // Somebody outside the mount's pid namespace has no number in it, but has a uid; the kernel itself
             // has none, so for 0 the opener of the file handle is the better guess.
@@ -109,16 +130,22 @@ impl Callers {
             return Who::Caller(ids(caller));
         }
         // Before the cache is used: whose number is free by now must not be in it.
-        self.watch.drain(|ended| self.forget(ended));
-        let now = if wants & MOVABLE == 0 { Nanos(0) } else { self.clock.now() };
-        match self.cached(caller, wants, now) {
+        if !self.looked.replace(true) {
+            callers.watch.drain(|ended| callers.forget(ended));
+        }
+        let now = if wants & MOVABLE == 0 { Nanos(0) } else { callers.clock.now() };
+        match callers.cached(caller, wants, now) {
             Cached::Known(who) => who,
-            Cached::Aged(who, ticket) => self.reread(caller, wants, ticket).unwrap_or(who),
+            Cached::Aged(who, ticket) => callers.reread(caller, wants, ticket).unwrap_or(who),
             // It is not there any more, or never was: uid and gid are what the request itself says.
-            Cached::Unknown => self.look_up(caller, wants, now).unwrap_or_else(|_| Who::Caller(ids(caller))),
+            Cached::Unknown => {
+                callers.look_up(caller, wants, now).unwrap_or_else(|_| Who::Caller(ids(caller)))
+            }
         }
     }
+}
 
+impl Callers {
     fn cached(&self, caller: Caller, wants: u8, now: Nanos) -> Cached {
         let mut shard = self.shard(caller.tid);
         let Some(entry) = shard.get_mut(&caller.tid) else { return Cached::Unknown };

@@ -22,7 +22,7 @@ mod proc;
 mod reuse_tests;
 mod watch;
 
-pub use callers::Callers;
+pub use callers::{Callers, Round};
 pub use group::{GroupId, GroupType};
 pub use map::{DuplicateGroup, GroupMap};
 pub use proc::ProcessId;

@@ -3,6 +3,7 @@
 
 mod check;
 mod find;
+mod ls;
 mod mount;
 mod probe;
 mod show;
@@ -30,6 +31,8 @@ enum Command {
     Umount(umount::Args),
     /// Check a configuration and say every error with its line
     Check(check::Args),
+    /// List images and devices, and how they are served
+    Ls(ls::Args),
     /// Print what was asked for: the table of every ioband device
     Table(show::Args),
     /// Print what was got: the counters of every ioband group
@@ -52,6 +55,7 @@ impl Cli {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Ls(args) => ls::run(&args),
             Command::Table(args) => show::run(&args, "table"),
             Command::Status(args) => show::run(&args, "status"),
         };

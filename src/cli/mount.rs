@@ -8,7 +8,8 @@ use super::{probe, say};
 use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
-use crate::fuse::LOG_FILTER;
+use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
+use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use std::fs::{File, OpenOptions};
@@ -39,9 +40,30 @@ pub(super) struct Args {
     /// How to talk to devices: io_uring where the kernel allows it, threads otherwise
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
+    /// How requests come from the kernel: by io_uring where the kernel offers it, by /dev/fuse otherwise
+    #[arg(long, value_enum, default_value_t = Transport::Auto)]
+    transport: Transport,
+    /// Requests that can be accepted and not yet answered: in all by /dev/fuse, on each processor by io_uring. Each takes
+    /// about 10 KiB while it is there, and its data
+    #[arg(long, value_name = "N", default_value_t = 4608, value_parser = clap::value_parser!(u32).range(16..=65536))]
+    slots: u32,
+    /// Memory that is kept ready for large requests when they are over. By io_uring what was read also stays until the next
+    /// small request comes to its place
+    #[arg(long, value_name = "SIZE", default_value = "64MiB")]
+    keep_memory: Bytes,
+    /// Let every request pass at once, whatever its group: only to measure what scheduling costs
+    #[arg(long)]
+    no_scheduling: bool,
     /// Used by `mount` itself: say on standard output when ready, then leave the terminal
     #[arg(long, hide = true)]
     ready: bool,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Transport {
+    Auto,
+    Dev,
+    Uring,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -70,8 +92,16 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
         Backend::Uring => BackendKind::Uring,
         Backend::Threads => BackendKind::Threads,
     };
+    let transport = match args.transport {
+        Transport::Auto => TransportKind::Auto,
+        Transport::Dev => TransportKind::Dev,
+        Transport::Uring => TransportKind::Uring,
+    };
+    let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
+    let serve = ServeOptions { transport, backend, slots: args.slots, keep };
+    let options = daemon::Options { serve, unscheduled: args.no_scheduling };
     let summary = summary(&plan);
-    daemon::serve(plan, &mountpoint, backend, |mounted| match args.ready {
+    daemon::serve(plan, &mountpoint, options, |mounted| match args.ready {
         true => detach(mounted, &summary),
         false => {
             tracing::info!("{summary}");

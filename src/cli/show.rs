@@ -17,9 +17,10 @@ pub(super) struct Args {
     mountpoint: Mountpoint,
 }
 
-pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
-    let path = control_file(&args.mountpoint.find()?, file)?;
-    let text = std::fs::read_to_string(&path).map_err(|error| {
+/// The text of a file of the control directory.
+pub(super) fn read(mountpoint: &Mountpoint, file: &str) -> anyhow::Result<String> {
+    let path = control_file(&mountpoint.find()?, file)?;
+    std::fs::read_to_string(&path).map_err(|error| {
         let hint = match error.kind() {
             ErrorKind::PermissionDenied => {
                 "; run this as the owner of that folder, or let others in with `control: {owner: …, group: …, mode: …}` \
@@ -28,7 +29,11 @@ pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
             _ => "",
         };
         anyhow!("cannot read {}: {error}{hint}", path.display())
-    })?;
+    })
+}
+
+pub(super) fn run(args: &Args, file: &str) -> anyhow::Result<ExitCode> {
+    let text = read(&args.mountpoint, file)?;
     let name = |line: &str| line.split_once(": ").map(|(name, _)| name.to_owned());
     let wanted = |line: &&str| args.name.is_none() || name(line) == args.name;
     if let Some(missing) = &args.name

@@ -3,8 +3,10 @@
 
 mod events;
 mod files;
+mod ls;
 mod text;
 
 pub use events::Events;
 pub use files::{Control, ControlFile};
+pub use ls::{ImageLine, Service};
 pub use text::{status_line, table_line};

@@ -10,14 +10,16 @@ use std::ptr::{self, NonNull};
 /// Alignment of every buffer: enough for the memory alignment that any direct device asks for.
 pub(super) const PAGE: usize = 4096;
 
-/// Owned, page-aligned memory. It may be uninitialised, so it is only handed around by pointer in here;
+/// Page-aligned memory, of its own or lent. Its own may be uninitialised, so it is only handed around by pointer in here;
 /// a [`Payload`] is made of it once every byte of the payload has been written.
 pub(super) struct Memory {
     start: NonNull<u8>,
     layout: Layout,
+    /// Somebody else's, who frees it.
+    lent: bool,
 }
 
-// SAFETY: `Memory` owns its allocation alone, like a `Box<[u8]>`.
+// SAFETY: nobody else uses the allocation meanwhile: it is its own, like a `Box<[u8]>`, or was lent under that condition.
 unsafe impl Send for Memory {}
 // SAFETY: shared access never writes; everything that writes takes `&mut self` or a raw pointer.
 unsafe impl Sync for Memory {}
@@ -28,7 +30,7 @@ impl Memory {
         let layout = Self::layout(len).ok_or_else(out_of_memory)?;
         // SAFETY: the layout's size is not zero (`layout` rounds up to at least one page).
         let start = unsafe { if zeroed { alloc_zeroed(layout) } else { alloc(layout) } };
-        NonNull::new(start).map(|start| Self { start, layout }).ok_or_else(out_of_memory)
+        NonNull::new(start).map(|start| Self { start, layout, lent: false }).ok_or_else(out_of_memory)
     }
 
     fn layout(len: usize) -> Option<Layout> {
@@ -86,8 +88,10 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this very layout, and freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        if !self.lent {
+            // SAFETY: allocated in `new` with this very layout, and freed only here.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        }
     }
 }
 
@@ -95,7 +99,7 @@ fn out_of_memory() -> io::Error {
     io::Error::from_raw_os_error(libc::ENOMEM)
 }
 
-/// The bytes of a read or a write, in page-aligned memory of their own.
+/// The bytes of a read or a write, in page-aligned memory of their own, or in memory that is lent for one request.
 ///
 /// They start at the misalignment that their place on the device has (byte 700 of a device with 512-byte
 /// blocks lies at byte 188 of the memory), with room for the rest of the first and last block around them: a
@@ -115,6 +119,43 @@ impl Payload {
         let Ok(mut memory) = Memory::new(room, false) else { out_of_memory_for(room) };
         memory.put(start, data);
         Payload { memory, start, len: data.len() }
+    }
+
+    /// Memory of somebody else's: `len` bytes from `start` on, to be written to a device or to be read into.
+    ///
+    /// # Safety
+    ///
+    /// Every byte was written to once, and from now on nobody else uses the memory, nor frees it, until this payload and
+    /// all that were split off it are dropped.
+    pub unsafe fn lent(start: NonNull<u8>, len: usize) -> Payload {
+        // What is not aligned is never used for direct I/O: see `fits`.
+        let layout = Layout::from_size_align(len, 1).unwrap_or(Layout::new::<()>());
+        Payload { memory: Memory { start, layout, lent: true }, start: 0, len }
+    }
+
+    /// Takes away the bytes from `at` on. Lent memory is divided, that of its own is copied.
+    pub(crate) fn split_off(&mut self, at: usize) -> Payload {
+        let at = at.min(self.len);
+        let len = self.len - at;
+        let rest = if self.memory.lent {
+            let start = self.memory.start.as_ptr().wrapping_add(self.start + at);
+            // SAFETY: the lender's promise holds for a part as for the whole, of which this one lets go below.
+            NonNull::new(start).map(|start| unsafe { Self::lent(start, len) })
+        } else {
+            None
+        };
+        let rest = rest.unwrap_or_else(|| {
+            let Ok(mut memory) = Memory::new(len, false) else { out_of_memory_for(len) };
+            memory.put(0, &self[at..]);
+            Self { memory, start: 0, len }
+        });
+        self.len = at;
+        rest
+    }
+
+    /// The same bytes, where they can be written to `offset` of `target` as they lie.
+    pub(crate) fn placed(self, target: &Target, offset: u64) -> Payload {
+        if self.fits(target, offset) { self } else { Self::for_write(target, offset, &self) }
     }
 
     /// `len` zero bytes, placed as by [`Payload::for_write`]: for a caller that fills them in itself.
@@ -139,12 +180,15 @@ impl Payload {
     }
 
     /// Whether it lies right for a write to `offset` in blocks of `block` bytes.
-    pub(super) fn fits(&self, offset: u64, block: usize) -> bool {
+    pub(super) fn fits(&self, target: &Target, offset: u64) -> bool {
+        let block = target.block_size() as usize;
         let head = (offset % block as u64) as usize;
         let span = (head + self.len).next_multiple_of(block);
+        let room = if self.memory.lent { self.start + self.len } else { self.memory.len() };
         self.start >= head
-            && (self.start - head).is_multiple_of(PAGE)
-            && span <= self.memory.len() - (self.start - head)
+            && (self.memory.start.as_ptr().addr() + self.start - head)
+                .is_multiple_of(target.memory_align as usize)
+            && span <= room - (self.start - head)
     }
 
     /// The memory and where in it the bytes start.

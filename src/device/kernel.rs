@@ -35,8 +35,17 @@ pub(super) fn set_flags(file: &File, flags: OFlag) -> io::Result<()> {
     Ok(())
 }
 
-/// Which alignment direct I/O needs, if statx knows; 0 if it cannot be done, or not with page-aligned memory.
-pub(super) fn direct_alignment(file: &File) -> Option<u32> {
+/// What direct I/O has to be aligned to.
+#[derive(Clone, Copy)]
+pub(super) struct Alignment {
+    /// Offsets and lengths, in bytes; 0 if it cannot be done, or not with page-aligned memory.
+    pub(super) block: u32,
+    /// Memory, in bytes.
+    pub(super) memory: u32,
+}
+
+/// Which alignment direct I/O needs, if statx knows.
+pub(super) fn direct_alignment(file: &File) -> Option<Alignment> {
     let mut seen = MaybeUninit::<libc::statx>::zeroed();
     // SAFETY: an empty path with AT_EMPTY_PATH means the open descriptor; `seen` is a statx to be filled.
     let result = unsafe {
@@ -51,7 +60,7 @@ pub(super) fn direct_alignment(file: &File) -> Option<u32> {
     let align = seen.stx_dio_offset_align;
     let page = super::buffer::PAGE as u32;
     let usable = align.is_power_of_two() && align <= 1 << 16 && seen.stx_dio_mem_align <= page;
-    Some(if usable { align } else { 0 })
+    Some(Alignment { block: if usable { align } else { 0 }, memory: seen.stx_dio_mem_align.max(1) })
 }
 
 mod ioctl {

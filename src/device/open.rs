@@ -1,6 +1,7 @@
 //! Opening a target: what is refused, in words, and how far it is kept from others.
 
-use super::kernel::{self, kind};
+use super::buffer::PAGE;
+use super::kernel::{self, Alignment, kind};
 use super::target::{Kind, Target};
 use super::users;
 use crate::units::Bytes;
@@ -126,6 +127,7 @@ impl Target {
             number: None,
             block: 1,
             direct: false,
+            memory_align: 1,
             no_discard: AtomicBool::new(false),
             no_write_zeroes: AtomicBool::new(false),
             file,
@@ -133,12 +135,15 @@ impl Target {
         if kind(&opened) == Kind::Block {
             let size =
                 kernel::device_size(&target.file).map_err(|source| failed("asking for its size", source))?;
-            let block = match kernel::direct_alignment(&target.file) {
-                Some(block) if block > 0 => block,
-                _ => kernel::logical_block_size(&target.file)
-                    .map_err(|source| failed("asking for its block size", source))?,
+            let Alignment { block, memory } = match kernel::direct_alignment(&target.file) {
+                Some(alignment) if alignment.block > 0 => alignment,
+                _ => {
+                    let block = kernel::logical_block_size(&target.file)
+                        .map_err(|source| failed("asking for its block size", source))?;
+                    Alignment { block, memory: PAGE as u32 }
+                }
             };
-            Ok(Target { size, number: Some(number), block, direct: true, ..target })
+            Ok(Target { size, number: Some(number), block, memory_align: memory, direct: true, ..target })
         } else {
             target.lock()?;
             Ok(target.try_direct(flags))
@@ -158,7 +163,8 @@ impl Target {
     /// Switches a regular file to direct I/O if that is possible without ever growing it.
     fn try_direct(mut self, flags: OFlag) -> Self {
         // Where statx does not say, a page is enough for almost everybody.
-        let block = kernel::direct_alignment(&self.file).unwrap_or(4096);
+        let Alignment { block, memory } = kernel::direct_alignment(&self.file)
+            .unwrap_or(Alignment { block: PAGE as u32, memory: PAGE as u32 });
         let why = if block == 0 {
             "its filesystem cannot do direct I/O".to_owned()
         } else if !self.size.is_multiple_of(block.into()) {
@@ -168,7 +174,7 @@ impl Target {
         {
             format!("its filesystem cannot do direct I/O ({error})")
         } else {
-            (self.block, self.direct) = (block, true);
+            (self.block, self.memory_align, self.direct) = (block, memory, true);
             return self;
         };
         tracing::warn!(path = %self.path.display(), "this file goes through the page cache, because {why}");

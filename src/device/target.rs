@@ -24,6 +24,8 @@ pub struct Target {
     pub(super) number: Option<(u64, u64)>,
     pub(super) block: u32,
     pub(super) direct: bool,
+    /// What the memory of direct I/O is aligned to.
+    pub(super) memory_align: u32,
     // What the device has turned out not to be able to do; asking again would only cost a system call.
     pub(super) no_discard: AtomicBool,
     pub(super) no_write_zeroes: AtomicBool,
@@ -118,6 +120,7 @@ impl Target {
     #[cfg(test)]
     pub(super) fn with_block(mut self, block: u32) -> Self {
         self.block = block;
+        self.memory_align = block;
         self
     }
 

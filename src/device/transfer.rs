@@ -5,11 +5,12 @@
 //! zeroes is zeroed that way at its two ends, and by the device itself in between, or, where the device cannot,
 //! with written zeroes. Calls that did less than they were asked to are continued.
 
-use super::backend::What;
 use super::buffer::{Memory, Payload};
+use super::call::What;
 use super::queue::{Op, Part};
 use super::ranges::Claim;
 use super::target::Target;
+use smallvec::SmallVec;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
@@ -33,10 +34,15 @@ pub(super) struct Transfer {
     start: usize,
     /// One block that is only partly covered.
     edge: Option<Memory>,
+    /// Where the bytes of a read are to go in the end, if they could not be read straight into it.
+    lent: Option<Payload>,
     /// What is left to do, last first.
-    steps: Vec<Step>,
+    steps: Steps,
     retries: u32,
 }
+
+/// Whole blocks take one step, a write with an edge at each end seven.
+type Steps = SmallVec<[Step; 2]>;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -110,15 +116,15 @@ impl Transfer {
             // What a block device says. A file would grow instead.
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
-        let steps = Vec::new();
-        let mut this = Self { target, op, offset, end, main: None, start: 0, edge: None, steps, retries: 0 };
+        let steps = Steps::new();
+        let (main, edge, lent) = (None, None, None);
+        let mut this = Self { target, op, offset, end, main, start: 0, edge, lent, steps, retries: 0 };
         let (first, last) = this.blocks();
         match op {
             Op::Flush => this.steps.push(Step::Sync),
             Op::Read => {
-                this.main = Some(Memory::new(size(last - first)?, false)?);
-                this.start = size(offset - first)?;
-                this.steps.push(Step::Read { into: Slot::Main, pos: 0, at: first, len: last - first });
+                let base = this.plan_read(payload, first, last)?;
+                this.steps.push(Step::Read { into: Slot::Main, pos: base, at: first, len: last - first });
             }
             Op::Write => {
                 let payload = payload.filter(|payload| payload.len() as u64 == len).ok_or_else(invalid)?;
@@ -133,14 +139,27 @@ impl Transfer {
         Ok(this)
     }
 
+    /// Reads straight into the memory that is lent if that is possible. Says where in memory the first block goes.
+    fn plan_read(&mut self, lent: Option<Payload>, first: u64, last: u64) -> io::Result<usize> {
+        let len = self.end - self.offset;
+        self.lent = lent;
+        match self.lent.take_if(|lent| lent.len() as u64 == len && lent.fits(&self.target, self.offset)) {
+            Some(lent) => {
+                let (main, start) = lent.into_memory();
+                (self.main, self.start) = (Some(main), start);
+                Ok(start - size(self.offset - first)?)
+            }
+            None => {
+                self.main = Some(Memory::new(size(last - first)?, false)?);
+                self.start = size(self.offset - first)?;
+                Ok(0)
+            }
+        }
+    }
+
     fn plan_write(&mut self, payload: Payload, first: u64, last: u64) -> io::Result<()> {
         let block = self.target.block_size() as usize;
-        let payload = if payload.fits(self.offset, block) {
-            payload
-        } else {
-            // Made for another place or target.
-            Payload::for_write(&self.target, self.offset, &payload)
-        };
+        let payload = payload.placed(&self.target, self.offset);
         let (main, start) = payload.into_memory();
         // `fits` made sure that this is not negative and that everything up to `last` is there.
         let base = start - size(self.offset - first)?;
@@ -255,7 +274,15 @@ impl Transfer {
             self.steps.pop();
         }
         let payload = self.main.take().filter(|_| self.op == Op::Read);
-        Next::Done(Ok(payload.map(|main| Payload::of(main, self.start, (self.end - self.offset) as usize))))
+        let read = payload.map(|main| Payload::of(main, self.start, (self.end - self.offset) as usize));
+        Next::Done(Ok(match (self.lent.take(), read) {
+            (Some(mut lent), Some(read)) => {
+                let len = lent.len().min(read.len());
+                lent[..len].copy_from_slice(&read[..len]);
+                Some(lent)
+            }
+            (_, read) => read,
+        }))
     }
 
     fn call(&self, step: Step) -> Next {

@@ -1,16 +1,17 @@
-//! The engine itself: one mutex, one thread, one table of accepted requests.
+//! The engine itself: one mutex, and one table of accepted requests.
 
 use super::band::{Band, BandSettings, BandStatus};
-use super::image::Range;
-use super::request::{Answer, Reply, Request, Work};
+use super::image::{Image, Range};
+use super::request::{Answer, Pieces, Request, Ticket, charged_as};
+use crate::classify::Identity;
 use crate::clock::Clock;
-use crate::device::{BackendKind, Device, Done, Op, Part, Payload, Simulate, Target};
+use crate::device::{Calls, Device, Done, Finished, Op, Part, Payload, Simulate, Target, Waker};
 use crate::sched::{self, Disk, Dispatched, Next, Settings};
 use crate::units::{Bytes, Nanos};
 use slab::Slab;
+use smallvec::SmallVec;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
 /// small enough to be read has no more than 40,000 extents.
@@ -23,80 +24,54 @@ pub struct EngineSettings {
     pub id: u32,
     /// Its scheduler's settings.
     pub settings: Settings,
+    /// Let every request pass at once, whatever its group: to measure what scheduling costs.
+    pub unscheduled: bool,
     /// Make it this slow.
     pub simulate: Option<Simulate>,
-    /// How to talk to it.
-    pub backend: BackendKind,
     /// Its ioband devices; images name them by their place here.
     pub bands: Vec<BandSettings>,
 }
 
-/// Why an engine could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// No queue to the device.
-    #[error("cannot set up input and output for device id {id}: {source}")]
-    Device {
-        /// The device id.
-        id: u32,
-        /// Why.
-        source: io::Error,
-    },
-    /// No thread.
-    #[error("cannot start the thread for device id {id}: {source}")]
-    Thread {
-        /// The device id.
-        id: u32,
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// One disk at work.
+/// One disk at work. It has no thread of its own: those that serve requests visit it (see [`Turn`]).
 #[derive(Debug)]
 pub struct Engine {
-    shared: Arc<Shared>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
-
-struct Shared {
+    number: u16,
     id: u32,
     clock: Clock,
-    device: Device,
     /// What the ioband devices are names for, by their number.
     targets: Vec<Arc<Target>>,
+    unscheduled: bool,
     state: Mutex<State>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("id", &self.id)
-            .field("backend", &self.device.backend())
-            .finish_non_exhaustive()
-    }
+    /// For who ends the engine: the last request was answered.
+    emptied: Condvar,
 }
 
 struct State {
     disk: Disk,
+    device: Device,
     bands: Vec<Band>,
     /// Every accepted request that is not answered, held or in flight.
     table: Slab<Accepted>,
-    /// When the thread will look again by itself.
-    sleeps_until: Option<Nanos>,
     closing: bool,
-    /// The thread is gone and nothing can be served: everything is answered EIO.
-    dead: bool,
+    /// Scratch.
+    done: Vec<Done>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State").field("accepted", &self.table.len()).finish_non_exhaustive()
+    }
 }
 
 struct Accepted {
     op: Op,
     target: Arc<Target>,
-    pieces: Vec<Piece>,
+    pieces: SmallVec<[Piece; 1]>,
     left: u32,
     error: Option<io::Error>,
+    /// `None` while it is held, and always where nothing is scheduled.
     dispatched: Option<Dispatched>,
-    reply: Box<dyn Reply>,
+    ticket: Ticket,
 }
 
 /// One contiguous range of the device; its payload is with the device while that works on it.
@@ -105,189 +80,204 @@ struct Piece {
     payload: Option<Payload>,
 }
 
-/// An answer to send once the lock is released.
-type Outgoing = (Box<dyn Reply>, io::Result<Answer>);
+/// A request with all that can be made ready for it without the engine's lock.
+pub struct Prepared {
+    image: Arc<Image>,
+    identity: Identity,
+    op: Op,
+    /// `None` for an image of another engine.
+    target: Option<Arc<Target>>,
+    pieces: SmallVec<[Piece; 1]>,
+}
+
+/// What the visits of one thread leave for it to do.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// To be started on its lane, before it talks to anybody: the device must not idle meanwhile.
+    pub calls: Calls,
+    /// To be told to their callers.
+    pub answers: Vec<Answer>,
+}
 
 impl Engine {
-    /// Starts the engine of a disk.
-    ///
-    /// # Errors
-    /// [`EngineError`]: no io_uring when that is asked for, or no thread.
-    pub fn start(settings: EngineSettings, clock: Clock) -> Result<Self, EngineError> {
-        let EngineSettings { id, settings, simulate, backend, bands } = settings;
-        let device =
-            Device::new(backend, simulate, clock).map_err(|source| EngineError::Device { id, source })?;
+    /// The engine of a disk. `number` tells it from the other engines of the same threads: what the calls give that it
+    /// leaves in an [`Outbox`] comes back with this number.
+    pub fn new(number: u16, settings: EngineSettings, clock: Clock) -> Self {
+        let EngineSettings { id, settings, unscheduled, simulate, bands } = settings;
+        let device = Device::new(number, simulate);
         let mut disk = Disk::new(settings);
         let now = clock.now();
         let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk, now)).collect();
         let targets = bands.iter().map(|band| band.target.clone()).collect();
-        let state =
-            State { disk, bands, table: Slab::new(), sleeps_until: None, closing: false, dead: false };
-        let shared = Arc::new(Shared { id, clock, device, targets, state: Mutex::new(state) });
-        let thread = std::thread::Builder::new()
-            .name(format!("disk-{id}"))
-            .spawn({
-                let shared = shared.clone();
-                move || shared.serve()
-            })
-            .map_err(|source| EngineError::Thread { id, source })?;
-        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
+        let state = State { disk, device, bands, table: Slab::new(), closing: false, done: Vec::new() };
+        Self { number, id, clock, targets, unscheduled, state: Mutex::new(state), emptied: Condvar::new() }
+    }
+
+    /// What it was made with, for who has to find it by the results of its calls.
+    pub fn number(&self) -> u16 {
+        self.number
     }
 
     /// The device id.
     pub fn id(&self) -> u32 {
-        self.shared.id
+        self.id
     }
 
-    /// How the device is talked to.
-    pub fn backend(&self) -> &'static str {
-        self.shared.device.backend()
-    }
-
-    /// Accepts a request; `reply` is answered exactly once, maybe before this returns, mostly later by the engine's
-    /// thread. Never waits for the device or for other groups.
-    pub fn submit(&self, request: Request<'_>, reply: Box<dyn Reply>) {
+    /// Makes a request ready. Here, without a lock, is where payloads are copied that do not lie as the device needs them.
+    pub fn prepare(&self, request: Request) -> Prepared {
         let Request { image, offset, work, identity } = request;
-        let (op, charged_as) = (device_op(&work), work.charged_as());
-        let Some(target) = self.target(image.band()) else { return reply.send(Err(errno(libc::ENXIO))) };
-        // Outside the lock: copying a payload takes longer than anything that is done under it.
-        let pieces = pieces(&target, image.ranges(offset, work.len()), &work);
-        let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
-        let sectors = u32::try_from(sectors.0).unwrap_or(u32::MAX);
+        let (op, len) = (work.op(), work.len());
+        let target = self.target(image.band());
+        let pieces = target.as_deref().map_or_else(SmallVec::new, |target| {
+            pieces(op, target, image.ranges(offset, len), work.into_payload())
+        });
+        Prepared { image, identity, op, target, pieces }
+    }
 
-        let mut state = self.shared.lock();
-        if state.dead || state.closing {
-            let code = if state.closing { libc::ESHUTDOWN } else { libc::EIO };
-            drop(state);
-            return reply.send(Err(errno(code)));
-        }
-        let group = state.bands[image.band()].groups.classify(&identity, image.name());
-        let left = pieces.len() as u32;
-        let id =
-            state.table.insert(Accepted { op, target, pieces, left, error: None, dispatched: None, reply });
-        let now = self.shared.clock.now();
-        state.disk.submit(group, sched::Request { id: id as u64, op: charged_as, sectors }, now);
-        let wait = self.shared.pump(&mut state, now);
-        if let Some(until) = wait
-            && state.sleeps_until.is_none_or(|sleeps| until < sleeps)
-        {
-            state.sleeps_until = Some(until);
-            self.shared.device.wake();
-        }
+    /// Begins a visit: locks the engine until [`Turn::end`].
+    pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        let state = self.lock();
+        // Read under the lock, so that the scheduler sees times in their order.
+        Turn { now: self.clock.now(), engine: self, state, out }
     }
 
     /// What the ioband device with this number is a name for.
     pub(super) fn target(&self, band: usize) -> Option<Arc<Target>> {
-        self.shared.targets.get(band).cloned()
+        self.targets.get(band).cloned()
     }
 
     /// The disk's settings and its ioband devices with their groups and counters.
     pub fn status(&self) -> (Settings, Vec<BandStatus>) {
-        let state = self.shared.lock();
+        let state = self.lock();
         (state.disk.settings(), state.bands.iter().map(|band| band.status(&state.disk)).collect())
     }
 
-    /// Lets everything that is held pass, waits until every accepted request is answered, and ends the thread.
-    /// Requests that come from now on are answered ESHUTDOWN.
-    pub fn shut_down(&self) {
-        let mut state = self.shared.lock();
+    /// Lets everything that is held pass, and waits until every accepted request is answered. Requests that come from now
+    /// on are answered ESHUTDOWN. `threads` are those that visit; one of them has to.
+    pub fn shut_down(&self, threads: &[Waker]) {
+        let mut state = self.lock();
         state.closing = true;
-        let now = self.shared.clock.now();
-        state.disk.drain(now);
-        self.shared.pump(&mut state, now);
-        drop(state);
-        self.shared.device.wake();
-        // Locked while it waits, so that whoever else ends the engine waits as well.
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take() {
-            // It ends by itself with the last answer; that it panicked was logged and answered for when it did.
-            let _ = thread.join();
+        state.disk.drain(self.clock.now());
+        if state.table.is_empty() {
+            return;
         }
+        threads.iter().for_each(Waker::wake);
+        let accepted = |state: &mut State| !state.table.is_empty();
+        drop(self.emptied.wait_while(state, accepted).unwrap_or_else(PoisonError::into_inner));
     }
-}
 
-impl Drop for Engine {
-    fn drop(&mut self) {
-        self.shut_down();
-    }
-}
-
-impl Shared {
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
-    fn pump(&self, state: &mut State, now: Nanos) -> Option<Nanos> {
-        // Everybody has been answered then; what the scheduler still holds are numbers without a request.
-        while !state.dead {
-            match state.disk.next(now) {
-                Next::Dispatch(dispatched) => self.hand_over(state, dispatched),
-                Next::Wait(until) => return Some(until),
-                Next::Idle => return None,
-            }
-        }
-        None
-    }
+/// A visit of a thread to the engine: it brings what callers ask and what calls gave, and takes away calls and answers.
+///
+/// Everything that is brought comes before anything is let pass, so that a batch is served in the order of the scheduler
+/// and not in that of its arrival, and costs one lock.
+#[must_use = "what was brought is served at its end"]
+pub struct Turn<'a> {
+    now: Nanos,
+    engine: &'a Engine,
+    state: MutexGuard<'a, State>,
+    out: &'a mut Outbox,
+}
 
-    fn hand_over(&self, state: &mut State, dispatched: Dispatched) {
-        let id = dispatched.id;
-        let accepted = &mut state.table[id as usize];
-        accepted.dispatched = Some(dispatched);
-        debug_assert!(accepted.pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
-        let Accepted { op, target, pieces, .. } = accepted;
-        let part = |(number, piece): (usize, &mut Piece)| Part {
-            token: id << PART_BITS | number as u64,
-            target: target.clone(),
-            op: *op,
-            offset: piece.range.offset,
-            len: piece.range.len,
-            payload: piece.payload.take(),
+impl Turn<'_> {
+    /// Accepts a request. It is answered exactly once, maybe in this very outbox, mostly in a later one, of any thread.
+    pub fn submit(&mut self, prepared: Prepared, ticket: Ticket) {
+        let Prepared { image, identity, op, target, pieces } = prepared;
+        let state = &mut *self.state;
+        let refused = if state.closing { libc::ESHUTDOWN } else { libc::ENXIO };
+        let Some(target) = target.filter(|_| !state.closing) else {
+            return self
+                .out
+                .answers
+                .push(Answer { ticket, result: Err(io::Error::from_raw_os_error(refused)) });
         };
-        match pieces.as_mut_slice() {
-            [only] => self.device.submit(part((0, only))),
-            several => self.device.submit_all(several.iter_mut().enumerate().map(part).collect()),
+        let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
+        let sectors = u32::try_from(sectors.0).unwrap_or(u32::MAX);
+        let left = pieces.len() as u32;
+        let group = state.bands[image.band()].groups.classify(&identity, image.name());
+        let accepted = Accepted { op, target, pieces, left, error: None, dispatched: None, ticket };
+        let id = state.table.insert(accepted) as u64;
+        if self.engine.unscheduled {
+            state.hand_over(id, self.now, &mut self.out.calls);
+        } else {
+            state.disk.submit(group, sched::Request { id, op: charged_as(op), sectors }, self.now);
         }
     }
 
-    /// The engine's thread.
-    fn serve(&self) {
-        let _last_resort = AnswerAll(self);
-        let mut done = Vec::new();
-        let mut outgoing: Vec<Outgoing> = Vec::new();
-        let mut timeout = None;
-        loop {
-            if let Err(error) = self.device.wait(timeout, &mut done) {
-                // Without completions nothing can be served; the guard answers whoever waits.
-                tracing::error!(disk = self.id, %error, "cannot wait for the device any more");
-                return;
-            }
-            let mut state = self.lock();
-            let now = self.clock.now();
+    /// Takes what a call gave.
+    pub fn finished(&mut self, finished: Finished) {
+        self.state.device.finished(finished, &mut self.out.calls);
+    }
+
+    /// Ends the visit. Says when somebody has to come again, unless somebody comes before; whoever ends the last visit
+    /// knows best.
+    pub fn end(mut self) -> Option<Nanos> {
+        let (now, out) = (self.now, &mut *self.out);
+        let state = &mut *self.state;
+        state.device.collect(now, &mut state.done);
+        let mut wait = None;
+        let due = loop {
+            let mut done = std::mem::take(&mut state.done);
             for Done { token, result } in done.drain(..) {
                 let id = (token >> PART_BITS) as usize;
                 let number = (token & ((1 << PART_BITS) - 1)) as usize;
-                if let Some(answer) = state.part_done(id, number, result, now) {
-                    outgoing.push(answer);
-                }
+                out.answers.extend(state.part_done(id, number, result, now));
             }
-            let wait = self.pump(&mut state, now);
-            state.sleeps_until = wait;
-            timeout = wait.map(|until| until.since(now).into());
-            let finished = state.closing && state.table.is_empty();
-            drop(state);
-            for (reply, result) in outgoing.drain(..) {
-                reply.send(result);
+            state.done = done;
+            if !self.engine.unscheduled {
+                wait = state.pump(now, &mut out.calls);
             }
-            if finished {
-                return;
+            // What was refused at once, or had nothing to do, is done already and lets the next ones pass.
+            let due = state.device.collect(now, &mut state.done);
+            if state.done.is_empty() {
+                break due;
             }
+        };
+        if state.closing && state.table.is_empty() {
+            self.engine.emptied.notify_all();
         }
+        [wait, due].into_iter().flatten().min()
     }
 }
 
 impl State {
+    /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
+    fn pump(&mut self, now: Nanos, calls: &mut Calls) -> Option<Nanos> {
+        loop {
+            match self.disk.next(now) {
+                Next::Dispatch(dispatched) => {
+                    let id = dispatched.id;
+                    self.table[id as usize].dispatched = Some(dispatched);
+                    self.hand_over(id, now, calls);
+                }
+                Next::Wait(until) => return Some(until),
+                Next::Idle => return None,
+            }
+        }
+    }
+
+    fn hand_over(&mut self, id: u64, now: Nanos, calls: &mut Calls) {
+        let Self { table, device, .. } = self;
+        let Accepted { op, target, pieces, .. } = &mut table[id as usize];
+        debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
+        for (number, piece) in (0..).zip(pieces) {
+            let part = Part {
+                token: id << PART_BITS | number,
+                target: target.clone(),
+                op: *op,
+                offset: piece.range.offset,
+                len: piece.range.len,
+                payload: piece.payload.take(),
+            };
+            device.submit(part, now, calls);
+        }
+    }
+
     /// A part came back; with the last one the request is complete and has an answer.
     fn part_done(
         &mut self,
@@ -295,7 +285,7 @@ impl State {
         number: usize,
         result: io::Result<Option<Payload>>,
         now: Nanos,
-    ) -> Option<Outgoing> {
+    ) -> Option<Answer> {
         let accepted = self.table.get_mut(id)?;
         match result {
             Ok(payload) => accepted.pieces[number].payload = payload,
@@ -306,71 +296,38 @@ impl State {
         if accepted.left > 0 {
             return None;
         }
-        let Accepted { op, pieces, error, dispatched, reply, .. } = self.table.remove(id);
+        let Accepted { pieces, error, dispatched, ticket, .. } = self.table.remove(id);
         if let Some(dispatched) = dispatched {
             self.disk.complete(dispatched, now);
         }
-        let result = match (error, op) {
-            (Some(error), _) => Err(error),
-            (None, Op::Read) => Ok(Answer::Data(pieces.into_iter().filter_map(|p| p.payload).collect())),
-            (None, _) => Ok(Answer::Done),
+        let result = match error {
+            Some(error) => Err(error),
+            None => Ok(pieces.into_iter().filter_map(|piece| piece.payload).collect::<Pieces>()),
         };
-        Some((reply, result))
-    }
-}
-
-/// Answers everybody when the engine's thread ends, by a return or by a panic.
-struct AnswerAll<'a>(&'a Shared);
-
-impl Drop for AnswerAll<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.dead = true;
-        let unanswered: Vec<_> = state.table.drain().collect();
-        if !state.closing {
-            let unanswered = unanswered.len();
-            tracing::error!(
-                disk = self.0.id,
-                unanswered,
-                "this disk is not served any more; callers get EIO"
-            );
-        }
-        drop(state);
-        for accepted in unanswered {
-            accepted.reply.send(Err(errno(libc::EIO)));
-        }
-    }
-}
-
-fn device_op(work: &Work<'_>) -> Op {
-    match work {
-        Work::Read { .. } => Op::Read,
-        Work::Write(_) => Op::Write,
-        Work::Flush => Op::Flush,
-        Work::Discard { .. } => Op::Discard,
-        Work::WriteZeroes { .. } => Op::WriteZeroes,
+        Some(Answer { ticket, result })
     }
 }
 
 /// The request cut along the extents. Always at least one piece, so that it is scheduled and completes.
-fn pieces(target: &Target, ranges: Vec<Range>, work: &Work<'_>) -> Vec<Piece> {
-    if ranges.is_empty() {
-        return vec![Piece { range: Range { offset: 0, len: 0 }, payload: None }];
+fn pieces(
+    op: Op,
+    target: &Target,
+    ranges: impl IntoIterator<Item = Range>,
+    payload: Option<Payload>,
+) -> SmallVec<[Piece; 1]> {
+    let mut rest = payload;
+    let mut pieces = SmallVec::new();
+    for range in ranges {
+        let payload = rest.take().map(|mut payload| {
+            if range.len < payload.len() as u64 {
+                rest = Some(payload.split_off(range.len as usize));
+            }
+            if op == Op::Write { payload.placed(target, range.offset) } else { payload }
+        });
+        pieces.push(Piece { range, payload });
     }
-    let mut rest: &[u8] = if let Work::Write(data) = work { data } else { &[] };
-    ranges
-        .into_iter()
-        .map(|range| {
-            let payload = matches!(work, Work::Write(_)).then(|| {
-                let (now, later) = rest.split_at(range.len as usize);
-                rest = later;
-                Payload::for_write(target, range.offset, now)
-            });
-            Piece { range, payload }
-        })
-        .collect()
-}
-
-fn errno(code: i32) -> io::Error {
-    io::Error::from_raw_os_error(code)
+    if pieces.is_empty() {
+        pieces.push(Piece { range: Range { offset: 0, len: 0 }, payload: None });
+    }
+    pieces
 }

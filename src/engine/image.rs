@@ -1,6 +1,7 @@
 //! An image: a name for ranges of an ioband device.
 
 use crate::config::Extent;
+use smallvec::SmallVec;
 use std::sync::Arc;
 
 /// A disk image as the engine knows it.
@@ -53,10 +54,10 @@ impl Image {
 
     /// Where the bytes from `offset` are on the device. What lies past the end of the image is not there: this is
     /// the one place that keeps an image from reaching its neighbours.
-    pub(super) fn ranges(&self, offset: u64, len: u64) -> Vec<Range> {
+    pub(super) fn ranges(&self, offset: u64, len: u64) -> SmallVec<[Range; 1]> {
         let mut left = self.clamp(offset, len);
         let mut skip = offset;
-        let mut ranges = Vec::with_capacity(1);
+        let mut ranges = SmallVec::new();
         for extent in &self.extents {
             if left == 0 {
                 break;
@@ -88,9 +89,9 @@ mod tests {
     fn a_request_over_extents_is_cut_where_they_meet() {
         let image = image(&[(4096, 1024), (512, 512), (8192, 2048)]);
         assert_eq!(image.size(), 3584);
-        assert_eq!(image.ranges(0, 1), [Range { offset: 4096, len: 1 }]);
+        assert_eq!(image.ranges(0, 1)[..], [Range { offset: 4096, len: 1 }]);
         assert_eq!(
-            image.ranges(1000, 1000),
+            image.ranges(1000, 1000)[..],
             [
                 Range { offset: 5096, len: 24 },
                 Range { offset: 512, len: 512 },
@@ -102,9 +103,9 @@ mod tests {
     #[test]
     fn nothing_reaches_past_the_end() {
         let image = image(&[(4096, 1024)]);
-        assert_eq!(image.ranges(1000, 500), [Range { offset: 5096, len: 24 }]);
-        assert_eq!(image.ranges(1024, 1), []);
-        assert_eq!(image.ranges(u64::MAX, u64::MAX), []);
+        assert_eq!(image.ranges(1000, 500)[..], [Range { offset: 5096, len: 24 }]);
+        assert!(image.ranges(1024, 1).is_empty());
+        assert!(image.ranges(u64::MAX, u64::MAX).is_empty());
         assert_eq!(image.clamp(u64::MAX, 10), 0);
     }
 }

@@ -1,12 +1,16 @@
 //! One engine per disk: it joins the scheduler and the device, and answers every accepted request exactly once.
 //!
-//! The life of a request, top to bottom:
+//! It has no thread: the threads that serve requests visit it, one at a time. The life of a request, top to bottom:
 //!
-//! 1. The transport classifies the caller and calls [`Engine::submit`], which never waits: the request is entered in
-//!    the table, given to the scheduler, and what the scheduler lets pass goes to the device.
-//! 2. The engine's one thread waits for the device. A completion goes back to the scheduler, which lets the next
-//!    requests pass; only then is the reply sent, so that the device never idles while we talk.
-//! 3. The reply is consumed by being sent. A request that is dropped unanswered (the thread died) answers EIO.
+//! 1. A thread has a batch of requests and of results. Without any lock it classifies the callers and makes the requests
+//!    ready ([`Engine::prepare`]).
+//! 2. It visits the engine of each disk that is concerned ([`Engine::turn`]): what came is given to the scheduler and to
+//!    the device, and what the scheduler then lets pass is left as system calls in the thread's [`Outbox`], whoever asked.
+//! 3. The thread starts the calls on its own lane, and only then talks to the callers of what was answered, so that the
+//!    device never idles while we talk. What the calls give comes back to the same thread.
+//!
+//! So a request that may pass at once goes from the caller to the device and back on one thread, without a hand-over. A
+//! held request is not tied to a thread: whichever has a place in the device to give takes it along.
 //!
 //! Requests and replies are types of our own: the engine does not know by which transport a request came.
 #![forbid(unsafe_code)]
@@ -19,7 +23,7 @@ mod seek;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Engine, EngineError, EngineSettings};
+pub use self::core::{Engine, EngineSettings, Outbox, Prepared, Turn};
 pub use band::{BandSettings, BandStatus, GroupStatus};
 pub use image::Image;
-pub use request::{Answer, Reply, Request, Work};
+pub use request::{Answer, Pieces, Request, Ticket, Work};

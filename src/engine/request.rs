@@ -2,21 +2,27 @@
 
 use super::image::Image;
 use crate::classify::Identity;
-use crate::device::Payload;
+use crate::device::{Op, Payload};
 use crate::sched;
+use smallvec::SmallVec;
 use std::io;
 use std::sync::Arc;
 
+/// The bytes of an answer, in order; more than one piece when the range lies in several extents.
+pub type Pieces = SmallVec<[Payload; 1]>;
+
 /// What is asked of an image.
 #[derive(Debug)]
-pub enum Work<'a> {
+pub enum Work {
     /// Read `len` bytes.
     Read {
         /// Bytes.
         len: u64,
+        /// Where to, `len` bytes; or nothing: then there will be memory.
+        into: Option<Payload>,
     },
     /// Write these bytes.
-    Write(&'a [u8]),
+    Write(Payload),
     /// Make durable what was written; concerns the whole device.
     Flush,
     /// `len` bytes read as zeroes from now on, and need no room.
@@ -31,49 +37,76 @@ pub enum Work<'a> {
     },
 }
 
-impl Work<'_> {
+impl Work {
     pub(super) fn len(&self) -> u64 {
-        match *self {
-            Self::Read { len } | Self::Discard { len } | Self::WriteZeroes { len } => len,
+        match self {
+            Self::Read { len, .. } | Self::Discard { len } | Self::WriteZeroes { len } => *len,
             Self::Write(data) => data.len() as u64,
             Self::Flush => 0,
         }
     }
 
-    pub(super) fn charged_as(&self) -> sched::Op {
+    pub(super) fn op(&self) -> Op {
         match self {
-            Self::Read { .. } => sched::Op::Read,
-            Self::Write(_) => sched::Op::Write,
-            Self::Flush => sched::Op::Flush,
-            Self::Discard { .. } | Self::WriteZeroes { .. } => sched::Op::Discard,
+            Self::Read { .. } => Op::Read,
+            Self::Write(_) => Op::Write,
+            Self::Flush => Op::Flush,
+            Self::Discard { .. } => Op::Discard,
+            Self::WriteZeroes { .. } => Op::WriteZeroes,
         }
+    }
+
+    pub(super) fn into_payload(self) -> Option<Payload> {
+        match self {
+            Self::Read { into, .. } => into,
+            Self::Write(data) => Some(data),
+            Self::Flush | Self::Discard { .. } | Self::WriteZeroes { .. } => None,
+        }
+    }
+}
+
+pub(super) fn charged_as(op: Op) -> sched::Op {
+    match op {
+        Op::Read => sched::Op::Read,
+        Op::Write => sched::Op::Write,
+        Op::Flush => sched::Op::Flush,
+        Op::Discard | Op::WriteZeroes => sched::Op::Discard,
     }
 }
 
 /// One request from a caller.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct Request {
     /// The image it is for.
     pub image: Arc<Image>,
     /// Byte offset in the image.
     pub offset: u64,
     /// What to do there. What lies past the end of the image is left out; the transport clamps before.
-    pub work: Work<'a>,
+    pub work: Work,
     /// Whom it is charged to.
     pub identity: Identity,
 }
 
-/// A request that was carried out.
-#[derive(Debug)]
-pub enum Answer {
-    /// The bytes read, in order; more than one piece when the range lies in several extents.
-    Data(Vec<Payload>),
-    /// Written, flushed, discarded.
-    Done,
+/// By what the transport finds the caller of a request again. The engine keeps it, looks at nothing in it, and gives it
+/// back exactly once, with the answer.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a caller waits for it"]
+pub struct Ticket {
+    /// Where the transport keeps the request.
+    pub slot: u32,
+    /// What kind of answer it is to be, in the transport's own words.
+    pub kind: u32,
+    /// How many bytes the answer is about.
+    pub len: u32,
+    /// The transport's name for it.
+    pub unique: u64,
 }
 
-/// The way back to the caller. Being consumed, it answers once; being dropped, it must answer EIO by itself.
-pub trait Reply: Send {
-    /// Answers the caller.
-    fn send(self: Box<Self>, result: io::Result<Answer>);
+/// A request that was carried out, or not.
+#[derive(Debug)]
+pub struct Answer {
+    /// Whose.
+    pub ticket: Ticket,
+    /// The bytes of a read, in the memory that it came with if it came with some; nothing for others; or why not.
+    pub result: io::Result<Pieces>,
 }

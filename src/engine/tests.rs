@@ -4,58 +4,87 @@ use super::*;
 use crate::classify::{GroupType, Identity};
 use crate::clock::Clock;
 use crate::config::Extent;
-use crate::device::{BackendKind, OpenMode, Simulate, Target};
+use crate::device::{BackendKind, Event, Lane, OpenMode, Payload, Simulate, Target};
 use crate::sched::{Limits, Policy, Settings};
-use crate::units::{Bytes, Weight};
-use std::io;
-use std::sync::{Arc, mpsc};
+use crate::units::{Bytes, Nanos, Weight};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 const SIZE: u64 = 1 << 20;
+/// Ends what hangs.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What came back: the errno, or the bytes of a read.
 type Answered = Result<Vec<u8>, i32>;
 
-struct Tell(mpsc::Sender<Answered>);
-
-impl Reply for Tell {
-    fn send(self: Box<Self>, result: io::Result<Answer>) {
-        let answer = match result {
-            Ok(Answer::Data(pieces)) => Ok(pieces.iter().flat_map(|piece| piece.to_vec()).collect()),
-            Ok(Answer::Done) => Ok(Vec::new()),
-            Err(error) => Err(error.raw_os_error().unwrap_or(0)),
-        };
-        // A test that stopped listening has failed already.
-        let _ = self.0.send(answer);
-    }
+/// A thread that serves, as far as the engine knows one.
+struct Visitor {
+    lane: Lane,
+    out: Outbox,
+    events: Vec<Event>,
+    until: Option<Nanos>,
 }
 
-/// A reply whose transport has a bug.
-struct Explode;
+impl Visitor {
+    fn new() -> Self {
+        let lane = Lane::new(BackendKind::Auto, 64).expect("a lane");
+        Self { lane, out: Outbox::default(), events: Vec::new(), until: None }
+    }
 
-impl Reply for Explode {
-    fn send(self: Box<Self>, _: io::Result<Answer>) {
-        panic!("as the test wants it");
+    /// Brings requests and what calls gave, starts calls, and takes the answers.
+    fn visit(&mut self, engine: &Engine, requests: Vec<(Request, Ticket)>) -> Vec<Answer> {
+        let prepared: Vec<_> =
+            requests.into_iter().map(|(request, ticket)| (engine.prepare(request), ticket)).collect();
+        let mut turn = engine.turn(&mut self.out);
+        for event in self.events.drain(..) {
+            match event {
+                Event::Finished(finished) => turn.finished(finished),
+                other => panic!("{other:?}"),
+            }
+        }
+        for (prepared, ticket) in prepared {
+            turn.submit(prepared, ticket);
+        }
+        self.until = turn.end();
+        self.lane.start(&mut self.out.calls);
+        std::mem::take(&mut self.out.answers)
+    }
+
+    /// Waits until there is a reason for another visit.
+    fn wait(&mut self, clock: Clock) {
+        let until = self.until.map(|until| until.since(clock.now()).into());
+        self.lane.wait(Some(until.unwrap_or(PATIENCE).min(PATIENCE)), &mut self.events).expect("waiting");
     }
 }
 
 struct Bench {
     engine: Engine,
+    clock: Clock,
+    target: Arc<Target>,
     image: Arc<Image>,
-    answers: mpsc::Receiver<Answered>,
-    tell: mpsc::Sender<Answered>,
-    _folder: tempfile::TempDir,
+    visitor: Visitor,
+    /// Requests so far, which have this as their names.
+    asked: u64,
+    /// Answers that nobody has taken yet.
+    answers: Vec<(u64, Answered)>,
+    folder: tempfile::TempDir,
 }
 
 impl Bench {
     /// An engine on a new file of 1 MiB, with one image made of `extents` (offset, size).
     fn new(extents: &[(u64, u64)], simulate: Option<Simulate>) -> Self {
+        Self::with(extents, simulate, false)
+    }
+
+    fn with(extents: &[(u64, u64)], simulate: Option<Simulate>, unscheduled: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let target =
             Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode { read_only: false });
+        let target = target.expect("a file");
         let band = BandSettings {
             name: "ioband1".into(),
-            target: target.expect("a file"),
+            target,
             group_type: GroupType::None,
             policy: Policy::Weight,
             weight: Weight::default(),
@@ -63,42 +92,85 @@ impl Bench {
             groups: Vec::new(),
         };
         let settings = Settings::default();
-        let settings =
-            EngineSettings { id: 1, settings, simulate, backend: BackendKind::Auto, bands: vec![band] };
-        let engine = Engine::start(settings, Clock::start()).expect("an engine");
+        let settings = EngineSettings { id: 1, settings, unscheduled, simulate, bands: vec![band] };
+        let clock = Clock::start();
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
-        let (tell, answers) = mpsc::channel();
+        let engine = Engine::new(0, settings, clock);
         Self {
+            target: engine.target(0).expect("the only device"),
             engine,
+            clock,
             image: Arc::new(Image::new("vm.img".into(), 0, extents)),
-            answers,
-            tell,
-            _folder: folder,
+            visitor: Visitor::new(),
+            asked: 0,
+            answers: Vec::new(),
+            folder,
         }
     }
 
-    fn submit(&self, offset: u64, work: Work<'_>) {
-        self.submit_for(Box::new(Tell(self.tell.clone())), offset, work);
+    fn data(&self, data: &[u8]) -> Work {
+        Work::Write(Payload::for_write(&self.target, 0, data))
     }
 
-    fn submit_for(&self, reply: Box<dyn Reply>, offset: u64, work: Work<'_>) {
-        let request = Request { image: self.image.clone(), offset, work, identity: Identity::from_ids(0, 0) };
-        self.engine.submit(request, reply);
+    fn request(&self, offset: u64, work: Work) -> Request {
+        Request { image: self.image.clone(), offset, work, identity: Identity::from_ids(0, 0) }
     }
 
-    fn answer(&self) -> Answered {
-        self.answers.recv_timeout(Duration::from_secs(30)).expect("every request is answered")
+    /// Makes a request; its name.
+    fn submit(&mut self, offset: u64, work: Work) -> u64 {
+        let (request, unique) = (self.request(offset, work), self.asked);
+        self.asked += 1;
+        self.visit(vec![(request, ticket(unique))]);
+        unique
     }
 
-    fn ask(&self, offset: u64, work: Work<'_>) -> Answered {
-        self.submit(offset, work);
-        self.answer()
+    fn visit(&mut self, requests: Vec<(Request, Ticket)>) {
+        self.answers.extend(self.visitor.visit(&self.engine, requests).into_iter().map(answered));
+    }
+
+    /// Waits for an answer to everything that was asked.
+    fn all_answers(&mut self, count: usize) -> Vec<(u64, Answered)> {
+        let start = self.clock.now();
+        while self.answers.len() < count {
+            let waited: Duration = self.clock.now().since(start).into();
+            assert!(waited < PATIENCE, "{} of {count} are answered", self.answers.len());
+            self.visitor.wait(self.clock);
+            self.visit(Vec::new());
+        }
+        std::mem::take(&mut self.answers)
+    }
+
+    fn ask(&mut self, offset: u64, work: Work) -> Answered {
+        let unique = self.submit(offset, work);
+        let mut answers = self.all_answers(1);
+        let (of, answer) = answers.pop().expect("it was waited for");
+        assert!(answers.is_empty() && of == unique, "an answer to what was not asked");
+        answer
     }
 
     /// No answer is left over: nothing was answered twice.
-    fn assert_silent(&self) {
-        assert!(self.answers.try_recv().is_err());
+    fn assert_silent(&mut self) {
+        self.visitor.lane.wait(Some(Duration::ZERO), &mut self.visitor.events).expect("waiting");
+        self.visit(Vec::new());
+        assert!(self.answers.is_empty(), "{:?}", self.answers);
     }
+}
+
+fn ticket(unique: u64) -> Ticket {
+    Ticket { slot: 7, kind: 3, len: 5, unique }
+}
+
+fn answered(answer: Answer) -> (u64, Answered) {
+    let Answer { ticket: of, result } = answer;
+    assert_eq!(of, ticket(of.unique), "a ticket is given back as it was");
+    let result = result
+        .map(|pieces| pieces.iter().flat_map(|piece| piece.to_vec()).collect())
+        .map_err(|error| error.raw_os_error().unwrap_or(0));
+    (of.unique, result)
+}
+
+fn read(len: u64) -> Work {
+    Work::Read { len, into: None }
 }
 
 fn slow() -> Option<Simulate> {
@@ -107,82 +179,118 @@ fn slow() -> Option<Simulate> {
 
 #[test]
 fn bytes_come_back_over_the_borders_of_extents() {
-    let bench = Bench::new(&[(512 << 10, 4096), (0, 1024), (256 << 10, 8192)], None);
+    let mut bench = Bench::new(&[(512 << 10, 4096), (0, 1024), (256 << 10, 8192)], None);
     let data: Vec<u8> = (0..13312).map(|i| (i % 251) as u8).collect();
-    assert_eq!(bench.ask(0, Work::Write(&data)), Ok(Vec::new()));
-    assert_eq!(bench.ask(0, Work::Read { len: 13312 }), Ok(data.clone()));
-    assert_eq!(bench.ask(4000, Work::Read { len: 2000 }), Ok(data[4000..6000].to_vec()));
+    assert_eq!(bench.ask(0, bench.data(&data)), Ok(Vec::new()));
+    assert_eq!(bench.ask(0, read(13312)), Ok(data.clone()));
+    assert_eq!(bench.ask(4000, read(2000)), Ok(data[4000..6000].to_vec()));
+    // Into memory that it comes with, which is divided at the borders.
+    let into = Some(Payload::zeroed(&bench.target, 0, 6000));
+    assert_eq!(bench.ask(3999, Work::Read { len: 6000, into }), Ok(data[3999..9999].to_vec()));
     assert_eq!(bench.ask(4095, Work::Discard { len: 1026 }), Ok(Vec::new()));
-    assert_eq!(bench.ask(4094, Work::Read { len: 2 }), Ok(vec![data[4094], 0]));
-    assert_eq!(bench.ask(5120, Work::Read { len: 2 }), Ok(vec![0, data[5121]]));
+    assert_eq!(bench.ask(4094, read(2)), Ok(vec![data[4094], 0]));
+    assert_eq!(bench.ask(5120, read(2)), Ok(vec![0, data[5121]]));
     assert_eq!(bench.ask(0, Work::Flush), Ok(Vec::new()));
     bench.assert_silent();
 }
 
 #[test]
 fn shutting_down_carries_out_what_is_held() {
-    let bench = Bench::new(&[(0, SIZE)], slow());
+    let mut bench = Bench::new(&[(0, SIZE)], slow());
     for block in 0..64u8 {
-        bench.submit(u64::from(block) * 4096, Work::Write(&[block; 4096]));
+        bench.submit(u64::from(block) * 4096, bench.data(&[block; 4096]));
     }
     assert!(bench.engine.status().1[0].groups[0].queued > 0, "some of them are held");
-    bench.engine.shut_down();
-    for _ in 0..64 {
-        assert_eq!(bench.answer(), Ok(Vec::new()));
+    let engine = Arc::new(std::mem::replace(&mut bench.engine, Bench::new(&[(0, SIZE)], None).engine));
+    let wakers = [bench.visitor.lane.waker()];
+    let ending = std::thread::spawn({
+        let engine = engine.clone();
+        move || engine.shut_down(&wakers)
+    });
+    let mut answers: Vec<_> = std::mem::take(&mut bench.answers);
+    let start = bench.clock.now();
+    while answers.len() < 64 {
+        let waited: Duration = bench.clock.now().since(start).into();
+        assert!(waited < PATIENCE, "{} of 64 are answered", answers.len());
+        bench.visitor.wait(bench.clock);
+        answers.extend(bench.visitor.visit(&engine, Vec::new()).into_iter().map(answered));
     }
-    bench.assert_silent();
-    let written = std::fs::read(bench._folder.path().join("disk")).expect("the file");
+    ending.join().expect("it ends with the last answer");
+    answers.sort_by_key(|(unique, _)| *unique);
+    let wanted: Vec<_> = (0..64).map(|unique| (unique, Ok(Vec::new()))).collect();
+    assert_eq!(answers, wanted);
+    let written = std::fs::read(bench.folder.path().join("disk")).expect("the file");
     assert!((0..64u8).all(|block| written[usize::from(block) * 4096..][..4096] == [block; 4096]));
 }
 
 #[test]
 fn who_comes_after_the_end_is_told() {
-    let bench = Bench::new(&[(0, SIZE)], None);
-    bench.engine.shut_down();
-    assert_eq!(bench.ask(0, Work::Read { len: 1 }), Err(libc::ESHUTDOWN));
-    bench.engine.shut_down();
+    let mut bench = Bench::new(&[(0, SIZE)], None);
+    bench.engine.shut_down(&[]);
+    assert_eq!(bench.ask(0, read(1)), Err(libc::ESHUTDOWN));
+    bench.engine.shut_down(&[]);
+}
+
+#[test]
+fn an_image_of_another_disk_is_refused() {
+    let mut bench = Bench::new(&[(0, SIZE)], None);
+    let extents = vec![Extent { offset: Bytes(0), size: Bytes(SIZE) }];
+    bench.image = Arc::new(Image::new("vm.img".into(), 1, extents));
+    assert_eq!(bench.ask(0, read(1)), Err(libc::ENXIO));
+    bench.assert_silent();
 }
 
 #[test]
 fn many_threads_get_an_answer_each() {
-    let bench = Bench::new(&[(0, SIZE)], None);
-    std::thread::scope(|scope| {
-        for thread in 0..4u64 {
-            let bench = &bench;
-            let (engine, image, tell) = (&bench.engine, &bench.image, bench.tell.clone());
-            scope.spawn(move || {
-                for i in 0..500 {
-                    let work = if i % 7 == 0 { Work::Flush } else { Work::Read { len: 1 + i } };
-                    let identity = Identity::from_ids(thread as u32, 0);
-                    let request = Request { image: image.clone(), offset: i * 13, work, identity };
-                    engine.submit(request, Box::new(Tell(tell.clone())));
-                }
-            });
-        }
-    });
-    for _ in 0..2000 {
-        assert!(bench.answer().is_ok());
+    const THREADS: u64 = 4;
+    const EACH: u64 = 500;
+    for unscheduled in [false, true] {
+        let mut bench = Bench::with(&[(0, SIZE)], None, unscheduled);
+        let answers: Vec<AtomicU64> = (0..THREADS * EACH).map(|_| AtomicU64::new(0)).collect();
+        let left = AtomicU64::new(THREADS * EACH);
+        let (clock, engine, image) = (bench.clock, &bench.engine, &bench.image);
+        let visitors: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS)
+                .map(|thread| {
+                    let (answers, left) = (&answers, &left);
+                    scope.spawn(move || {
+                        let mut visitor = Visitor::new();
+                        let mut requests = (0..EACH).map(|i| {
+                            let work = if i % 7 == 0 { Work::Flush } else { read(1 + i) };
+                            let identity = Identity::from_ids(thread as u32, 0);
+                            let request = Request { image: image.clone(), offset: i * 13, work, identity };
+                            (request, ticket(thread * EACH + i))
+                        });
+                        // Its own last request may be answered by another thread, and it may answer those of others.
+                        while left.load(Ordering::Relaxed) > 0 {
+                            let some = requests.by_ref().take(10).collect();
+                            for (unique, answer) in visitor.visit(engine, some).into_iter().map(answered) {
+                                answer.unwrap_or_else(|errno| panic!("{unique}: {errno}"));
+                                answers[unique as usize].fetch_add(1, Ordering::Relaxed);
+                                left.fetch_sub(1, Ordering::Relaxed);
+                            }
+                            assert!(
+                                Duration::from(clock.now().since(Nanos(0))) < PATIENCE,
+                                "{left:?} are left"
+                            );
+                            visitor.until = Some(clock.now().after(Nanos::from_millis(1)));
+                            visitor.wait(clock);
+                        }
+                        visitor
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().expect("a thread")).collect()
+        });
+        assert!(answers.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+        drop(visitors);
+        bench.assert_silent();
+        let status = &bench.engine.status().1[0].groups[0];
+        assert_eq!(status.queued, 0);
+        let counted = status.counters.read.requests + status.counters.write.requests;
+        // What is not scheduled is not counted either.
+        assert_eq!(counted, if unscheduled { 0 } else { THREADS * EACH });
     }
-    bench.assert_silent();
-    let status = &bench.engine.status().1[0].groups[0];
-    assert_eq!(status.counters.read.requests + status.counters.write.requests, 2000);
-    assert_eq!(status.queued, 0);
-}
-
-#[test]
-fn a_panic_in_the_thread_leaves_nobody_waiting() {
-    let bench = Bench::new(&[(0, SIZE)], slow());
-    bench.submit_for(Box::new(Explode), 0, Work::Flush);
-    for _ in 0..20 {
-        bench.submit(0, Work::Read { len: 512 });
-    }
-    // The first may have come back before the explosion, the others are answered because of it.
-    let answers: Vec<_> = (0..20).map(|_| bench.answer()).collect();
-    assert!(answers.contains(&Err(libc::EIO)), "{answers:?}");
-    bench.assert_silent();
-    assert_eq!(bench.ask(0, Work::Read { len: 512 }), Err(libc::EIO));
-    // And it can still be ended.
-    bench.engine.shut_down();
 }
 
 #[test]

@@ -1,9 +1,9 @@
-//! fuser's operations on the tree. What moves data is in `image_ops`.
+//! fuser's operations on the tree: everything but the bytes of images.
 
-use super::image_ops::{Handle, asks_for_alignment};
+use super::handles::Handle;
 use super::tree::{Node, Tree};
-use crate::classify::{Caller, Callers};
-use crate::control::Events;
+use crate::classify::Callers;
+use crate::control::{Control, Events};
 use fuser::{
     Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
@@ -26,7 +26,7 @@ const MOST_BACKGROUND: u16 = u16::MAX;
 /// Work that may wait for the device for metadata.
 pub(super) type SlowWork = Box<dyn FnOnce() + Send>;
 
-/// The filesystem as fuser sees it.
+/// What a mount shows, and who looks at it: for fuser, and for the threads that serve data.
 #[derive(Debug)]
 pub struct Face {
     pub(super) tree: Tree,
@@ -49,12 +49,13 @@ impl Face {
         Ok(Self { tree, callers, handles: RwLock::new(Slab::new()), slow })
     }
 
-    pub(super) fn events(&self) -> &Events {
-        self.tree.control.events()
+    /// The control files of the mount.
+    pub fn control(&self) -> &Control {
+        &self.tree.control
     }
 
-    pub(super) fn caller(req: &Request) -> Caller {
-        Caller { uid: req.uid(), gid: req.gid(), tid: req.pid() }
+    pub(super) fn events(&self) -> &Events {
+        self.tree.control.events()
     }
 
     pub(super) fn remember(&self, handle: Handle) -> FileHandle {
@@ -100,7 +101,24 @@ impl Face {
     }
 }
 
-impl Filesystem for Face {
+/// The filesystem as fuser sees it.
+pub(super) struct Metadata {
+    pub(super) face: Arc<Face>,
+    /// Largest request, in bytes.
+    pub(super) largest: u32,
+    /// Requests are to come by io_uring.
+    pub(super) over_io_uring: bool,
+}
+
+impl std::ops::Deref for Metadata {
+    type Target = Face;
+
+    fn deref(&self) -> &Face {
+        &self.face
+    }
+}
+
+impl Filesystem for Metadata {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
         // ASYNC_DIO: without it a caller's queue depth of 32 arrives as 1. ATOMIC_O_TRUNC: we, not a setattr that
         // follows, say what truncating an image means. Not wanted: WRITEBACK_CACHE and DIRECT_IO_ALLOW_MMAP (both make
@@ -116,6 +134,20 @@ impl Filesystem for Face {
                 tracing::warn!(?missing, "the kernel does not offer a FUSE capability");
             }
         }
+        if self.over_io_uring {
+            config
+                .add_capabilities(InitFlags::FUSE_OVER_IO_URING)
+                .map_err(|_| io::Error::other("the kernel does not offer FUSE over io_uring any more"))?;
+        }
+        // Nothing is read ahead of direct I/O; but fuser takes it as a size of requests, for which there must be room.
+        for (set, what) in [
+            (KernelConfig::set_max_write as fn(&mut _, _) -> _, "largest write"),
+            (KernelConfig::set_max_readahead, "read-ahead"),
+        ] {
+            if let Err(nearest) = set(config, self.largest) {
+                tracing::debug!(nearest, "the kernel has another {what}");
+            }
+        }
         // Everybody's asynchronous requests pass one FIFO of this length before we see them. A short one lets the
         // slowest group hold up all others before any weight can act.
         for set in [KernelConfig::set_max_background, KernelConfig::set_congestion_threshold] {
@@ -128,14 +160,14 @@ impl Filesystem for Face {
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         match self.tree.lookup(parent, name) {
-            Some(node) => reply.entry(&Self::ttl(&node), &self.tree.attr(&node), GENERATION),
+            Some(node) => reply.entry(&Face::ttl(&node), &self.tree.attr(&node), GENERATION),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         match self.tree.node(ino) {
-            Some(node) => reply.attr(&Self::ttl(&node), &self.tree.attr(&node)),
+            Some(node) => reply.attr(&Face::ttl(&node), &self.tree.attr(&node)),
             None => reply.error(Errno::ESTALE),
         }
     }
@@ -211,38 +243,31 @@ impl Filesystem for Face {
 
     fn read(
         &self,
-        req: &Request,
-        ino: INodeNo,
+        _req: &Request,
+        _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         size: u32,
-        flags: OpenFlags,
+        _flags: OpenFlags,
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyData,
     ) {
-        match self.tree.image(ino) {
-            Some(_) if asks_for_alignment(offset, size, flags) => reply.error(Errno::EINVAL),
-            Some(node) => self.read_image(req, node, fh, offset, size, reply),
-            None => self.read_text(fh, offset, size, reply),
-        }
+        self.read_text(fh, offset, size, reply);
     }
 
     fn write(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        data: &[u8],
-        write_flags: fuser::WriteFlags,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _data: &[u8],
+        _write_flags: fuser::WriteFlags,
         _flags: OpenFlags,
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.tree.image(ino) {
-            Some(node) => self.write_image(req, node, fh, offset, data, write_flags, reply),
-            None => reply.error(Errno::EPERM),
-        }
+        reply.error(Errno::EPERM);
     }
 
     fn flush(&self, _req: &Request, _: INodeNo, _: FileHandle, _: fuser::LockOwner, reply: ReplyEmpty) {
@@ -251,11 +276,8 @@ impl Filesystem for Face {
         reply.error(Errno::ENOSYS);
     }
 
-    fn fsync(&self, req: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        match self.tree.image(ino) {
-            Some(node) => self.flush_image(req, node, fh, reply),
-            None => reply.ok(),
-        }
+    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        reply.ok();
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -264,18 +286,15 @@ impl Filesystem for Face {
 
     fn fallocate(
         &self,
-        req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        length: u64,
-        mode: i32,
+        _req: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _offset: u64,
+        _length: u64,
+        _mode: i32,
         reply: ReplyEmpty,
     ) {
-        match self.tree.image(ino) {
-            Some(node) => self.allocate_image(req, node, fh, offset, length, mode, reply),
-            None => reply.error(Errno::EOPNOTSUPP),
-        }
+        reply.error(Errno::EOPNOTSUPP);
     }
 
     fn lseek(

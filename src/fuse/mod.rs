@@ -2,19 +2,32 @@
 //!
 //! * `mount`: mount(2) or fusermount3, unmounting, and telling a dead mount from a live one.
 //! * `tree`: what there is to see: images and the control directory, with their inode numbers and attributes.
-//! * `face`: fuser's operations on that tree. Reads and writes of images are classified, handed to the engine of
-//!   their disk, and answered from there (`reply`): a FUSE thread never waits for the device.
+//! * `server`: chooses the transport and starts the threads; `worker` is what each of them does.
+//! * `dev` and `rings`, the transports: /dev/fuse read by ourselves, and FUSE over io_uring. `slots` is the memory that
+//!   requests lie in, `wire` the kernel's words for them.
+//! * `images`: from a request for the bytes of an image to the engine of its disk.
+//! * `relay`: everything else goes to fuser, through a pair of sockets. `face` is what fuser calls, `handles` what is open.
+//! * `place`: on which processor a thread serves; `inbox`: what threads leave for each other.
 //! * `sys`: the one corner with `unsafe`.
 //!
-//! What is negotiated with the kernel, and why, stands at `Face::init`.
+//! What is negotiated with the kernel, and why, stands at `Metadata::init` in `face`.
 #![deny(unsafe_code)]
 
+mod dev;
 mod face;
-mod image_ops;
+mod handles;
+mod images;
+mod inbox;
 mod mount;
-mod reply;
+mod place;
+mod relay;
+mod rings;
+mod server;
+mod slots;
 mod sys;
 mod tree;
+mod wire;
+mod worker;
 
 /// What of fuser's own log is worth reading: not that it cannot reply to a request that was aborted meanwhile.
 pub const LOG_FILTER: &str = "fuser=warn,fuser::reply=off";
@@ -24,4 +37,5 @@ pub use mount::{
     MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
     resolved, unmount,
 };
+pub use server::{ServeError, ServeOptions, Server, Transport, TransportKind};
 pub use tree::{ImageNode, Tree, TreeError};

@@ -185,6 +185,8 @@ pub fn default_acl() -> SessionACL {
 pub struct Mounted {
     /// Where.
     pub place: MountedAt,
+    /// Its folder was not there before.
+    pub made: bool,
     /// The connection to the kernel; the mount is dead when its last copy is closed.
     pub connection: OwnedFd,
     /// Who may use it.
@@ -212,7 +214,7 @@ impl Mounted {
             }
         })?;
         let number = topmost(&mountpoint);
-        Ok(Self { place: MountedAt { mountpoint, number }, connection, acl })
+        Ok(Self { place: MountedAt { mountpoint, number }, made, connection, acl })
     }
 }
 

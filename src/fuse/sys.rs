@@ -1,11 +1,18 @@
-//! The one corner of the FUSE code with `unsafe`: taking over a descriptor that came through a socket.
+//! The one corner of the FUSE code with `unsafe`: memory that is shared with the kernel, commands that name it, and a
+//! descriptor that comes through a socket.
 #![allow(unsafe_code)]
 
+use super::slots::Slot;
+use super::wire::command;
+use crate::device::{Command, Lane, Payload};
 use nix::cmsg_space;
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
+use std::ptr::NonNull;
 
 /// Receives the one descriptor that fusermount3 sends.
 pub(super) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
@@ -27,4 +34,125 @@ pub(super) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
         }
     }
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it sent no descriptor"))
+}
+
+/// What memory is given back in.
+pub(super) const PAGE: usize = 4096;
+
+/// Reserved address space: reads as zeroes, takes memory only where it was used, and is never given up.
+#[derive(Debug)]
+pub(super) struct Reserved {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: it is a range of addresses; who may use which part of it is what slots are about.
+unsafe impl Send for Reserved {}
+// SAFETY: as above.
+unsafe impl Sync for Reserved {}
+
+impl Reserved {
+    pub(super) fn new(len: usize) -> io::Result<Self> {
+        let size = NonZeroUsize::new(len).ok_or(io::ErrorKind::InvalidInput)?;
+        let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_NORESERVE);
+        // SAFETY: a new private mapping, wherever the kernel likes.
+        let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE | flags)? };
+        // Huge pages would take memory for hundreds of slots where one is used. A kernel without them refuses.
+        // SAFETY: the advice changes no content.
+        let _ = unsafe { madvise(start, len, MmapAdvise::MADV_NOHUGEPAGE) };
+        Ok(Self { start: start.cast(), len })
+    }
+
+    fn pointer(&self, at: usize, len: usize) -> NonNull<u8> {
+        assert!(at.checked_add(len).is_some_and(|end| end <= self.len), "inside the reserved memory");
+        // SAFETY: inside the mapping, as was just made sure.
+        unsafe { self.start.add(at) }
+    }
+
+    pub(super) fn address(&self, at: usize) -> usize {
+        self.pointer(at, 0).as_ptr().expose_provenance()
+    }
+
+    /// A part of it, for the one [`Slot`] that stands for it.
+    pub(super) fn get(&self, at: usize, len: usize) -> &[u8] {
+        // SAFETY: inside the mapping, which is initialised and never unmapped. A slot is in one hand at a time: that of the
+        // kernel, of the engine, or of the thread that asks here.
+        unsafe { NonNull::slice_from_raw_parts(self.pointer(at, len), len).as_ref() }
+    }
+
+    /// The same, to be changed.
+    #[expect(clippy::mut_from_ref, reason = "the slot stands for the part, and is borrowed mutably")]
+    pub(super) fn get_mut(&self, at: usize, len: usize) -> &mut [u8] {
+        // SAFETY: as for `get`, and the caller has borrowed its slot mutably.
+        unsafe { NonNull::slice_from_raw_parts(self.pointer(at, len), len).as_mut() }
+    }
+
+    /// A part of it for the engine; the slot that stands for it is given up meanwhile.
+    pub(super) fn lend(&self, at: usize, len: usize) -> Payload {
+        // SAFETY: initialised, never unmapped; the slot was consumed and comes back with the answer, after the payload.
+        unsafe { Payload::lent(self.pointer(at, len), len) }
+    }
+
+    /// Gives memory back; it reads as zeroes from now on.
+    pub(super) fn give_back(&self, at: usize, len: usize) {
+        // SAFETY: private anonymous memory of the slot that asks; its content is not needed any more.
+        // If the kernel refuses, the memory is merely kept.
+        let _ = unsafe { madvise(self.pointer(at, len).cast(), len, MmapAdvise::MADV_DONTNEED) };
+    }
+}
+
+/// What a command of FUSE over io_uring takes: flags, the request that it answers, and its queue.
+fn arguments(commit_id: u64, queue: u16) -> [u8; 80] {
+    let mut arguments = [0; 80];
+    arguments[8..16].copy_from_slice(&commit_id.to_ne_bytes());
+    arguments[16..18].copy_from_slice(&queue.to_ne_bytes());
+    arguments
+}
+
+/// Gives the slot to a queue of the kernel, for its requests. What is returned has to live until the next wait of the lane.
+pub(super) fn register(
+    lane: &mut Lane,
+    device: BorrowedFd<'_>,
+    slot: Slot,
+    queue: u16,
+) -> io::Result<Box<[libc::iovec; 2]>> {
+    let (token, parts) = slot.into_kernel();
+    let parts =
+        Box::new(parts.map(|(at, iov_len)| libc::iovec {
+            iov_base: std::ptr::with_exposed_provenance_mut(at),
+            iov_len,
+        }));
+    let memory = Some((parts.as_ptr().expose_provenance() as u64, parts.len() as u32));
+    let command = Command { token, code: command::REGISTER, arguments: arguments(0, queue), memory };
+    // SAFETY: the slot was given up, is never freed, and comes back with the completion only. The list of its two parts is
+    // read when the command is submitted, until when the caller keeps it.
+    unsafe { lane.command(device, command)? };
+    Ok(parts)
+}
+
+/// Answers the request in the slot, and gives the slot to the kernel for the next one.
+pub(super) fn commit(
+    lane: &mut Lane,
+    device: BorrowedFd<'_>,
+    slot: Slot,
+    queue: u16,
+    commit_id: u64,
+) -> io::Result<()> {
+    let (token, _) = slot.into_kernel();
+    let (code, memory) = (command::COMMIT_AND_FETCH, None);
+    // SAFETY: the slot was given up, is never freed, and comes back with the completion only.
+    unsafe { lane.command(device, Command { token, code, arguments: arguments(commit_id, queue), memory }) }
+}
+
+mod ioctl {
+    nix::ioctl_read!(fuse_dev_clone, 229, 0, u32);
+}
+
+/// Makes a freshly opened /dev/fuse another descriptor of the same connection.
+pub(super) fn clone_connection(fresh: BorrowedFd<'_>, connection: BorrowedFd<'_>) -> io::Result<()> {
+    // A descriptor is never negative.
+    let mut source = connection.as_raw_fd() as u32;
+    // SAFETY: FUSE_DEV_IOC_CLONE reads one 32-bit number at the pointer, which is valid.
+    unsafe { ioctl::fuse_dev_clone(fresh.as_raw_fd(), &raw mut source)? };
+    Ok(())
 }

@@ -2,8 +2,9 @@
 
 use crate::clock;
 use crate::config::ControlPlan;
-use crate::control::{Control, ControlFile};
+use crate::control::{Control, ControlFile, ImageLine};
 use crate::engine::{Engine, Image};
+use crate::units::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -63,6 +64,11 @@ impl ImageNode {
 
     pub(super) fn meta(&self) -> MutexGuard<'_, Meta> {
         self.meta.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that it was written to.
+    pub(super) fn touch(&self, now: SystemTime) {
+        self.meta().mtime = now;
     }
 
     pub(super) fn attr(&self) -> FileAttr {
@@ -175,6 +181,24 @@ impl Tree {
         self.by_inode.get(&ino.0)
     }
 
+    /// What a control file holds now.
+    pub(super) fn text(&self, file: ControlFile) -> String {
+        self.control.text(file, || self.images.iter().map(|node| self.line(node)).collect())
+    }
+
+    /// The image as `ls` shows it.
+    fn line(&self, node: &ImageNode) -> ImageLine {
+        let meta = *node.meta();
+        ImageLine {
+            name: node.image.name().to_owned(),
+            device: self.control.device_name(node.engine.number(), node.image.band()).unwrap_or_default(),
+            size: Bytes(node.image.size()),
+            read_only: node.read_only,
+            mode: meta.mode,
+            owner: (meta.uid, meta.gid),
+        }
+    }
+
     pub(super) fn images(&self) -> &[Arc<ImageNode>] {
         &self.images
     }
@@ -202,7 +226,7 @@ impl Tree {
             }
             Node::ControlFile(file) => {
                 let ino = INodeNo(FIRST_CONTROL_FILE + *file as u64);
-                let size = self.control.text(*file).len() as u64;
+                let size = self.text(*file).len() as u64;
                 // Written anew at every look.
                 let now = clock::wall();
                 FileAttr { size, ..attr(ino, FileType::RegularFile, self.plan.mode & 0o444, owner, now) }

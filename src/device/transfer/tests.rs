@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::device::OpenMode;
+use crate::device::buffer::PAGE;
 use crate::units::Bytes;
 use proptest::prelude::*;
+use std::ptr::NonNull;
 
 const SIZE: usize = 64 << 10;
 
@@ -112,6 +114,53 @@ fn write(target: &Arc<Target>, offset: usize, data: &[u8]) -> Part {
     Part { payload, ..part(target, Op::Write, offset, data.len()) }
 }
 
+/// Memory that is lent, by who looks at it only when it has come back.
+struct Lender {
+    memory: NonNull<u8>,
+    len: usize,
+    all: NonNull<[u8]>,
+}
+
+impl Lender {
+    /// `len` bytes that start `off` bytes after the start of a page.
+    fn new(off: usize, len: usize) -> Self {
+        let all = NonNull::from(Box::leak(vec![0xee_u8; len + off + PAGE].into_boxed_slice()));
+        let first: NonNull<u8> = all.cast();
+        let page = first.as_ptr().align_offset(PAGE);
+        let memory = NonNull::new(first.as_ptr().wrapping_add(page + off)).unwrap();
+        Self { memory, len, all }
+    }
+
+    fn with(off: usize, data: &[u8]) -> Self {
+        let this = Self::new(off, data.len());
+        // SAFETY: as long as `data`, in memory that nobody else knows yet.
+        unsafe { this.memory.as_ptr().copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+        this
+    }
+
+    fn lend(&self) -> Payload {
+        // SAFETY: the tests look at the memory when the payload is gone, and free it later still.
+        unsafe { Payload::lent(self.memory, self.len) }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        // SAFETY: as above; it was written to when it was made.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr(), self.len) }.to_vec()
+    }
+
+    /// Whether a pointer is to it.
+    fn has(&self, pointer: *const u8) -> bool {
+        (self.memory.as_ptr().addr()..self.memory.as_ptr().addr() + self.len).contains(&pointer.addr())
+    }
+}
+
+impl Drop for Lender {
+    fn drop(&mut self) {
+        // SAFETY: what was leaked in `new`, once.
+        drop(unsafe { Box::from_raw(self.all.as_ptr()) });
+    }
+}
+
 proptest! {
     /// However little a device does at a time, exactly the bytes that were asked for are read and changed.
     #[test]
@@ -121,22 +170,41 @@ proptest! {
         moods in prop::collection::vec(0u8..20, 1..8).prop_map(|mut moods| { moods.push(9); moods }),
         allocates in any::<bool>(),
         ranges in prop::collection::vec((0..SIZE, 0..20_000usize, 0..4usize), 1..12),
+        // Whether memory is lent for it, and how that lies; often it lies right.
+        lent in prop::option::of(prop::sample::select(vec![0usize, 0, 512, 1, 700, 4095])),
+        aligned in any::<bool>(),
     ) {
         let target = target(block);
         let mut device = Grudging::new(block as usize, moods, allocates);
         let mut model = device.bytes.clone();
         for (number, (offset, len, op)) in ranges.into_iter().enumerate() {
-            let end = (offset + len).min(SIZE);
+            let unit = if aligned { 4096 } else { 1 };
+            let offset = offset - offset % unit;
+            let end = (offset + len.next_multiple_of(unit)).min(SIZE);
             let len = end - offset;
             match [Op::Read, Op::Write, Op::Discard, Op::WriteZeroes][op] {
                 Op::Write => {
                     let data: Vec<u8> = (0..len).map(|at| (at * 3 + number) as u8).collect();
-                    device.run(write(&target, offset, &data)).unwrap();
+                    match lent.map(|off| Lender::with(off, &data)) {
+                        Some(lender) => {
+                            let payload = Some(lender.lend());
+                            device.run(Part { payload, ..part(&target, Op::Write, offset, len) }).unwrap();
+                            prop_assert!(lender.bytes() == data, "what is written is not changed");
+                        }
+                        None => drop(device.run(write(&target, offset, &data)).unwrap()),
+                    }
                     model[offset..end].copy_from_slice(&data);
                 }
                 Op::Read => {
-                    let read = device.run(part(&target, Op::Read, offset, len)).unwrap().unwrap();
+                    let lender = lent.map(|off| Lender::new(off, len));
+                    let payload = lender.as_ref().map(Lender::lend);
+                    let part = Part { payload, ..part(&target, Op::Read, offset, len) };
+                    let read = device.run(part).unwrap().unwrap();
                     prop_assert!(read[..] == model[offset..end]);
+                    drop(read);
+                    if let Some(lender) = lender {
+                        prop_assert!(lender.bytes() == model[offset..end], "it is where it was to be");
+                    }
                 }
                 op => {
                     device.run(part(&target, op, offset, len)).unwrap();
@@ -212,4 +280,136 @@ fn a_device_that_never_does_anything_is_an_error_in_the_end() {
         }
     };
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::EIO));
+}
+
+/// Reads into memory that is lent, and says whether it was read there straight.
+fn read_into(block: u32, off: usize, offset: usize, len: usize) -> bool {
+    let target = target(block);
+    let lender = Lender::new(off, len);
+    let mut device = Grudging::new(block as usize, vec![255], true);
+    let payload = Some(lender.lend());
+    let mut transfer = Transfer::new(Part { payload, ..part(&target, Op::Read, offset, len) }).unwrap();
+    let (mut next, mut straight) = (transfer.next(), None);
+    let read = loop {
+        match next {
+            Next::Call(what) => {
+                let What::Read { to, .. } = what else { panic!("{what:?}") };
+                let there = lender.has(to);
+                assert!(straight.is_none_or(|before| before == there), "all of it or nothing");
+                straight = Some(there);
+                next = transfer.finished(device.perform(what));
+            }
+            Next::Done(result) => break result.unwrap().unwrap(),
+        }
+    };
+    assert_eq!(
+        (read.as_ptr(), read.len()),
+        (lender.memory.as_ptr().cast_const(), len),
+        "the memory comes back"
+    );
+    drop((read, transfer));
+    assert!(lender.bytes() == device.bytes[offset..offset + len]);
+    straight.unwrap()
+}
+
+#[test]
+fn a_read_goes_straight_into_lent_memory_that_lies_right() {
+    for block in [512, 4096] {
+        let unit = block as usize;
+        assert!(read_into(block, 0, 0, unit));
+        assert!(read_into(block, 0, 2 * unit, 5 * unit));
+        // Where the memory starts, where the range starts, and how long it is: each can be wrong.
+        assert!(!read_into(block, 1, 0, unit));
+        assert!(!read_into(block, unit / 2, 0, unit));
+        assert!(!read_into(block, 0, 7, unit));
+        assert!(!read_into(block, 7, 7, 3 * unit));
+        assert!(!read_into(block, 0, unit, unit - 1));
+        assert!(!read_into(block, 0, SIZE - 1, 1));
+    }
+    // For blocks of 512 the memory need not start with a page.
+    assert!(read_into(512, 512, 512, 1024));
+    assert!(!read_into(4096, 512, 4096, 4096));
+    // The page cache takes any.
+    for (off, offset, len) in [(0, 0, 4096), (1, 0, 512), (3, 5, 7), (0, SIZE - 1, 1)] {
+        assert!(read_into(1, off, offset, len), "{off} {offset} {len}");
+    }
+}
+
+#[test]
+fn a_read_of_nothing_gives_the_lent_memory_back() {
+    let target = target(512);
+    let lender = Lender::new(0, 0);
+    let read = Grudging::new(512, vec![255], true)
+        .run(Part { payload: Some(lender.lend()), ..part(&target, Op::Read, 5, 0) })
+        .unwrap()
+        .unwrap();
+    assert!(read.is_empty());
+}
+
+#[test]
+fn a_failed_read_lets_go_of_the_lent_memory() {
+    let target = target(512);
+    for (offset, off) in [(512, 0), (513, 0), (512, 1)] {
+        let lender = Lender::new(off, 1024);
+        let payload = Some(lender.lend());
+        let mut transfer = Transfer::new(Part { payload, ..part(&target, Op::Read, offset, 1024) }).unwrap();
+        assert!(matches!(transfer.next(), Next::Call(What::Read { .. })));
+        let Next::Done(Err(error)) = transfer.finished(-libc::EIO) else { panic!("it goes on") };
+        assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    }
+}
+
+#[test]
+fn lent_memory_is_written_from_where_it_lies_if_it_lies_right() {
+    let data: Vec<u8> = (0..8192).map(|at| (at % 251) as u8).collect();
+    for (block, off, offset, len, straight) in [
+        (512, 0, 1024, 512, true),
+        (512, 512, 1024, 8192, true),
+        (512, 1, 1024, 512, false),
+        (512, 0, 1024, 511, false),
+        (512, 0, 1025, 512, false),
+        (4096, 0, 4096, 8192, true),
+        (4096, 512, 4096, 8192, false),
+        (4096, 0, 512, 8192, false),
+        (1, 3, 5, 7, true),
+    ] {
+        let target = target(block);
+        let lender = Lender::with(off, &data[..len]);
+        let placed = lender.lend().placed(&target, offset as u64);
+        assert_eq!(lender.has(placed.as_ptr()), straight, "{block} {off} {offset} {len}");
+        assert!(placed[..] == data[..len]);
+        // What was copied is not copied again.
+        let lies = placed.as_ptr();
+        assert_eq!(placed.placed(&target, offset as u64).as_ptr(), lies);
+    }
+}
+
+#[test]
+fn lent_memory_is_divided_and_that_of_its_own_is_copied() {
+    let data: Vec<u8> = (0..9000).map(|at| (at % 251) as u8).collect();
+    let lender = Lender::with(0, &data);
+    let mut first = lender.lend();
+    let mut second = first.split_off(4096);
+    let third = second.split_off(904);
+    let start = lender.memory.as_ptr().cast_const();
+    let lies = |payload: &Payload| (payload.as_ptr().addr() - start.addr(), payload.len());
+    assert_eq!((lies(&first), lies(&second), lies(&third)), ((0, 4096), (4096, 904), (5000, 4000)));
+    assert!(third[..] == data[5000..]);
+    // Each is used on its own, in any order.
+    drop(third);
+    second[0] = 99;
+    drop((first, second));
+    assert_eq!(lender.bytes()[4095..4098], [data[4095], 99, data[4097]]);
+
+    // More than there is is nothing.
+    let mut whole = lender.lend();
+    let nothing = whole.split_off(10_000);
+    assert_eq!((whole.len(), nothing.len()), (9000, 0));
+
+    let target = target(512);
+    let mut own = Payload::for_write(&target, 700, &data);
+    let rest = own.split_off(5000);
+    assert!(own[..] == data[..5000] && rest[..] == data[5000..]);
+    drop(own);
+    assert!(rest[..] == data[5000..]);
 }

@@ -1,0 +1,160 @@
+//! The transport that works everywhere: requests read from /dev/fuse, answers written to it.
+//!
+//! A request is read so that the data of a write come to lie where the device can write them from, and an answer is written
+//! from where the device has read it to: header and data are next to each other in the slot.
+
+use super::images::{Answered, kind};
+use super::slots::{Free, HEAD, Pool, Slot};
+use super::wire::{HEADERS, InHeader, OutHeader, WriteIn, WriteOut, opcode, parse};
+use nix::errno::Errno;
+use std::io;
+use std::os::fd::OwnedFd;
+use zerocopy::IntoBytes;
+
+/// One thread's end of /dev/fuse.
+pub(super) struct Dev {
+    /// Number of its descriptor.
+    pub(super) descriptor: usize,
+    free: Free,
+    pub(super) state: State,
+}
+
+/// What is known of requests that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// There may be some.
+    Ready,
+    /// There were none, and nobody looks for more.
+    Drained,
+    /// There were none; the lane tells when there are.
+    Watching,
+    /// No slot is free.
+    Full,
+    /// The connection has ended, or this is not its reader.
+    Ended,
+}
+
+/// What there was to read.
+pub(super) enum Read {
+    Request(Slot, InHeader),
+    Nothing,
+    Ended(io::Result<()>),
+}
+
+impl Dev {
+    pub(super) fn new(descriptor: usize, state: State) -> Self {
+        Self { descriptor, free: Free::new(), state }
+    }
+
+    /// Reads the next request into a free slot.
+    pub(super) fn read(&mut self, descriptor: &OwnedFd, pool: &Pool) -> Read {
+        loop {
+            let Some(mut slot) = self.free.take(pool) else {
+                self.state = State::Full;
+                return Read::Nothing;
+            };
+            let read = nix::unistd::read(descriptor, &mut slot.bytes_mut()[HEAD - HEADERS..]);
+            match read {
+                Ok(len) => match header(&slot).filter(|header| header.len as usize == len) {
+                    Some(header) => return Read::Request(slot, header),
+                    // Not in this protocol.
+                    None => tracing::error!(len, "the kernel sent a request without an end"),
+                },
+                // Interrupted, or the caller has given up between two looks.
+                Err(Errno::EINTR | Errno::ENOENT) => {}
+                Err(Errno::EAGAIN) => {
+                    self.free.put(pool, slot);
+                    self.state = State::Drained;
+                    return Read::Nothing;
+                }
+                Err(error) => {
+                    self.free.put(pool, slot);
+                    self.state = State::Ended;
+                    let how = if error == Errno::ENODEV { Ok(()) } else { Err(error.into()) };
+                    return Read::Ended(how);
+                }
+            }
+            self.free.put(pool, slot);
+        }
+    }
+
+    /// Answers the request in the slot, which is free then. True if somebody waits for a slot.
+    pub(super) fn answer(
+        &mut self,
+        descriptor: &OwnedFd,
+        pool: &Pool,
+        mut slot: Slot,
+        answered: Answered,
+    ) -> bool {
+        let Answered { unique, kind, len, result } = answered;
+        let data = match (result, kind) {
+            (Err(_), _) => 0,
+            (Ok(()), kind::DATA) => len,
+            (Ok(()), kind::WRITTEN) => {
+                let written = WriteOut { size: len, padding: 0 };
+                slot.room_mut()[..size_of::<WriteOut>()].copy_from_slice(written.as_bytes());
+                size_of::<WriteOut>() as u32
+            }
+            (Ok(()), _) => 0,
+        };
+        const HEADER: usize = size_of::<OutHeader>();
+        let len = HEADER as u32 + data;
+        let header = OutHeader { len, error: -result.err().unwrap_or(0), unique };
+        let bytes = slot.bytes_mut();
+        bytes[HEAD - HEADER..HEAD].copy_from_slice(header.as_bytes());
+        write(descriptor, &bytes[HEAD - HEADER..HEAD + data as usize]);
+        slot.trim(0);
+        self.release(pool, slot)
+    }
+
+    /// Does not read for now, so others can have the free slots. True if somebody waits for one.
+    pub(super) fn rest(&mut self, pool: &Pool) -> bool {
+        self.free.put_all(pool)
+    }
+
+    /// Takes a slot back that is not needed any more. True if somebody waits for one.
+    pub(super) fn release(&mut self, pool: &Pool, slot: Slot) -> bool {
+        let starving = self.free.put(pool, slot);
+        if self.state == State::Full {
+            self.state = State::Ready;
+        }
+        starving
+    }
+}
+
+/// Header, number of bytes of arguments, and of data, of the request in a slot.
+pub(super) fn request(slot: &Slot, arguments: &mut [u8; 128]) -> Option<(InHeader, usize, usize)> {
+    let header = header(slot)?;
+    let (these, data) = parts(slot, header);
+    let len = these.len().min(arguments.len());
+    arguments[..len].copy_from_slice(&these[..len]);
+    Some((header, len, data.len()))
+}
+
+fn header(slot: &Slot) -> Option<InHeader> {
+    parse(&slot.bytes()[HEAD - HEADERS..])
+}
+
+/// Arguments and data of the request in a slot.
+pub(super) fn parts(slot: &Slot, header: InHeader) -> (&[u8], &[u8]) {
+    let start = HEAD - HEADERS;
+    let whole = &slot.bytes()[start..start + header.len as usize];
+    let arguments = size_of::<InHeader>();
+    let data = if header.opcode == opcode::WRITE { arguments + size_of::<WriteIn>() } else { whole.len() };
+    (&whole[arguments..data.min(whole.len())], &whole[data.min(whole.len())..])
+}
+
+/// Writes an answer. Whom it was for may be gone; nobody else needs to know.
+pub(super) fn write(descriptor: &OwnedFd, message: &[u8]) {
+    if let Err(error) = nix::unistd::write(descriptor, message)
+        && !matches!(error, Errno::ENOENT | Errno::ENODEV)
+    {
+        tracing::debug!(%error, "an answer was refused");
+    }
+}
+
+/// The kernel asks to interrupt a request. Every request is answered in its time, so it need not ask again.
+pub(super) fn refuse_interrupt(descriptor: &OwnedFd, unique: u64) {
+    let header = OutHeader { len: size_of::<OutHeader>() as u32, error: -libc::ENOSYS, unique };
+    write(descriptor, header.as_bytes());
+}

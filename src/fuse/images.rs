@@ -1,0 +1,183 @@
+//! Requests for the bytes of images: from the kernel's words to the engine of the disk.
+//!
+//! Everything about an image that is not here (its attributes, opening it, looking for holes) is on fuser's side, in `face`.
+
+use super::face::Face;
+use super::slots::Slot;
+use super::tree::ImageNode;
+use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, opcode, parse};
+use crate::classify::{Caller, Round};
+use crate::clock;
+use crate::engine::{Prepared, Request, Ticket, Work};
+use fuser::{FileHandle, INodeNo};
+
+/// What the answer to a request consists of: [`Ticket::kind`].
+pub(super) mod kind {
+    /// Nothing but whether it went well.
+    pub(in crate::fuse) const EMPTY: u32 = 0;
+    /// The bytes read.
+    pub(in crate::fuse) const DATA: u32 = 1;
+    /// How many bytes were written.
+    pub(in crate::fuse) const WRITTEN: u32 = 2;
+}
+
+/// What becomes of a request.
+pub(super) enum Verdict<'t> {
+    /// The disk has to do something; the slot comes back with the ticket.
+    Submit(&'t ImageNode, Prepared, Ticket),
+    /// It is answered at once.
+    Answer(Slot, Answered),
+    /// It is fuser's.
+    Forward(Slot),
+}
+
+/// An answer to the kernel, as far as it is not in the slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered {
+    pub(super) unique: u64,
+    pub(super) kind: u32,
+    pub(super) len: u32,
+    pub(super) result: Result<(), i32>,
+}
+
+/// What is asked of an image.
+enum Wish {
+    Read {
+        offset: u64,
+        len: u32,
+    },
+    Write {
+        offset: u64,
+        len: u32,
+    },
+    Flush,
+    Discard {
+        offset: u64,
+        len: u64,
+    },
+    WriteZeroes {
+        offset: u64,
+        len: u64,
+    },
+    /// Granted without the disk; an answer of this kind says so.
+    Nothing {
+        kind: u32,
+    },
+}
+
+/// The file handle that a request came through, whether the kernel made it by itself, and what it asks.
+type Asked = (u64, bool, Wish);
+
+impl Face {
+    /// Looks at a request in a slot: its arguments, and the `data` bytes in the slot's room.
+    pub(super) fn judge(
+        &self,
+        round: &Round<'_>,
+        header: InHeader,
+        arguments: &[u8],
+        data: usize,
+        slot: Slot,
+    ) -> Verdict<'_> {
+        let Some(node) = self.tree.image(INodeNo(header.nodeid)) else { return Verdict::Forward(slot) };
+        let unique = header.unique;
+        let answered = |kind, result| Answered { unique, kind, len: 0, result };
+        let (fh, by_kernel, wish) = match wish(node, header.opcode, arguments, data) {
+            None => return Verdict::Forward(slot),
+            Some(Err(errno)) => return Verdict::Answer(slot, answered(kind::EMPTY, Err(errno))),
+            Some(Ok(asked)) => asked,
+        };
+        if matches!(wish, Wish::Write { .. } | Wish::Discard { .. } | Wish::WriteZeroes { .. }) {
+            node.touch(clock::wall());
+        }
+        let ((offset, work), ticket) = match wish {
+            Wish::Nothing { kind } => return Verdict::Answer(slot, answered(kind, Ok(()))),
+            Wish::Read { offset, len } => {
+                let (into, ticket) = slot.lend(len, kind::DATA, unique);
+                ((offset, Work::Read { len: len.into(), into: Some(into) }), ticket)
+            }
+            Wish::Write { offset, len } => {
+                let (payload, ticket) = slot.lend(len, kind::WRITTEN, unique);
+                ((offset, Work::Write(payload)), ticket)
+            }
+            Wish::Flush => ((0, Work::Flush), slot.ticket(0, kind::EMPTY, unique)),
+            Wish::Discard { offset, len } => {
+                ((offset, Work::Discard { len }), slot.ticket(0, kind::EMPTY, unique))
+            }
+            Wish::WriteZeroes { offset, len } => {
+                ((offset, Work::WriteZeroes { len }), slot.ticket(0, kind::EMPTY, unique))
+            }
+        };
+        let caller = Caller { uid: header.uid, gid: header.gid, tid: header.pid };
+        let identity = self.charge(round, caller, FileHandle(fh), by_kernel);
+        let prepared = node.engine.prepare(Request { image: node.image.clone(), offset, work, identity });
+        Verdict::Submit(node, prepared, ticket)
+    }
+}
+
+/// What a request asks of an image, or the errno that it gets for it; `None` if it is not about bytes.
+fn wish(node: &ImageNode, opcode: u32, arguments: &[u8], data: usize) -> Option<Result<Asked, i32>> {
+    let asked = match opcode {
+        opcode::READ => parse(arguments).map(|asked| read(node, asked)),
+        opcode::WRITE => parse(arguments).map(|asked| write(node, asked, data)),
+        opcode::FSYNC => parse(arguments).map(|FsyncIn { fh, .. }| Ok((fh, false, Wish::Flush))),
+        opcode::FALLOCATE => parse(arguments).map(|asked| allocate(node, asked)),
+        _ => return None,
+    };
+    // The kernel sends whole arguments.
+    Some(asked.unwrap_or(Err(libc::EINVAL)))
+}
+
+fn read(node: &ImageNode, asked: ReadIn) -> Result<Asked, i32> {
+    let ReadIn { fh, offset, size, flags, .. } = asked;
+    if asks_for_alignment(offset, size, flags) {
+        return Err(libc::EINVAL);
+    }
+    // Not more than was asked for, which is 32 bits.
+    let len = node.image.clamp(offset, size.into()) as u32;
+    let wish = if len == 0 { Wish::Nothing { kind: kind::DATA } } else { Wish::Read { offset, len } };
+    Ok((fh, false, wish))
+}
+
+fn write(node: &ImageNode, asked: WriteIn, data: usize) -> Result<Asked, i32> {
+    let WriteIn { fh, offset, size, write_flags, .. } = asked;
+    let size = size.min(u32::try_from(data).unwrap_or(u32::MAX));
+    let len = node.image.clamp(offset, size.into()) as u32;
+    let wish = match len {
+        0 if size == 0 => Wish::Nothing { kind: kind::WRITTEN },
+        // As a block device says it.
+        0 => return Err(libc::ENOSPC),
+        len => Wish::Write { offset, len },
+    };
+    Ok((fh, write_flags & WRITE_CACHE != 0, wish))
+}
+
+fn allocate(node: &ImageNode, asked: FallocateIn) -> Result<Asked, i32> {
+    const KEEP: u32 = libc::FALLOC_FL_KEEP_SIZE as u32;
+    const PUNCH: u32 = libc::FALLOC_FL_PUNCH_HOLE as u32 | KEEP;
+    const ZERO: u32 = libc::FALLOC_FL_ZERO_RANGE as u32;
+    let FallocateIn { fh, offset, length, mode, .. } = asked;
+    let inside = offset.checked_add(length).is_some_and(|end| end <= node.image.size());
+    let len = node.image.clamp(offset, length);
+    let nothing = Wish::Nothing { kind: kind::EMPTY };
+    let wish = match mode {
+        // Every byte of an image has its place on the device already.
+        KEEP => nothing,
+        0 if inside => nothing,
+        0 => return Err(libc::ENOSPC),
+        PUNCH if len == 0 => nothing,
+        PUNCH => Wish::Discard { offset, len },
+        ZERO if !inside => return Err(libc::ENOSPC),
+        _ if mode & !KEEP == ZERO && len == 0 => nothing,
+        _ if mode & !KEEP == ZERO => Wish::WriteZeroes { offset, len },
+        _ => return Err(libc::EOPNOTSUPP),
+    };
+    Ok((fh, false, wish))
+}
+
+/// Whether a read is the question how direct I/O must be aligned. QEMU puts it like this, and if it is answered with
+/// the byte it takes it that the truth cannot be had and goes for 4096: then it cannot write to an image that is
+/// not as many bytes, and reads and writes back whole blocks around its guest's sectors. Refused, as any disk would,
+/// it asks for 512 bytes next and is content. Every other request may be aligned as it likes.
+fn asks_for_alignment(offset: u64, size: u32, flags: u32) -> bool {
+    offset == 0 && size == 1 && flags & libc::O_DIRECT as u32 != 0
+}

@@ -1,0 +1,196 @@
+//! The way to fuser, which answers everything that is not about the bytes of images.
+//!
+//! fuser is given one end of a pair of sockets for its /dev/fuse, and does with it what it does best: agrees with the kernel
+//! on a protocol, and turns metadata operations into typed calls. We keep the connection itself, pass on to the other end
+//! what is fuser's, as it is, and carry fuser's answers back.
+
+use super::face::Metadata;
+use super::wire::{INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse};
+use fuser::{Session, SessionACL};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair, sockopt,
+};
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use zerocopy::IntoBytes;
+
+/// Most bytes that are read or written through fuser at once: control files and folders, whose readers come back for the
+/// rest. A message of this size goes through a socket of every user.
+const MOST: u32 = 128 << 10;
+/// Room for the largest message, an answer of fuser with its header.
+const MESSAGE: usize = MOST as usize + 4096;
+
+/// Where the answer to a forwarded request belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Route {
+    /// To the descriptor with this number.
+    Descriptor(usize),
+    /// To the thread with this number, which has the request's ring entry.
+    Thread(usize),
+}
+
+/// Our end.
+#[derive(Debug)]
+pub(super) struct Relay {
+    socket: OwnedFd,
+    /// Requests with fuser, by their unique number.
+    routes: Mutex<HashMap<u64, Route>>,
+    /// What did not fit into the socket at once, in its order.
+    late: mpsc::Sender<Vec<u8>>,
+}
+
+/// The kernel's first request, which says what it offers.
+pub(super) struct Init {
+    message: Vec<u8>,
+    asked: InitIn,
+}
+
+impl Init {
+    /// Waits for it.
+    pub(super) fn read(connection: BorrowedFd<'_>) -> io::Result<Self> {
+        // The kernel wants room for the largest write that it knows of, which before INIT is small.
+        let mut message = vec![0; 1 << 20];
+        let len = loop {
+            match nix::unistd::read(connection, &mut message) {
+                Err(Errno::EAGAIN) => {
+                    poll(&mut [PollFd::new(connection, PollFlags::POLLIN)], PollTimeout::NONE)?;
+                }
+                Err(Errno::EINTR | Errno::ENOENT) => {}
+                len => break len?,
+            }
+        };
+        message.truncate(len);
+        let is_init = parse(&message).is_some_and(|header: InHeader| header.opcode == opcode::INIT);
+        // Older kernels say less, and offer less.
+        let mut arguments = message.get(size_of::<InHeader>()..).unwrap_or_default().to_vec();
+        arguments.resize(size_of::<InitIn>().max(arguments.len()), 0);
+        match parse(&arguments) {
+            Some(asked) if is_init => Ok(Self { message, asked }),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's first request is not INIT")),
+        }
+    }
+
+    /// Whether the kernel offers to send requests by io_uring.
+    pub(super) fn offers_io_uring(&self) -> bool {
+        self.asked.flags & INIT_EXT != 0 && self.asked.flags2 & OVER_IO_URING != 0
+    }
+}
+
+impl Relay {
+    /// Starts fuser, and lets it answer the kernel's first request.
+    pub(super) fn start(
+        connection: BorrowedFd<'_>,
+        init: &Init,
+        metadata: Metadata,
+        acl: SessionACL,
+    ) -> io::Result<Self> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        for end in [&ours, &theirs] {
+            // A little more than the default; what is not granted only makes messages wait.
+            let _ = setsockopt(end, sockopt::SndBuf, &(4 * MESSAGE));
+        }
+        thread::Builder::new().name("fuse".into()).spawn(move || {
+            let session = Session::from_fd(metadata, theirs, acl, fuser::Config::default());
+            match session.and_then(Session::run) {
+                // It ends with the program, which closes our end.
+                Ok(()) => {}
+                Err(error) => tracing::debug!(%error, "the metadata session has ended"),
+            }
+        })?;
+        send(ours.as_raw_fd(), &init.message, MsgFlags::empty())?;
+        let mut answer = vec![0; MESSAGE];
+        let len = recv(ours.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+        if len == 0 {
+            return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's FUSE is too old"));
+        }
+        nix::unistd::write(connection, &answer[..len])?;
+        let (late, waiting) = mpsc::channel::<Vec<u8>>();
+        let slow = ours.try_clone()?;
+        thread::Builder::new().name("relay-late".into()).spawn(move || {
+            for message in waiting {
+                if let Err(error) = send(slow.as_raw_fd(), &message, MsgFlags::empty()) {
+                    tracing::error!(%error, "a request could not be passed on");
+                }
+            }
+        })?;
+        Ok(Self { socket: ours, routes: Mutex::default(), late })
+    }
+
+    fn routes(&self) -> MutexGuard<'_, HashMap<u64, Route>> {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes a request on. Never waits.
+    pub(super) fn forward(&self, header: InHeader, arguments: &[u8], data: &[u8], route: Route) {
+        let mut header = header;
+        let (mut read, mut write) = (None, None);
+        let mut data = data;
+        match header.opcode {
+            opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
+                read = parse(arguments).map(|asked: ReadIn| ReadIn { size: asked.size.min(MOST), ..asked });
+            }
+            opcode::WRITE => {
+                // Answered as a short write, after which the caller comes with the rest.
+                data = &data[..data.len().min(MOST as usize)];
+                write = parse(arguments).map(|asked: WriteIn| WriteIn { size: data.len() as u32, ..asked });
+            }
+            _ => {}
+        }
+        let arguments = match (&read, &write) {
+            (Some(asked), _) => asked.as_bytes(),
+            (_, Some(asked)) => asked.as_bytes(),
+            _ => arguments,
+        };
+        header.len = (size_of::<InHeader>() + arguments.len() + data.len()) as u32;
+        // Before it is sent: the answer may be quicker than we are.
+        self.routes().insert(header.unique, route);
+        let parts = [header.as_bytes(), arguments, data].map(IoSlice::new);
+        if let Err(error) = sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], MsgFlags::MSG_DONTWAIT, None)
+        {
+            if error != Errno::EAGAIN {
+                tracing::error!(%error, "a request cannot be passed on");
+            }
+            // The socket is full. Its order among others does not matter: where it does, the kernel waits for answers.
+            let message = [header.as_bytes(), arguments, data].concat();
+            // Without that thread there is no daemon.
+            let _ = self.late.send(message);
+        }
+    }
+
+    /// Waits for fuser's next answer, and says where it belongs and to which request; `None` for what is no answer (a notification), which
+    /// belongs to the connection.
+    ///
+    /// # Errors
+    /// When fuser has ended.
+    pub(super) fn answer(&self, message: &mut Vec<u8>) -> io::Result<Option<(Route, u64)>> {
+        loop {
+            message.resize(MESSAGE.max(message.capacity()), 0);
+            let len = match recv(self.socket.as_raw_fd(), message, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                len => len?,
+            };
+            message.truncate(len);
+            let Some(header) = parse::<OutHeader>(message) else { continue };
+            if header.unique == 0 {
+                return Ok(None);
+            }
+            match self.routes().remove(&header.unique) {
+                Some(route) => return Ok(Some((route, header.unique))),
+                None => tracing::warn!(unique = header.unique, "an answer to nothing that was asked"),
+            }
+        }
+    }
+}
+
+impl AsFd for Relay {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

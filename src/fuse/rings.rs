@@ -1,0 +1,222 @@
+//! The fast transport, FUSE over io_uring (Linux 6.14): a slot is given to a queue of the kernel, comes back with a request,
+//! and is given back with the answer, which at once asks for the next request.
+//!
+//! There is one queue for each processor, and a request comes through that of the processor its caller runs on. A held
+//! request occupies its slot, so there are enough slots that what one group has held keeps nobody's first request out.
+
+use super::images::{Answered, kind};
+use super::slots::{HEAD, Slot};
+use super::sys;
+use super::wire::{InHeader, OutHeader, RingHeader, WriteOut, parse};
+use crate::device::Lane;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use zerocopy::{FromBytes, IntoBytes};
+
+/// Which slots belong to which queue of the kernel, and to which thread.
+#[derive(Debug)]
+pub(super) struct Queues {
+    /// How many slots each queue has; never none, as the kernel waits for all queues.
+    slots: Vec<u32>,
+    threads: usize,
+    /// Queue of each slot.
+    queue_of: Vec<u16>,
+}
+
+impl Queues {
+    /// `slots` for each processor that is there, and one for each that may come.
+    pub(super) fn of_this_machine(slots: u32) -> Self {
+        let list = |name| {
+            let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/{name}"));
+            text.map(|text| cpu_list(text.trim())).unwrap_or_default()
+        };
+        let (possible, online) = (list("possible"), list("online"));
+        let count = possible.iter().max().map_or(1, |last| last + 1);
+        let slots = (0..count).map(|cpu| if online.contains(&cpu) { slots.max(1) } else { 1 }).collect();
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count);
+        Self::new(slots, threads)
+    }
+
+    fn new(slots: Vec<u32>, threads: usize) -> Self {
+        // In the order of the threads, which get their slots in one piece.
+        let queue_of = (0..threads).flat_map(|thread| {
+            let queues = (thread..slots.len()).step_by(threads);
+            // The kernel counts queues in 16 bits.
+            queues
+                .flat_map(|queue| std::iter::repeat_n(queue as u16, slots[queue] as usize))
+                .collect::<Vec<_>>()
+        });
+        let queue_of = queue_of.collect();
+        Self { slots, threads, queue_of }
+    }
+
+    pub(super) fn slots(&self) -> u32 {
+        self.slots.iter().sum()
+    }
+
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
+    pub(super) fn slots_of(&self, thread: usize) -> u32 {
+        self.slots.iter().skip(thread).step_by(self.threads).sum()
+    }
+}
+
+/// `0-3,8` as numbers.
+fn cpu_list(text: &str) -> Vec<usize> {
+    let range = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some(first.parse::<usize>().ok()?..=last.parse().ok()?)
+    };
+    text.split(',').filter_map(range).flatten().collect()
+}
+
+/// One thread's entries.
+pub(super) struct Rings {
+    queues: Arc<Queues>,
+    /// Slots that wait to be given to the kernel for the first time.
+    fresh: Vec<Slot>,
+    /// Where the kernel finds the two parts of each slot; read when it is first given.
+    #[expect(clippy::vec_box, reason = "the kernel is told where each of them lies")]
+    parts: Vec<Box<[libc::iovec; 2]>>,
+    /// Requests that are with fuser.
+    forwarded: HashMap<u64, Slot>,
+}
+
+impl Rings {
+    pub(super) fn new(queues: Arc<Queues>, slots: Vec<Slot>) -> Self {
+        Self { queues, fresh: slots, parts: Vec::new(), forwarded: HashMap::new() }
+    }
+
+    /// Gives all slots to the kernel, with the next wait of the lane.
+    pub(super) fn register(&mut self, lane: &mut Lane, connection: BorrowedFd<'_>) -> io::Result<()> {
+        for slot in self.fresh.drain(..) {
+            let queue = self.queues.queue_of[slot.index() as usize];
+            self.parts.push(sys::register(lane, connection, slot, queue)?);
+        }
+        Ok(())
+    }
+
+    /// Answers the request in a slot, with the next wait of the lane; the slot goes to the kernel for the next request.
+    pub(super) fn answer(
+        &self,
+        lane: &mut Lane,
+        connection: BorrowedFd<'_>,
+        mut slot: Slot,
+        answered: Answered,
+    ) -> io::Result<()> {
+        let Answered { unique, kind, len, result } = answered;
+        let payload = match (result, kind) {
+            (Ok(()), kind::DATA) => len,
+            (Ok(()), kind::WRITTEN) => {
+                let written = WriteOut { size: len, padding: 0 };
+                slot.room_mut()[..size_of::<WriteOut>()].copy_from_slice(written.as_bytes());
+                size_of::<WriteOut>() as u32
+            }
+            _ => 0,
+        };
+        let error = -result.err().unwrap_or(0);
+        self.commit(lane, connection, slot, OutHeader { len: 0, error, unique }, payload)
+    }
+
+    fn commit(
+        &self,
+        lane: &mut Lane,
+        connection: BorrowedFd<'_>,
+        mut slot: Slot,
+        header: OutHeader,
+        payload: u32,
+    ) -> io::Result<()> {
+        let ring_header = RingHeader::mut_from_prefix(slot.bytes_mut());
+        let Ok((ring_header, _)) = ring_header else { return Err(io::ErrorKind::InvalidData.into()) };
+        let header = OutHeader { len: size_of::<OutHeader>() as u32 + payload, ..header };
+        ring_header.in_out[..size_of::<OutHeader>()].copy_from_slice(header.as_bytes());
+        ring_header.payload_size = payload;
+        let commit_id = ring_header.commit_id;
+        if payload as usize <= size_of::<WriteOut>() {
+            // What was written is on the disk, so its memory may go. What was read is still to be copied by the kernel.
+            slot.trim(payload as usize);
+        }
+        let queue = self.queue_of(&slot);
+        sys::commit(lane, connection, slot, queue, commit_id)
+    }
+
+    fn queue_of(&self, slot: &Slot) -> u16 {
+        self.queues.queue_of[slot.index() as usize]
+    }
+
+    /// The processor whose callers' requests come in the slot.
+    pub(super) fn processor_of(&self, slot: &Slot) -> usize {
+        self.queue_of(slot).into()
+    }
+
+    /// The thread that the slot was first given out by.
+    pub(super) fn thread_of(&self, slot: &Slot) -> usize {
+        self.processor_of(slot) % self.queues.threads
+    }
+
+    /// Keeps a slot whose request goes to fuser, and passes the request's data on.
+    pub(super) fn forward(&mut self, header: InHeader, slot: Slot, pass_on: impl FnOnce(&[u8])) {
+        // Kept first: the answer may be quicker than we are.
+        let slot = self.forwarded.entry(header.unique).insert_entry(slot).into_mut();
+        let data = RingHeader::ref_from_prefix(slot.bytes()).map_or(0, |(header, _)| header.payload_size);
+        pass_on(&slot.bytes()[HEAD..][..data as usize]);
+    }
+
+    /// Whether the slot is a ring entry.
+    pub(super) fn owns(&self, slot: &Slot) -> bool {
+        (slot.index() as usize) < self.queues.queue_of.len()
+    }
+
+    /// Takes an answer of fuser to the slot that waits for it.
+    pub(super) fn answer_forwarded(
+        &mut self,
+        lane: &mut Lane,
+        connection: BorrowedFd<'_>,
+        unique: u64,
+        message: &[u8],
+    ) -> io::Result<()> {
+        let (Some(mut slot), Some(header)) = (self.forwarded.remove(&unique), parse::<OutHeader>(message))
+        else {
+            return Ok(());
+        };
+        let body = &message[size_of::<OutHeader>()..];
+        let room = slot.room_mut();
+        let len = body.len().min(room.len());
+        room[..len].copy_from_slice(&body[..len]);
+        self.commit(lane, connection, slot, header, len as u32)
+    }
+}
+
+/// Header, number of bytes of arguments, and of data, of the request in a slot.
+pub(super) fn request(slot: &Slot, arguments: &mut [u8; 128]) -> Option<(InHeader, usize, usize)> {
+    let (ring_header, _) = RingHeader::ref_from_prefix(slot.bytes()).ok()?;
+    let header: InHeader = parse(&ring_header.in_out)?;
+    let data = ring_header.payload_size as usize;
+    let len = (header.len as usize).saturating_sub(size_of::<InHeader>() + data).min(arguments.len());
+    arguments[..len].copy_from_slice(&ring_header.op_in[..len]);
+    Some((header, len, data.min(slot.bytes().len() - HEAD)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processors_are_listed_as_the_kernel_does() {
+        assert_eq!(cpu_list("0-3,8"), [0, 1, 2, 3, 8]);
+        assert_eq!(cpu_list("5"), [5]);
+        assert!(cpu_list("").is_empty());
+    }
+
+    #[test]
+    fn every_queue_has_slots_and_every_slot_one_queue() {
+        let queues = Queues::new(vec![4, 4, 1, 4, 1], 2);
+        assert_eq!((queues.slots(), queues.threads()), (14, 2));
+        assert_eq!((queues.slots_of(0), queues.slots_of(1)), (6, 8));
+        assert_eq!(queues.queue_of, [0, 0, 0, 0, 2, 4, 1, 1, 1, 1, 3, 3, 3, 3]);
+    }
+}

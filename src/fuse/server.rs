@@ -1,0 +1,435 @@
+//! Serves a mount: chooses the transport, and starts the threads.
+//!
+//! Start, in this order, because there is no way back once the kernel was told how requests are to come: the kernel's offer
+//! is read, the threads make their lanes, fuser answers the kernel, the threads begin.
+
+use super::dev::{Dev, State};
+use super::face::{Face, Metadata};
+use super::inbox::{Inbox, Mail};
+use super::relay::{Init, Relay, Route};
+use super::rings::{Queues, Rings};
+use super::slots::{Pool, Slot, Slots};
+use super::sys;
+use super::worker::{Source, Worker};
+use crate::clock::Clock;
+use crate::device::{BackendKind, Lane, Waker};
+use crate::engine::Engine;
+use fuser::SessionACL;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::{self, JoinHandle};
+
+/// Threads that read /dev/fuse, at most: they share the cores with the callers.
+const MOST_READERS: usize = 8;
+/// Operations that are usually in flight on a lane.
+const USUAL: u32 = 4096;
+/// Requests that the kernel sends by /dev/fuse although there are rings: it waits for no answer to them.
+const BESIDE_RINGS: u32 = 4;
+/// The largest request that the kernel can be made to send (sysctl fs.fuse.max_pages_limit) and that is taken.
+const LARGEST: usize = 16 << 20;
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TransportKind {
+    /// By io_uring where the kernel offers it, by /dev/fuse otherwise.
+    #[default]
+    Auto,
+    /// /dev/fuse, read by our own threads.
+    Dev,
+    /// FUSE over io_uring.
+    Uring,
+}
+
+/// How a mount is to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct ServeOptions {
+    /// How requests are to come.
+    pub transport: TransportKind,
+    /// How devices are talked to.
+    pub backend: BackendKind,
+    /// Requests that can be accepted and not answered: in all by /dev/fuse, on each processor by io_uring. At least 1.
+    pub slots: u32,
+    /// Bytes of memory that are kept after large requests.
+    pub keep: usize,
+}
+
+/// Why a mount cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the sentences say it")]
+pub enum ServeError {
+    #[error("the transport uring cannot be had: {0}")]
+    NoUring(String),
+    #[error("cannot set up input and output: {0}")]
+    Lane(#[source] io::Error),
+    #[error("cannot reserve room for {count} requests of {room} bytes: {source}; ask for fewer with --slots")]
+    Slots { count: u32, room: usize, source: io::Error },
+    #[error("the kernel and ioband do not agree on a FUSE protocol: {0}")]
+    Protocol(#[source] io::Error),
+    #[error("the kernel refuses the ring entries: {0}")]
+    Refused(#[source] io::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// The transport that a mount has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transport {
+    /// `uring` or `dev`.
+    pub name: &'static str,
+    /// Why it is not the faster one, and what would change that; only if that was not asked for.
+    pub why: Option<String>,
+    /// Threads that serve.
+    pub threads: usize,
+    /// `io_uring` or `threads`: how devices are talked to.
+    pub backend: &'static str,
+}
+
+/// A mount at work.
+#[derive(Debug)]
+pub struct Server {
+    transport: Transport,
+    wakers: Vec<Waker>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    shared: Arc<Shared>,
+}
+
+/// What all threads have in common.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) face: Arc<Face>,
+    /// In the order of their numbers.
+    pub(super) engines: Vec<Arc<Engine>>,
+    pub(super) clock: Clock,
+    pub(super) slots: &'static Slots,
+    /// Those that /dev/fuse is read into.
+    pub(super) pool: Pool,
+    /// Descriptors of the connection, one for each thread; the first one is the one that was mounted.
+    pub(super) descriptors: Vec<OwnedFd>,
+    pub(super) relay: Relay,
+    /// One for each thread.
+    pub(super) inboxes: Vec<Inbox>,
+    /// So many threads read /dev/fuse, where there are no rings.
+    pub(super) readers: AtomicUsize,
+    /// The engines are being ended: visit them.
+    pub(super) closing: AtomicBool,
+    /// They have ended.
+    pub(super) stopping: AtomicBool,
+    pub(super) served: Vec<Served>,
+    /// Told once that the connection has ended.
+    pub(super) ended: Mutex<Option<mpsc::Sender<io::Result<()>>>>,
+}
+
+/// Requests for bytes of images that one thread has accepted, by the way they came.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Served {
+    pub(super) by_uring: AtomicU64,
+    pub(super) by_dev: AtomicU64,
+}
+
+impl Shared {
+    /// The connection has ended, or cannot be served any more.
+    pub(super) fn end(&self, how: io::Result<()>) {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(ended) = ended {
+            // Who does not listen any more knows.
+            let _ = ended.send(how);
+        }
+    }
+}
+
+/// What a thread is told when it may begin.
+struct Go {
+    shared: Arc<Shared>,
+    queues: Option<Arc<Queues>>,
+    /// Slots to give to the rings.
+    entries: Vec<Slot>,
+}
+
+/// A thread that has a lane and waits for the word.
+struct Waiting {
+    waker: Waker,
+    go: mpsc::Sender<Go>,
+    begun: mpsc::Receiver<io::Result<()>>,
+    backend: &'static str,
+    handle: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts to serve. `ended` is told when the connection to the kernel has ended.
+    ///
+    /// # Errors
+    /// [`ServeError`]; the connection is closed then.
+    pub fn start(
+        face: Arc<Face>,
+        engines: Vec<Arc<Engine>>,
+        connection: OwnedFd,
+        acl: SessionACL,
+        options: ServeOptions,
+        clock: Clock,
+        ended: mpsc::Sender<io::Result<()>>,
+    ) -> Result<Self, ServeError> {
+        let init = Init::read(connection.as_fd()).map_err(ServeError::Protocol)?;
+        let (queues, threads, why) = choose(&init, &options)?;
+        let room = largest_request();
+        let count = queues.as_ref().map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
+        let slots = Slots::new(count, room, options.keep).map_err(|source| ServeError::Slots {
+            count,
+            room,
+            source,
+        })?;
+        // Sizes are in 32 bits in the protocol, and far below that.
+        let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
+        let relay = Relay::start(connection.as_fd(), &init, metadata, acl).map_err(ServeError::Protocol)?;
+        let number = if queues.is_some() { 1 } else { threads.len() };
+        let descriptors = descriptors(connection, number).map_err(ServeError::Protocol)?;
+        // What comes beside the rings stands behind them.
+        let mut entries: Vec<_> = slots.all().collect();
+        let pool = Pool::new(entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize)));
+        let shared = Arc::new(Shared {
+            face,
+            engines,
+            clock,
+            slots,
+            pool,
+            descriptors,
+            relay,
+            inboxes: threads.iter().map(|thread| Inbox::new(thread.waker.clone())).collect(),
+            readers: AtomicUsize::new(1),
+            closing: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            served: threads.iter().map(|_| Served::default()).collect(),
+            ended: Mutex::new(Some(ended)),
+        });
+        let transport = Transport {
+            name: if queues.is_some() { "uring" } else { "dev" },
+            why,
+            threads: threads.len(),
+            backend: threads.first().map_or("none", |thread| thread.backend),
+        };
+        begin(&threads, &shared, queues.map(|queues| (Arc::new(queues), entries)))?;
+        carry_answers(shared.clone()).map_err(ServeError::Thread)?;
+        let (wakers, threads) = threads.into_iter().map(|thread| (thread.waker, thread.handle)).unzip();
+        Ok(Self { transport, wakers, threads: Mutex::new(threads), shared })
+    }
+
+    /// How requests come.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    /// Requests for bytes of images so far, as (by io_uring, by /dev/fuse).
+    pub fn served(&self) -> (u64, u64) {
+        let sum = |count: fn(&Served) -> &AtomicU64| {
+            self.shared.served.iter().map(|served| count(served).load(Ordering::Relaxed)).sum()
+        };
+        (sum(|served| &served.by_uring), sum(|served| &served.by_dev))
+    }
+
+    /// Carries out and answers everything that was accepted, and ends the threads. What comes meanwhile is refused.
+    pub fn finish(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        for engine in &self.shared.engines {
+            engine.shut_down(&self.wakers);
+        }
+        // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and
+        // would keep the devices for so long.
+        self.shared.stopping.store(true, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..) {
+            // That it panicked was told when it did.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The queues of the rings if it is to be io_uring, the threads, and if it is not, why.
+type Choice = (Option<Queues>, Vec<Waiting>, Option<String>);
+
+fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
+    let by_dev = |why| {
+        let count = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_READERS));
+        let backend = options.backend;
+        let threads = spawn(count, move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
+        Ok((None, threads, why))
+    };
+    let missing = if options.backend == BackendKind::Threads {
+        "devices are served by threads (--backend threads), and it shares a ring with them".to_owned()
+    } else if !init.offers_io_uring() {
+        why_not_offered()
+    } else {
+        String::new()
+    };
+    match options.transport {
+        TransportKind::Dev => return by_dev(None),
+        TransportKind::Uring if !missing.is_empty() => return Err(ServeError::NoUring(missing)),
+        TransportKind::Auto if !missing.is_empty() => return by_dev(Some(missing)),
+        TransportKind::Auto | TransportKind::Uring => {}
+    }
+    let queues = Queues::of_this_machine(options.slots);
+    let count = queues.threads();
+    let entries = queues.slots() / count as u32 + BESIDE_RINGS;
+    match spawn(count, move || Lane::with_commands(USUAL, entries)) {
+        Ok(threads) => Ok((Some(queues), threads, None)),
+        Err(error) if options.transport == TransportKind::Uring => {
+            Err(ServeError::NoUring(format!("no ring can be made: {error}")))
+        }
+        Err(error) => by_dev(Some(format!("no ring can be made for it: {error}"))),
+    }
+}
+
+/// Why the kernel does not offer FUSE over io_uring, and what would change that.
+fn why_not_offered() -> String {
+    const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+    match std::fs::read_to_string(SWITCH) {
+        Ok(value) if value.trim() == "N" => {
+            format!("it is switched off in the kernel; `echo Y > {SWITCH}` as root, then mount again")
+        }
+        Ok(_) => "it was switched on after this mount was made; mount again".to_owned(),
+        Err(_) => "this kernel has no FUSE over io_uring (that takes Linux 6.14)".to_owned(),
+    }
+}
+
+/// The largest request that the kernel will send.
+fn largest_request() -> usize {
+    const PAGE: usize = 4096;
+    let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
+    // Before it was a setting it was this number.
+    let pages = limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(256_usize);
+    pages.saturating_mul(PAGE).clamp(1 << 20, LARGEST)
+}
+
+/// Starts threads that make a lane each, and wait.
+fn spawn(
+    count: usize,
+    lane: impl Fn() -> io::Result<Lane> + Clone + Send + 'static,
+) -> io::Result<Vec<Waiting>> {
+    (0..count)
+        .map(|number| {
+            let (made, lane_made) = mpsc::channel();
+            let (go, told) = mpsc::channel::<Go>();
+            let (began, begun) = mpsc::channel();
+            let lane = lane.clone();
+            let handle = thread::Builder::new().name(format!("serve-{number}")).spawn(move || {
+                // A ring belongs to the thread that makes it.
+                let lane = match lane() {
+                    Ok(lane) => lane,
+                    Err(error) => return drop(made.send(Err(error))),
+                };
+                let _ = made.send(Ok((lane.waker(), lane.name())));
+                // Without a word the start has failed elsewhere.
+                if let Ok(go) = told.recv() {
+                    serve(number, lane, go, &began);
+                }
+            })?;
+            let (waker, backend) = lane_made.recv().map_err(io::Error::other)??;
+            Ok(Waiting { waker, go, begun, backend, handle })
+        })
+        .collect()
+}
+
+/// A thread's work, from the word to the end of the process.
+fn serve(number: usize, lane: Lane, go: Go, began: &mpsc::Sender<io::Result<()>>) {
+    let Go { shared, queues, entries } = go;
+    let (descriptor, rings, state) = match queues {
+        // Besides the rings there is one reader.
+        Some(queues) if number == 0 => (0, Some(Rings::new(queues, entries)), State::Ready),
+        Some(queues) => (0, Some(Rings::new(queues, entries)), State::Ended),
+        None => (number, None, State::Ready),
+    };
+    let source = Source { dev: Dev::new(descriptor, state), rings };
+    let _last_resort = LastResort(&shared);
+    let mut worker = Worker::new(number, &shared, lane, source);
+    let started = worker.begin();
+    let failed = started.is_err();
+    // Who started it waits for this.
+    let _ = began.send(started);
+    if !failed && let Err(error) = worker.serve() {
+        tracing::error!(%error, "cannot wait for the kernel any more");
+        shared.end(Err(error));
+    }
+}
+
+/// A thread that panics takes its requests with it. So the daemon ends, and the kernel gives every caller an error, rather
+/// than that some wait for ever.
+struct LastResort<'a>(&'a Shared);
+
+impl Drop for LastResort<'_> {
+    fn drop(&mut self) {
+        self.0.end(Err(io::Error::other("a thread that served has panicked")));
+    }
+}
+
+fn begin(
+    threads: &[Waiting],
+    shared: &Arc<Shared>,
+    queues: Option<(Arc<Queues>, Vec<Slot>)>,
+) -> Result<(), ServeError> {
+    let (queues, mut entries) = queues.map_or((None, Vec::new()), |(queues, slots)| (Some(queues), slots));
+    for (number, thread) in threads.iter().enumerate() {
+        let rest = match &queues {
+            Some(queues) => entries.split_off(queues.slots_of(number) as usize),
+            None => Vec::new(),
+        };
+        let entries = std::mem::replace(&mut entries, rest);
+        // It ends only after this.
+        let _ = thread.go.send(Go { shared: shared.clone(), queues: queues.clone(), entries });
+    }
+    for thread in threads {
+        let begun = thread.begun.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has ended")));
+        begun.map_err(ServeError::Refused)?;
+    }
+    Ok(())
+}
+
+/// The descriptors to read from. Several for one connection spare the readers a lock in the kernel; but whoever may not open
+/// /dev/fuse does with one.
+fn descriptors(connection: OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut descriptors = vec![connection];
+    while descriptors.len() < count {
+        let clone = OpenOptions::new().read(true).write(true).open("/dev/fuse").map(OwnedFd::from);
+        match clone.and_then(|fresh| {
+            sys::clone_connection(fresh.as_fd(), descriptors[0].as_fd())?;
+            Ok(fresh)
+        }) {
+            Ok(fresh) => descriptors.push(fresh),
+            Err(error) => {
+                tracing::debug!(%error, "the threads share one descriptor");
+                descriptors.push(descriptors[0].try_clone()?);
+            }
+        }
+    }
+    for descriptor in &descriptors {
+        // Whoever reads has other things to do as well.
+        let flags = OFlag::from_bits_retain(fcntl(descriptor, FcntlArg::F_GETFL)?);
+        fcntl(descriptor, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    }
+    Ok(descriptors)
+}
+
+/// A thread that carries fuser's answers to where they belong.
+fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
+    thread::Builder::new().name("relay".into()).spawn(move || {
+        let mut message = Vec::new();
+        loop {
+            let descriptor = match shared.relay.answer(&mut message) {
+                Ok(Some((Route::Thread(number), unique))) => {
+                    shared.inboxes[number].put(Mail::Forwarded(unique, message.clone()));
+                    continue;
+                }
+                Ok(Some((Route::Descriptor(number), _))) => number,
+                Ok(None) => 0,
+                Err(error) => {
+                    return shared.end(Err(io::Error::other(format!("fuser has ended: {error}"))));
+                }
+            };
+            super::dev::write(&shared.descriptors[descriptor], &message);
+        }
+    })?;
+    Ok(())
+}

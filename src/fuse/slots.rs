@@ -1,0 +1,283 @@
+//! Memory for requests. A slot holds one request from its arrival until its answer, header and data, so that the data lie
+//! where the device can read and write them: nothing is copied on our side of the kernel.
+//!
+//! ```text
+//! ┌── HEAD ──────────────────────────────┬── room ───────────────┐
+//! │ ring: RingHeader …                    │ data, page-aligned    │
+//! │ dev:  … InHeader and arguments before │                       │
+//! └───────────────────────────────────────┴───────────────────────┘
+//! ```
+//!
+//! Room is reserved for the largest request, but takes memory only once it was used, and what large requests used is given
+//! back when it adds up: thousands of slots for small requests cost two pages each.
+
+use super::sys;
+use crate::device::Payload;
+use crate::engine::{Answer, Ticket};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Bytes before the data.
+pub(super) const HEAD: usize = sys::PAGE;
+/// Requests of up to this many bytes are not worth giving their memory back.
+const SMALL: u32 = 64 << 10;
+
+/// All slots of a mount. They are never freed: the kernel may write to them until the connection ends with the process.
+#[derive(Debug)]
+pub(super) struct Slots {
+    memory: sys::Reserved,
+    count: u32,
+    room: usize,
+    given_out: AtomicBool,
+    /// How much of each slot's room has been used since it was last given back; only with large requests.
+    used: Box<[AtomicU32]>,
+    /// Sum of those.
+    kept: AtomicUsize,
+    /// How much of that may be kept.
+    keep: usize,
+}
+
+/// The exclusive right to a slot's memory: nobody else has it while this exists.
+#[derive(Debug)]
+#[must_use = "a slot that is dropped is lost"]
+pub(super) struct Slot {
+    slots: &'static Slots,
+    index: u32,
+}
+
+impl Slots {
+    /// `count` slots with room for `room` bytes of data each (a whole number of pages), of which `keep` bytes in all may
+    /// stay in memory after large requests.
+    ///
+    /// # Errors
+    /// When so much address space is not to be had.
+    pub(super) fn new(count: u32, room: usize, keep: usize) -> io::Result<&'static Self> {
+        let size = (HEAD + room).checked_mul(count as usize).ok_or(io::ErrorKind::OutOfMemory)?;
+        let memory = sys::Reserved::new(size)?;
+        let used = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let (given_out, kept) = (AtomicBool::new(false), AtomicUsize::new(0));
+        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, kept, keep })))
+    }
+
+    /// The slots themselves; none the second time.
+    pub(super) fn all(&'static self) -> impl Iterator<Item = Slot> {
+        let count = if self.given_out.swap(true, Ordering::Relaxed) { 0 } else { self.count };
+        (0..count).map(move |index| Slot { slots: self, index })
+    }
+
+    /// The slot that an answer is for, with the rest of the answer: bytes read are in it, an error is an errno.
+    pub(super) fn redeem(&'static self, answer: Answer) -> (Slot, Ticket, Result<(), i32>) {
+        let Answer { ticket, result } = answer;
+        // Dropping the pieces ends what was lent.
+        let result = result.map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
+        (Slot { slots: self, index: ticket.slot }, ticket, result)
+    }
+
+    /// The slot that a command of the kernel gave back; `token` is what [`Slot::into_kernel`] returned.
+    #[expect(clippy::wrong_self_convention, reason = "it comes from the kernel, and belongs to these")]
+    pub(super) fn from_kernel(&'static self, token: u32) -> Slot {
+        Slot { slots: self, index: token }
+    }
+
+    /// The slot's first byte. That of its data is `HEAD` after it, and page-aligned.
+    fn at(&self, index: u32) -> usize {
+        (HEAD + self.room) * index as usize
+    }
+}
+
+/// Free slots that no thread keeps for itself.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    slots: Mutex<Vec<Slot>>,
+    /// Somebody found none.
+    starving: AtomicBool,
+}
+
+/// Free slots of one thread: mostly it goes without the pool, and its last used slot, which is in its caches, is the next.
+#[derive(Debug)]
+pub(super) struct Free {
+    own: Vec<Slot>,
+}
+
+/// So many slots go to the pool and come from it at once.
+const MANY: usize = 64;
+
+impl Pool {
+    pub(super) fn new(slots: Vec<Slot>) -> Self {
+        Self { slots: slots.into(), starving: AtomicBool::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Free {
+    pub(super) fn new() -> Self {
+        Self { own: Vec::with_capacity(2 * MANY) }
+    }
+
+    /// A free slot, if there is one anywhere. If not, [`Free::put`] of another thread says that there is one again.
+    pub(super) fn take(&mut self, pool: &Pool) -> Option<Slot> {
+        if self.own.is_empty() {
+            let mut slots = pool.lock();
+            // Where there are few, others need some as well.
+            let from = slots.len() - MANY.min(slots.len().div_ceil(4));
+            self.own.extend(slots.drain(from..));
+            // Under the lock, so that nobody gives one back unseen.
+            pool.starving.store(self.own.is_empty(), Ordering::Relaxed);
+        }
+        self.own.pop()
+    }
+
+    /// Gives all of them back, by who does not read any more. True if somebody waits for one.
+    pub(super) fn put_all(&mut self, pool: &Pool) -> bool {
+        if self.own.is_empty() {
+            return false;
+        }
+        let mut slots = pool.lock();
+        slots.append(&mut self.own);
+        pool.starving.swap(false, Ordering::Relaxed)
+    }
+
+    /// Takes a slot back; true if somebody waits for one.
+    pub(super) fn put(&mut self, pool: &Pool, slot: Slot) -> bool {
+        self.own.push(slot);
+        let starving = pool.starving.load(Ordering::Relaxed);
+        if starving || self.own.len() >= 2 * MANY {
+            let keep = if starving { 0 } else { MANY };
+            let mut slots = pool.lock();
+            // The ones that were not used for longest.
+            slots.extend(self.own.drain(..self.own.len() - keep));
+            return pool.starving.swap(false, Ordering::Relaxed);
+        }
+        false
+    }
+}
+
+impl Slot {
+    pub(super) fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// Head and room, as they lie.
+    pub(super) fn bytes(&self) -> &[u8] {
+        // That nobody else has it is what a `Slot` means.
+        self.slots.memory.get(self.slots.at(self.index), HEAD + self.slots.room)
+    }
+
+    /// Head and room, to be changed.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.slots.memory.get_mut(self.slots.at(self.index), HEAD + self.slots.room)
+    }
+
+    /// The data.
+    pub(super) fn room_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes_mut()[HEAD..]
+    }
+
+    /// Lends `len` bytes of data to the engine. The slot comes back with the answer to the ticket.
+    pub(super) fn lend(self, len: u32, kind: u32, unique: u64) -> (Payload, Ticket) {
+        self.used(len);
+        let payload =
+            self.slots.memory.lend(self.slots.at(self.index) + HEAD, (len as usize).min(self.slots.room));
+        (payload, self.ticket(len, kind, unique))
+    }
+
+    /// Waits with the engine for the answer to a request without data.
+    pub(super) fn ticket(self, len: u32, kind: u32, unique: u64) -> Ticket {
+        Ticket { slot: self.index, len, kind, unique }
+    }
+
+    /// Addresses of head and room for the kernel, which has the slot from now on.
+    pub(super) fn into_kernel(self) -> (u32, [(usize, usize); 2]) {
+        let at = self.slots.memory.address(self.slots.at(self.index));
+        (self.index, [(at, HEAD), (at + HEAD, self.slots.room)])
+    }
+
+    /// Notes that so much room was used.
+    fn used(&self, len: u32) {
+        if len > SMALL {
+            let used = &self.slots.used[self.index as usize];
+            let before = used.load(Ordering::Relaxed);
+            if len > before {
+                used.store(len, Ordering::Relaxed);
+                self.slots.kept.fetch_add((len - before) as usize, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Gives memory back if large requests have left too much of it; but not that of the first `needed` bytes of data.
+    pub(super) fn trim(&mut self, needed: usize) {
+        let (slots, index) = (self.slots, self.index as usize);
+        let used = slots.used[index].load(Ordering::Relaxed);
+        if used > 0 && slots.kept.load(Ordering::Relaxed) > slots.keep {
+            // Whole pages, from the first that is not needed.
+            let from = HEAD + needed.next_multiple_of(sys::PAGE);
+            slots.memory.give_back(slots.at(self.index) + from, (HEAD + used as usize).saturating_sub(from));
+            slots.used[index].store(0, Ordering::Relaxed);
+            slots.kept.fetch_sub(used as usize, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(count: u32) -> Pool {
+        let slots = Slots::new(count, 1 << 20, 0).expect("address space");
+        Pool::new(slots.all().collect())
+    }
+
+    #[test]
+    fn nobody_takes_all_of_few() {
+        let pool = pool(16);
+        let (mut one, mut other) = (Free::new(), Free::new());
+        let first = one.take(&pool).expect("a slot");
+        assert!(other.take(&pool).is_some());
+        assert!(!one.put(&pool, first));
+    }
+
+    #[test]
+    fn who_found_none_is_told_when_there_is_one() {
+        let pool = pool(200);
+        let (mut one, mut other) = (Free::new(), Free::new());
+        let mut taken: Vec<_> = std::iter::from_fn(|| one.take(&pool)).collect();
+        assert_eq!(taken.len(), 200);
+        assert!(other.take(&pool).is_none());
+        assert!(one.put(&pool, taken.pop().expect("one of them")), "the other waits");
+        let slot = other.take(&pool).expect("the one that was put back");
+        assert!(!other.put(&pool, slot), "nobody waits");
+        // Nobody keeps more than a thread needs.
+        taken.drain(..).for_each(|slot| assert!(!one.put(&pool, slot)));
+        assert!(std::iter::from_fn(|| other.take(&pool)).count() >= 200 - 2 * MANY);
+        assert!(one.put_all(&pool), "the other waits again");
+        assert!(other.take(&pool).is_some());
+    }
+
+    #[test]
+    fn memory_after_large_requests_is_given_back_beyond_what_is_kept() {
+        let room = 1 << 20;
+        let slots = Slots::new(2, room, room).expect("address space");
+        let mut all: Vec<_> = slots.all().collect();
+        assert_eq!(slots.all().count(), 0, "they are given out once");
+        for slot in &mut all {
+            slot.room_mut().fill(7);
+        }
+        let back: Vec<_> = all
+            .into_iter()
+            .map(|slot| {
+                let (payload, ticket) = slot.lend(room as u32, 0, 0);
+                slots.redeem(Answer { ticket, result: Ok(std::iter::once(payload).collect()) }).0
+            })
+            .collect();
+        let [mut first, mut second] = <[Slot; 2]>::try_from(back).expect("two");
+        first.trim(100);
+        assert!(first.room_mut()[..4096].iter().all(|byte| *byte == 7), "what is needed stays");
+        assert!(first.room_mut()[4096..].iter().all(|byte| *byte == 0));
+        second.trim(0);
+        assert!(second.room_mut().iter().all(|byte| *byte == 7), "so much may be kept");
+    }
+}

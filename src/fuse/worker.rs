@@ -1,0 +1,345 @@
+//! A thread that serves: it waits in one place for requests and for the device, and does what there is to do for both.
+//!
+//! One round, top to bottom:
+//!
+//! 1. What has come is looked at, without a lock: callers are classified, requests made ready.
+//! 2. The engine of each disk that is concerned is visited once.
+//! 3. Calls are queued for the device, and then answers for the callers.
+//! 4. The next wait sends all of it to the kernel in one system call.
+//!
+//! In the steady state a round allocates nothing, and takes one lock for each disk.
+
+use super::dev::{self, Dev, Read, State};
+use super::images::{Answered, Verdict};
+use super::inbox::{Inbox, Mail};
+use super::place::Place;
+use super::relay::Route;
+use super::rings::{self, Rings};
+use super::server::Shared;
+use super::slots::Slot;
+use super::wire::{InHeader, opcode};
+use crate::device::{Event, Finished, Lane};
+use crate::engine::{Answer, Outbox, Prepared, Ticket};
+use crate::units::Nanos;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Requests that are read in one round: a batch saves locks and system calls, a long one makes its first request wait.
+const BATCH: usize = 32;
+/// Bits of [`Ticket::kind`] for what kind of answer it is; the descriptor that it goes to stands above.
+const KIND_BITS: u32 = 8;
+
+/// Where a thread's requests come from.
+pub(super) struct Source {
+    pub(super) dev: Dev,
+    pub(super) rings: Option<Rings>,
+}
+
+/// A request that has come, and not been looked at.
+struct Arrived {
+    slot: Slot,
+    by_ring: bool,
+}
+
+/// What there is to bring to one engine.
+#[derive(Default)]
+struct Visit {
+    requests: Vec<(Prepared, Ticket)>,
+    finished: Vec<Finished>,
+    /// When to come again by ourselves.
+    until: Option<Nanos>,
+}
+
+pub(super) struct Worker<'t> {
+    number: usize,
+    shared: &'t Shared,
+    lane: Lane,
+    source: Source,
+    place: Place,
+    visits: Vec<Visit>,
+    outbox: Outbox,
+    // Scratch, kept for its memory.
+    events: Vec<Event>,
+    arrived: Vec<Arrived>,
+    mail: Vec<Mail>,
+}
+
+impl<'t> Worker<'t> {
+    pub(super) fn new(number: usize, shared: &'t Shared, lane: Lane, source: Source) -> Self {
+        Self {
+            number,
+            shared,
+            lane,
+            source,
+            place: Place::new(),
+            visits: shared.engines.iter().map(|_| Visit::default()).collect(),
+            outbox: Outbox::default(),
+            events: Vec::new(),
+            arrived: Vec::new(),
+            mail: Vec::new(),
+        }
+    }
+
+    /// Gives the kernel what it needs to send requests.
+    pub(super) fn begin(&mut self) -> io::Result<()> {
+        let Some(rings) = &mut self.source.rings else { return Ok(()) };
+        rings.register(&mut self.lane, self.shared.descriptors[0].as_fd())?;
+        // A slot that is taken says nothing until there is a request in it.
+        self.lane.wait(Some(std::time::Duration::ZERO), &mut self.events)?;
+        let refused = self.events.iter().find_map(|event| match event {
+            Event::Command { result, .. } if *result < 0 => Some(-result),
+            _ => None,
+        });
+        refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+    }
+
+    /// Serves until it is told to stop, or cannot wait any more.
+    pub(super) fn serve(&mut self) -> io::Result<()> {
+        while !self.shared.stopping.load(Ordering::Acquire) {
+            self.gather();
+            self.judge_all();
+            self.open_mail();
+            self.visit();
+            self.talk();
+            self.place.note(self.lane.in_flight());
+            self.share_reading();
+            self.lane.wait(self.timeout(), &mut self.events)?;
+        }
+        Ok(())
+    }
+
+    /// How long there is nothing to do if nothing comes.
+    fn timeout(&self) -> Option<std::time::Duration> {
+        if self.source.dev.state == State::Ready {
+            return Some(std::time::Duration::ZERO);
+        }
+        let until = self.visits.iter().filter_map(|visit| visit.until).min()?;
+        Some(until.since(self.shared.clock.now()).into())
+    }
+
+    /// Sorts what the lane had to tell, and reads what there is to read.
+    fn gather(&mut self) {
+        for event in self.events.drain(..) {
+            match event {
+                Event::Finished(finished) => {
+                    self.visits[usize::from(finished.disk())].finished.push(finished);
+                }
+                Event::Readable => self.source.dev.state = State::Ready,
+                Event::Command { token, result: 0.. } => {
+                    self.arrived.push(Arrived { slot: self.shared.slots.from_kernel(token), by_ring: true });
+                }
+                Event::Command { result, .. } => {
+                    // ENOTCONN is how the connection ends; the reader of /dev/fuse tells whom it concerns.
+                    if result != -libc::ENOTCONN {
+                        let error = io::Error::from_raw_os_error(-result);
+                        tracing::error!(%error, "the kernel gives up a ring entry");
+                    }
+                }
+            }
+        }
+        // Who has none may have been woken because there is one again.
+        if matches!(self.source.dev.state, State::Ready | State::Full) {
+            self.source.dev.state = State::Ready;
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        let descriptor = &self.shared.descriptors[self.source.dev.descriptor];
+        for _ in 0..BATCH {
+            match self.source.dev.read(descriptor, &self.shared.pool) {
+                Read::Request(slot, header) if header.opcode == opcode::INTERRUPT => {
+                    dev::refuse_interrupt(descriptor, header.unique);
+                    self.release(slot);
+                }
+                // Nobody counts how often a file was looked up, and nobody waits for an answer.
+                Read::Request(slot, header)
+                    if matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET) =>
+                {
+                    self.release(slot);
+                }
+                Read::Request(slot, _) => self.arrived.push(Arrived { slot, by_ring: false }),
+                Read::Nothing => return,
+                Read::Ended(how) => return self.shared.end(how),
+            }
+        }
+    }
+
+    /// Decides about the requests that have come.
+    fn judge_all(&mut self) {
+        let shared = self.shared;
+        let round = shared.face.callers.round();
+        let mut arrived = std::mem::take(&mut self.arrived);
+        for Arrived { slot, by_ring } in arrived.drain(..) {
+            // The arguments of a request are few, and are needed when the slot has gone on already.
+            let mut arguments = [0; 128];
+            let Some((header, len, data)) = (if by_ring {
+                rings::request(&slot, &mut arguments)
+            } else {
+                dev::request(&slot, &mut arguments)
+            }) else {
+                tracing::error!("the kernel sent a request without a header");
+                continue;
+            };
+            if let Some(rings) = self.source.rings.as_ref().filter(|_| by_ring) {
+                self.place.bind(rings.processor_of(&slot));
+            }
+            match shared.face.judge(&round, header, &arguments[..len], data, slot) {
+                Verdict::Submit(node, prepared, mut ticket) => {
+                    let served = &shared.served[self.number];
+                    count(if by_ring { &served.by_uring } else { &served.by_dev });
+                    ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
+                    self.visits[usize::from(node.engine.number())].requests.push((prepared, ticket));
+                }
+                Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
+                Verdict::Forward(slot) => self.forward(header, &arguments[..len], slot, by_ring),
+            }
+        }
+        self.arrived = arrived;
+    }
+
+    fn forward(&mut self, header: InHeader, arguments: &[u8], slot: Slot, by_ring: bool) {
+        let relay = &self.shared.relay;
+        match &mut self.source.rings {
+            Some(rings) if by_ring => {
+                let route = Route::Thread(self.number);
+                rings.forward(header, slot, |data| relay.forward(header, arguments, data, route));
+            }
+            _ => {
+                let (arguments, data) = dev::parts(&slot, header);
+                relay.forward(header, arguments, data, Route::Descriptor(self.source.dev.descriptor));
+                self.release(slot);
+            }
+        }
+    }
+
+    /// Takes what other threads have left.
+    fn open_mail(&mut self) {
+        self.shared.inboxes[self.number].take(&mut self.mail);
+        let mut mail = std::mem::take(&mut self.mail);
+        for one in mail.drain(..) {
+            let given = match (one, &mut self.source.rings) {
+                (Mail::Forwarded(unique, message), Some(rings)) => {
+                    let connection = self.shared.descriptors[0].as_fd();
+                    rings.answer_forwarded(&mut self.lane, connection, unique, &message)
+                }
+                (Mail::Return(slot, answered), Some(rings)) => {
+                    let connection = self.shared.descriptors[0].as_fd();
+                    rings.answer(&mut self.lane, connection, slot, answered)
+                }
+                // Nobody sends such a thing where there are no rings.
+                (_, None) => Ok(()),
+            };
+            if let Err(error) = given {
+                tracing::error!(%error, "an answer cannot be given to the kernel");
+            }
+        }
+        self.mail = mail;
+    }
+
+    /// Sees to it that there are as many readers of /dev/fuse as there is work for: one more while the last one is busy.
+    fn share_reading(&mut self) {
+        let readers = &self.shared.readers;
+        let wanted = readers.load(Ordering::Relaxed);
+        if self.source.rings.is_none() && self.number + 1 == wanted {
+            let busy = self.place.is_heavy();
+            if busy && wanted < self.shared.inboxes.len() {
+                readers.store(wanted + 1, Ordering::Relaxed);
+                self.shared.inboxes[wanted].wake();
+            } else if !busy && self.number > 0 {
+                readers.store(wanted - 1, Ordering::Relaxed);
+            }
+        }
+        let reads = self.number < readers.load(Ordering::Relaxed) || self.source.rings.is_some();
+        if self.source.dev.state != State::Drained {
+            return;
+        }
+        if reads {
+            self.source.dev.state = State::Watching;
+            let descriptor = &self.shared.descriptors[self.source.dev.descriptor];
+            self.lane.watch(descriptor.as_fd());
+        } else if self.source.dev.rest(&self.shared.pool) {
+            self.feed_the_starving();
+        }
+    }
+
+    /// Visits the engines that there is something for, or that asked for it.
+    fn visit(&mut self) {
+        let closing = self.shared.closing.load(Ordering::Acquire);
+        let due = self.visits.iter().any(|visit| visit.until.is_some());
+        let now = if due { self.shared.clock.now() } else { Nanos(0) };
+        for (visit, engine) in self.visits.iter_mut().zip(&self.shared.engines) {
+            let due = visit.until.is_some_and(|until| until <= now);
+            if visit.requests.is_empty() && visit.finished.is_empty() && !due && !closing {
+                continue;
+            }
+            let mut turn = engine.turn(&mut self.outbox);
+            for finished in visit.finished.drain(..) {
+                turn.finished(finished);
+            }
+            for (prepared, ticket) in visit.requests.drain(..) {
+                turn.submit(prepared, ticket);
+            }
+            visit.until = turn.end();
+        }
+    }
+
+    /// Starts what is to be started, and answers what is to be answered.
+    fn talk(&mut self) {
+        self.lane.start(&mut self.outbox.calls);
+        let mut answers = std::mem::take(&mut self.outbox.answers);
+        for answer in answers.drain(..) {
+            self.tell(answer);
+        }
+        self.outbox.answers = answers;
+    }
+
+    fn tell(&mut self, answer: Answer) {
+        let (slot, ticket, result) = self.shared.slots.redeem(answer);
+        let Ticket { kind, len, unique, .. } = ticket;
+        let descriptor = (kind >> KIND_BITS) as usize;
+        let kind = kind & ((1 << KIND_BITS) - 1);
+        self.answer(slot, Answered { unique, kind, len, result }, descriptor);
+    }
+
+    fn release(&mut self, slot: Slot) {
+        if self.source.dev.release(&self.shared.pool, slot) {
+            self.feed_the_starving();
+        }
+    }
+
+    /// There are free slots again.
+    fn feed_the_starving(&self) {
+        self.shared.inboxes.iter().for_each(Inbox::wake);
+    }
+
+    fn answer(&mut self, slot: Slot, answered: Answered, descriptor: usize) {
+        let descriptor = &self.shared.descriptors[descriptor];
+        let given = match &self.source.rings {
+            Some(rings) if rings.owns(&slot) => {
+                // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
+                // is little, the thread on the processor of the caller had better have it.
+                let home = rings.thread_of(&slot);
+                if home != self.number && !self.place.is_heavy() {
+                    return self.shared.inboxes[home].put(Mail::Return(slot, answered));
+                }
+                rings.answer(&mut self.lane, descriptor.as_fd(), slot, answered)
+            }
+            _ => {
+                if self.source.dev.answer(descriptor, &self.shared.pool, slot, answered) {
+                    self.feed_the_starving();
+                }
+                Ok(())
+            }
+        };
+        if let Err(error) = given {
+            tracing::error!(%error, "an answer cannot be given to the kernel");
+        }
+    }
+}
+
+/// Counts up what only one thread writes.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+}
