@@ -39,7 +39,7 @@ pub(crate) fn every_byte(place: Place, backend: BackendKind, simulate: Option<Si
     let mut flying: HashMap<u64, Flight> = HashMap::new();
     let mut done: Vec<Done> = Vec::new();
     let mut settle = |flying: &mut HashMap<u64, Flight>| {
-        device.wait(None, &mut done).expect("waiting");
+        device.wait(&mut done);
         for Done { token, result } in done.drain(..) {
             let Flight { offset, end, wanted, .. } =
                 flying.remove(&token).expect("an answer to what was asked");

@@ -8,7 +8,7 @@ mod stage;
 #[path = "../support/mod.rs"]
 mod support;
 
-use answers::{dropping, flood, short_lived_threads, simulated, waking};
+use answers::{dropping, flood, no_commands, refused_command, several_lanes, simulated, waking, watching};
 use data::{every_byte, neighbours, order};
 use faults::{full_filesystem, malformed, read_only, truncated_file, vanished_device};
 use ioband::device::{BackendKind, Simulate};
@@ -42,8 +42,7 @@ fn main() {
             add(title("neighbours"), needs, backend, Box::new(move || neighbours(place, backend)));
             add(title("order"), needs, backend, Box::new(move || order(place, backend)));
             add(title("read-only"), needs, backend, Box::new(move || read_only(place, backend)));
-            let run = move || short_lived_threads(place, backend);
-            add(title("short-lived threads"), needs, backend, Box::new(run));
+            add(title("several lanes"), needs, backend, Box::new(move || several_lanes(place, backend)));
             add(title("dropping"), needs, backend, Box::new(move || dropping(place, backend)));
         }
         let title = |what: &str| format!("{what}, {name}");
@@ -56,8 +55,11 @@ fn main() {
         add(title("malformed parts"), &[], backend, Box::new(move || malformed(backend)));
         add(title("flood"), &[], backend, Box::new(move || flood(backend)));
         add(title("waking"), &[], backend, Box::new(move || waking(backend)));
+        add(title("watching"), &[], backend, Box::new(move || watching(backend)));
+        add(title("no commands"), &[], backend, Box::new(move || no_commands(backend)));
         add(title("simulated, nothing too early"), &[], backend, Box::new(move || simulated(backend)));
     }
+    trials.push(trial("a refused command", &[Need::Uring], refused_command));
     let mkfs: Vec<Need> = [block, mount, &[Need::Tool("mkfs.ext4")]].concat();
     trials.push(trial("mounted device is refused by name", &mkfs, mounted_device));
     trials.push(trial("opening, and what is refused", &[], opening));

@@ -2,12 +2,15 @@
 
 use crate::support::{Loop, Need, folder, sparse};
 use ioband::clock::Clock;
-use ioband::device::{BackendKind, Device, Op, OpenMode, Part, Payload, Simulate, Target};
+use ioband::device::{
+    BackendKind, Calls, Device, Done, Event, Lane, Op, OpenMode, Part, Payload, Simulate, Target, Waker,
+};
 use ioband::units::Bytes;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread::JoinHandle;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const SIZE: u64 = 12 * MIB;
@@ -89,18 +92,123 @@ impl Opened {
     }
 }
 
-pub(crate) fn device(backend: BackendKind, simulate: Option<Simulate>) -> Device {
-    let device = Device::new(backend, simulate, Clock::start()).expect("a device");
-    let name = if backend == BackendKind::Threads { "threads" } else { "io_uring" };
-    assert_eq!(device.backend(), name);
-    device
+/// A device with a thread that serves it by a lane of its own, so that any thread may ask and wait.
+pub(crate) struct Disk {
+    shared: Arc<Shared>,
+    waker: Waker,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<Asked>,
+    news: Condvar,
+}
+
+#[derive(Default)]
+struct Asked {
+    parts: Vec<Part>,
+    done: Vec<Done>,
+    stop: bool,
+}
+
+pub(crate) fn device(backend: BackendKind, simulate: Option<Simulate>) -> Disk {
+    device_at(backend, simulate, Clock::start())
+}
+
+/// The same with a clock that others read, too.
+pub(crate) fn device_at(backend: BackendKind, simulate: Option<Simulate>, clock: Clock) -> Disk {
+    let shared = Arc::<Shared>::default();
+    let (send, waker) = mpsc::channel();
+    let thread = std::thread::spawn({
+        let shared = shared.clone();
+        move || {
+            // A lane belongs to the thread that makes it.
+            let lane = lane(backend);
+            send.send(lane.waker()).expect("somebody waits for it");
+            shared.serve(Device::new(NUMBER, simulate), lane, clock);
+        }
+    });
+    Disk { shared, waker: waker.recv().expect("a lane"), thread: Some(thread) }
+}
+
+/// Any; what calls give must come back with it.
+pub(crate) const NUMBER: u16 = 0xabc;
+
+pub(crate) fn lane(backend: BackendKind) -> Lane {
+    let lane = Lane::new(backend, 64).expect("a lane");
+    assert_eq!(lane.name(), if backend == BackendKind::Threads { "threads" } else { "io_uring" });
+    lane
+}
+
+impl Disk {
+    pub(crate) fn submit(&self, part: Part) {
+        self.submit_all(vec![part]);
+    }
+
+    pub(crate) fn submit_all(&self, parts: Vec<Part>) {
+        self.shared.state.lock().unwrap().parts.extend(parts);
+        self.waker.wake();
+    }
+
+    /// Waits for at least one answer.
+    pub(crate) fn wait(&self, done: &mut Vec<Done>) {
+        let state = self.shared.state.lock().unwrap();
+        let mut state = self.shared.news.wait_while(state, |state| state.done.is_empty()).unwrap();
+        done.append(&mut state.done);
+    }
+}
+
+impl Shared {
+    /// Until it is to stop and all calls have come back.
+    fn serve(&self, mut device: Device, mut lane: Lane, clock: Clock) {
+        let (mut calls, mut events, mut done) = (Calls::default(), Vec::new(), Vec::new());
+        loop {
+            for event in events.drain(..) {
+                match event {
+                    Event::Finished(finished) => {
+                        assert_eq!(finished.disk(), NUMBER);
+                        device.finished(finished, &mut calls);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            let mut state = self.state.lock().unwrap();
+            state.parts.drain(..).for_each(|part| device.submit(part, clock.now(), &mut calls));
+            let due = device.collect(clock.now(), &mut done);
+            state.done.append(&mut done);
+            if !state.done.is_empty() {
+                self.news.notify_all();
+            }
+            if state.stop && device.is_quiet() {
+                return;
+            }
+            drop(state);
+            lane.start(&mut calls);
+            assert!(calls.is_empty(), "a lane takes all calls");
+            let timeout = due.map(|due| due.since(clock.now()).into());
+            lane.wait(timeout, &mut events).expect("waiting");
+        }
+    }
+}
+
+impl Drop for Disk {
+    /// Everything that was accepted is finished first.
+    fn drop(&mut self) {
+        self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner).stop = true;
+        self.waker.wake();
+        let ended = self.thread.take().map(JoinHandle::join);
+        if !std::thread::panicking() {
+            ended.expect("it is joined once").expect("the thread that serves");
+        }
+    }
 }
 
 /// Waits for exactly `count` answers.
-pub(crate) fn answers(device: &Device, count: usize) -> HashMap<u64, io::Result<Option<Payload>>> {
+pub(crate) fn answers(device: &Disk, count: usize) -> HashMap<u64, io::Result<Option<Payload>>> {
     let mut done = Vec::new();
     while done.len() < count {
-        device.wait(None, &mut done).expect("waiting");
+        device.wait(&mut done);
     }
     assert_eq!(done.len(), count, "an answer too many");
     let answers: HashMap<_, _> = done.into_iter().map(|done| (done.token, done.result)).collect();
@@ -109,13 +217,13 @@ pub(crate) fn answers(device: &Device, count: usize) -> HashMap<u64, io::Result<
 }
 
 /// Does one part and waits for it.
-pub(crate) fn ask(device: &Device, part: Part) -> io::Result<Option<Payload>> {
+pub(crate) fn ask(device: &Disk, part: Part) -> io::Result<Option<Payload>> {
     let token = part.token;
     device.submit(part);
     answers(device, 1).remove(&token).expect("the answer to what was asked")
 }
 
-pub(crate) fn read(device: &Device, on: &Opened, offset: u64, len: u64) -> Vec<u8> {
+pub(crate) fn read(device: &Disk, on: &Opened, offset: u64, len: u64) -> Vec<u8> {
     let payload = ask(device, on.part(u64::MAX, Op::Read, offset, len)).expect("reading").expect("bytes");
     payload.to_vec()
 }

@@ -16,6 +16,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("check prints ok, or every error with its place", &[], check),
         trial("table and status find the mount", ALONE, find_the_mount),
         trial("table and status of one device", ALONE, one_device),
+        trial("ls shows images, devices and how they are served", MOUNT, list),
         trial("a table has every setting", MOUNT, table),
         trial("status counts every request exactly", MOUNT, counters),
         trial("status counts held requests as delayed", MOUNT, delayed),
@@ -31,10 +32,22 @@ fn here(args: &[&str]) -> Said {
 
 fn help() {
     let help = here(&["--help"]).ok();
-    for command in ["mount", "umount", "check", "table", "status"] {
+    for command in ["mount", "umount", "check", "ls", "table", "status"] {
         let is_it = |line: &str| line.split_whitespace().next() == Some(command);
         assert!(help.lines().any(is_it), "nothing of {command} in {help}");
         assert!(here(&[command, "--help"]).ok().contains("Usage: ioband"));
+    }
+    // In one line each, however wide the terminal is.
+    let mount = here(&["mount", "--help"]).ok().split_whitespace().collect::<Vec<_>>().join(" ");
+    for words in [
+        "--backend <BACKEND>",
+        "--transport <TRANSPORT>",
+        "[possible values: auto, dev, uring]",
+        "--slots <N>",
+        "--keep-memory <SIZE>",
+        "--no-scheduling",
+    ] {
+        assert!(mount.contains(words), "nothing of {words} in {mount}");
     }
     assert_eq!(here(&["--version"]).ok(), format!("ioband {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -46,6 +59,10 @@ fn wrong_usage() {
         (&["mount"], "<CONFIG>"),
         (&["mount", "a", "b", "c"], "unexpected argument 'c'"),
         (&["mount", "a", "b", "--backend", "tape"], "[possible values: auto, uring, threads]"),
+        (&["mount", "a", "b", "--transport", "tape"], "[possible values: auto, dev, uring]"),
+        (&["mount", "a", "b", "--slots", "15"], "15 is not in 16..=65536"),
+        (&["mount", "a", "b", "--keep-memory", "much"], "'much'"),
+        (&["ls", "a"], "unexpected argument 'a'"),
         (&["mount", "a", "--frob"], "unexpected argument '--frob'"),
         (&["umount"], "<MOUNTPOINT>"),
         (&["check"], "<CONFIG>"),
@@ -101,7 +118,7 @@ fn find_the_mount() {
     place.write("two.yaml", &ONE.replace("d:", "e:").replace("disk", "disk2"));
     place.ioband(&["mount", "two.yaml", "two with a blank"]).ok();
     let at = |name: &str| place.folder().join(name).display().to_string();
-    for command in ["table", "status"] {
+    for command in ["table", "status", "ls"] {
         let both = [at("one"), at("two with a blank")];
         place.ioband(&[command]).refused(&["several ioband mounts", &both[0], &both[1], "--mountpoint DIR"]);
         place.ioband(&[command, "--mountpoint", "three"]).refused(&["nothing of ioband is mounted at three"]);
@@ -228,6 +245,53 @@ fn delayed() {
     let threads = [read(0), read(1), read(2)];
     threads.into_iter().for_each(|thread| thread.join().expect("a read"));
     assert_eq!(show(&mount, "status"), "d: 0 8192 ioband 1 -1 3 2 3 0 0 0 60001 0 0 0 0 0 0\n");
+}
+
+fn list() {
+    let config = r#"
+devices:
+  fast: {path: disk, size: 6GiB, id: 3, type: user, groups: {60001: 40, 60002: 20}}
+  d: {path: disk2, size: 4MiB, policy: weight-iosize}
+images:
+  vm1.img: {device: fast, offset: 0, size: 2GiB, owner: 60001, group: 60002, mode: "0640"}
+  iso.img: {device: d, size: 1MiB, read_only: true}
+"#;
+    let mount = Vmdisk::mount_in(folder(), config, &["--transport", "dev", "--backend", "threads"]);
+    let path = mount.folder().join("disk").display().to_string();
+    let list = || {
+        let text = show(&mount, "ls");
+        assert_eq!(text, mount.control("ls"));
+        let (service, rest) = text.split_once("\n\n").expect("a blank line");
+        let rest = rest.to_owned();
+        (service.lines().map(str::to_owned).collect::<Vec<_>>(), rest)
+    };
+    let (service, rest) = list();
+    // As many threads as the machine has processors for.
+    let threads: usize = service[0].split_whitespace().nth(2).expect("a number").parse().expect("a number");
+    assert!(threads >= 2, "{service:?}");
+    let first = format!("transport  dev, {threads} threads, devices by threads");
+    assert_eq!(service, [first.as_str(), "served     0 requests by io_uring, 0 by /dev/fuse"]);
+    let owner = nix::unistd::geteuid();
+    let group = nix::unistd::getegid();
+    let wanted = format!(
+        "IMAGE    DEVICE  SIZE  ACCESS      OWNER\n\
+         vm1.img  fast    2GiB  read-write  0640 60001:60002\n\
+         iso.img  d       1MiB  read-only   0600 {owner}:{group}\n\n\
+         DEVICE  DISK  SIZE  TYPE  POLICY         GROUPS  ON\n\
+         fast    3     6GiB  user  weight         2       {path}\n\
+         d       1     4MiB  none  weight-iosize  0       {path}2\n"
+    );
+    assert_eq!(rest, wanted);
+    for name in ["vm1.img", "iso.img"] {
+        let image = File::open(mount.file(name)).expect("an image");
+        image.read_exact_at(&mut [0; 512], 0).expect("a read");
+    }
+    // What is changed shows.
+    std::fs::set_permissions(mount.file("vm1.img"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .expect("it is ours");
+    let (service, rest) = list();
+    assert_eq!(service[1], "served     0 requests by io_uring, 2 by /dev/fuse");
+    assert_eq!(rest, wanted.replace("0640", "0644"));
 }
 
 fn umount_nothing() {

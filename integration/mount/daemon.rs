@@ -15,6 +15,38 @@ pub(crate) const MOUNT: &[Need] = &[Need::Root, Need::Fuse];
 /// What a mount needs that others use, too.
 pub(crate) const AS_OTHERS: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("setpriv")];
 
+/// How requests come from the kernel, if that is not up to the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transport {
+    Dev,
+    Uring,
+}
+
+impl Transport {
+    pub(crate) const BOTH: [Self; 2] = [Self::Dev, Self::Uring];
+
+    /// What the command calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Uring => "uring",
+        }
+    }
+
+    /// A mount by it needs these.
+    pub(crate) fn needs(self) -> &'static [Need] {
+        match self {
+            Self::Dev => MOUNT,
+            Self::Uring => &[Need::Root, Need::Fuse, Need::Uring, Need::FuseUring],
+        }
+    }
+
+    /// Arguments of `ioband mount` that ask for it, and more.
+    pub(crate) fn and<'a>(self, args: &[&'a str]) -> Vec<&'a str> {
+        [&["--transport", self.name()], args].concat()
+    }
+}
+
 /// How long a daemon may take to end before it is killed: far more than it ever needs.
 const PATIENCE_MS: u16 = 30_000;
 

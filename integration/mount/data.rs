@@ -9,50 +9,56 @@ mod holes;
 mod neighbours;
 mod qemu;
 mod queue;
-mod stage;
+pub(crate) mod stage;
 mod ways;
 
+use crate::daemon::Transport;
 use crate::support::{Need, Random, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
-use stage::{Extents, MIB, Place, Stage, assert_same, open, seed, unmount};
+use stage::{Disk, Extents, MIB, Place, Stage, assert_same, open, seed, unmount};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex};
 
-pub(crate) fn trials() -> Vec<Trial> {
-    let random = |name: &str, place: Place, keys: &'static str, args: &'static [&'static str]| {
-        trial(name, &place.needs(), move || random_requests(place, keys, args))
+pub(crate) fn trials(by: Transport) -> Vec<Trial> {
+    let random = |what: &str, disk: Disk, keys: &'static str, args: &'static [&'static str]| {
+        let place = disk.by(by);
+        let title = format!("data: random requests{what}, {place:?}");
+        trial(&title, &place.needs(), move || random_requests(place, keys, args))
     };
     let mut trials = vec![
-        random("data: random requests, file", Place::File, "", &[]),
-        random("data: random requests, file by threads", Place::File, "", &["--backend", "threads"]),
-        random("data: random requests, simulated", Place::File, ", simulate: {iops: 20000}", &[]),
-        random("data: random requests, blocks of 512", Place::Loop(512), "", &[]),
-        random("data: random requests, blocks of 4096", Place::Loop(4096), "", &[]),
-        random(
-            "data: random requests, blocks of 4096 by threads",
-            Place::Loop(4096),
-            "",
-            &["--backend", "threads"],
-        ),
+        random("", Disk::File, "", &[]),
+        random(" to a simulated disk", Disk::File, ", simulate: {iops: 20000}", &[]),
+        random(" without scheduling", Disk::File, "", &["--no-scheduling"]),
+        random(" with few slots and no memory to keep", Disk::File, "", FEW),
+        random("", Disk::Loop(512), "", &[]),
+        random("", Disk::Loop(4096), "", &[]),
     ];
+    if by == Transport::Dev {
+        for disk in [Disk::File, Disk::Loop(4096)] {
+            trials.push(random(" with threads", disk, "", &["--backend", "threads"]));
+        }
+    }
     for more in [
-        neighbours::trials(),
-        edges::trials(),
-        holes::trials(),
-        filesystem::trials(),
-        qemu::trials(),
-        queue::trials(),
-        faults::trials(),
-        ways::trials(),
+        neighbours::trials(by),
+        edges::trials(by),
+        holes::trials(by),
+        filesystem::trials(by),
+        qemu::trials(by),
+        queue::trials(by),
+        faults::trials(by),
+        ways::trials(by),
     ] {
         trials.extend(more);
     }
     trials
 }
+
+/// Callers wait for a slot, and memory is given back after every large request.
+const FEW: &[&str] = &["--slots", "16", "--keep-memory", "0"];
 
 /// Needs of a mount and some programs.
 fn needs(place: Place, more: &[Need]) -> Vec<Need> {

@@ -22,19 +22,25 @@ mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod transport;
 mod windows;
 mod writers;
 
+use daemon::Transport;
 use libtest_mimic::Arguments;
+use support::FuseUring;
 
 fn main() {
     if locks::helper() {
         return;
     }
+    let args = Arguments::from_args();
+    let switch = (!args.list).then(FuseUring::switch_on);
     let trials = [
         shares::trials(),
         limits::trials(),
-        data::trials(),
+        Transport::BOTH.into_iter().flat_map(data::trials).collect(),
+        transport::trials(),
         access::trials(),
         charge::trials(),
         locks::trials(),
@@ -43,11 +49,13 @@ fn main() {
         forbidden::trials(),
         cli::trials(),
     ];
-    let args = Arguments::from_args();
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
     let alone = Arguments { test_threads: Some(1), ..args };
-    let predicted = libtest_mimic::run(&alone, predict::trials());
+    let predicted =
+        libtest_mimic::run(&alone, predict::trials().into_iter().chain(transport::floods()).collect());
+    // Leaving by `exit` drops nothing.
+    drop(switch);
     all.exit_if_failed();
     predicted.exit();
 }

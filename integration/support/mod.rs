@@ -20,6 +20,8 @@ pub(crate) enum Need {
     Uring,
     /// FUSE mounts.
     Fuse,
+    /// FUSE over io_uring, switched on in the kernel or to be switched on: see [`FuseUring`].
+    FuseUring,
 }
 
 impl Need {
@@ -32,8 +34,46 @@ impl Need {
                 (File::options().read(true).write(true).open("/dev/fuse").is_ok(), "/dev/fuse".to_owned())
             }
             Need::Uring => (io_uring::IoUring::new(2).is_ok(), "io_uring".to_owned()),
+            Need::FuseUring => {
+                let (is_on, can_be) = (FuseUring::is_on(), nix::unistd::geteuid().is_root());
+                let what =
+                    if is_on.is_none() { "FUSE over io_uring (Linux 6.14)" } else { FuseUring::SWITCH };
+                (is_on.is_some_and(|is_on| is_on || can_be), what.to_owned())
+            }
         };
         (!met).then_some(what)
+    }
+}
+
+/// FUSE over io_uring, which is switched off in the kernel by default: switched on for as long as this exists. Only for
+/// mounts that are made meanwhile.
+pub(crate) struct FuseUring {
+    was_off: bool,
+}
+
+impl FuseUring {
+    const SWITCH: &str = "/sys/module/fuse/parameters/enable_uring";
+
+    /// `None` where the kernel does not have it.
+    fn is_on() -> Option<bool> {
+        // A module that has a device of its own in every kernel of ours is loaded when that is opened.
+        let _ = File::open("/dev/fuse");
+        std::fs::read_to_string(Self::SWITCH).ok().map(|value| value.trim() == "Y")
+    }
+
+    /// Switches it on if that is possible: who cannot do without it has [`Need::FuseUring`].
+    pub(crate) fn switch_on() -> Self {
+        Self { was_off: Self::is_on() == Some(false) && std::fs::write(Self::SWITCH, "Y").is_ok() }
+    }
+}
+
+impl Drop for FuseUring {
+    fn drop(&mut self) {
+        if self.was_off
+            && let Err(error) = std::fs::write(Self::SWITCH, "N")
+        {
+            eprintln!("left behind: {} is on: {error}", Self::SWITCH);
+        }
     }
 }
 

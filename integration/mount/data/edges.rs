@@ -1,6 +1,7 @@
 //! The end of an image: a disk has one too, and what lies beyond is somebody else's.
 
-use super::stage::{Extents, MIB, Place, Stage, assert_same, name, open};
+use super::stage::{Disk, Extents, MIB, Place, Stage, assert_same, name, open};
+use crate::daemon::Transport;
 use crate::support::{Random, trial};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
@@ -9,8 +10,9 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-pub(super) fn trials() -> Vec<Trial> {
-    [Place::File, Place::Loop(4096)]
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
+    [Disk::File, Disk::Loop(4096)]
+        .map(|disk| disk.by(by))
         .into_iter()
         .flat_map(|place| {
             ["", "O_DIRECT"].map(|how| {

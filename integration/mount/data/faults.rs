@@ -1,8 +1,8 @@
 //! When the disk fails: the error goes to whom it concerns, and everything else goes on.
 
-use super::stage::{MIB, Place, Stage, assert_same, name, open};
+use super::stage::{Disk, MIB, Place, Stage, assert_same, name, open};
 use super::{Need, needs};
-use crate::daemon::Vmdisk;
+use crate::daemon::{Transport, Vmdisk};
 use crate::support::{Mounted, Random, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -10,16 +10,18 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-pub(super) fn trials() -> Vec<Trial> {
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
     let mut trials = Vec::new();
     for backend in ["uring", "threads"] {
+        if backend == "threads" && by == Transport::Uring {
+            continue;
+        }
         let uring = if backend == "uring" { &[Need::Uring][..] } else { &[] };
-        let full = needs(Place::File, &[&[Need::Tool("mount")], uring].concat());
-        trials.push(trial(&format!("data: a full filesystem, {backend}"), &full, move || {
-            full_filesystem(backend);
-        }));
+        let full = needs(Disk::File.by(by), &[&[Need::Tool("mount")], uring].concat());
+        let title = format!("data: a full filesystem by {}, {backend}", by.name());
+        trials.push(trial(&title, &full, move || full_filesystem(by, backend)));
         for block in [512, 4096] {
-            let place = Place::Loop(block);
+            let place = Disk::Loop(block).by(by);
             let title = format!("data: a disk that has lost its end, {place:?}, {backend}");
             trials.push(trial(&title, &needs(place, uring), move || lost_end(place, backend)));
         }
@@ -32,7 +34,7 @@ fn errno<T: std::fmt::Debug>(result: io::Result<T>) -> Option<i32> {
 }
 
 /// A sparse disk on a filesystem that has no room for all of it.
-fn full_filesystem(backend: &str) {
+fn full_filesystem(by: Transport, backend: &str) {
     let room = Mounted::new(&["-t", "tmpfs", "-o", "size=8m", "ioband-test"]);
     let ballast = room.path().join("ballast");
     std::fs::write(&ballast, vec![1; 4 * MIB as usize]).expect("ballast");
@@ -42,7 +44,7 @@ fn full_filesystem(backend: &str) {
          16MiB}}\n  vm1.img: {{device: ioband1, offset: 16MiB, size: 16MiB}}\n",
         disk.display()
     );
-    let mount = Vmdisk::mount_in(crate::support::folder(), &config, &["--backend", backend]);
+    let mount = Vmdisk::mount_in(crate::support::folder(), &config, &by.and(&["--backend", backend]));
     let files: [[File; 2]; 2] =
         [0, 1].map(|image| [0, libc::O_DIRECT].map(|flags| open(&mount, image, flags)));
     let data = Random::new(41).bytes(MIB as usize);

@@ -1,28 +1,26 @@
 //! What people put on a disk image: a filesystem, on a loop device, with files in it.
 
-use super::stage::{MIB, Place, Stage, name, unmount};
+use super::stage::{Disk, MIB, Place, Stage, name, unmount};
 use super::{Need, needs};
-use crate::daemon::Vmdisk;
+use crate::daemon::{Transport, Vmdisk};
 use crate::support::{Loop, Mounted, Random, run, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-pub(super) fn trials() -> Vec<Trial> {
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
     let tools: Vec<_> = ["mkfs.ext4", "e2fsck", "losetup", "mount", "fstrim"]
         .map(Need::Tool)
         .into_iter()
         .chain([Need::LoopDevice])
         .collect();
-    let places = [
-        ("file", Place::File, false),
-        ("blocks of 4096", Place::Loop(4096), false),
-        ("file, by direct I/O", Place::File, true),
-    ];
+    let places =
+        [("", Disk::File, false), ("", Disk::Loop(4096), false), (" by direct I/O", Disk::File, true)];
     places
         .into_iter()
-        .map(|(what, place, direct)| {
-            let title = format!("data: a filesystem on an image, {what}");
+        .map(|(how, disk, direct)| {
+            let place = disk.by(by);
+            let title = format!("data: a filesystem on an image{how}, {place:?}");
             trial(&title, &needs(place, &tools), move || filesystem(place, direct))
         })
         .collect()

@@ -1,7 +1,8 @@
 //! Holes, zeroes and maps: what tools that know sparse files see in an image.
 
-use super::stage::{Extents, MIB, Place, Stage, assert_same, name, open};
+use super::stage::{Disk, Extents, MIB, Place, Stage, assert_same, name, open};
 use super::{Need, needs};
+use crate::daemon::Transport;
 use crate::support::{Random, run, trial};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
@@ -11,8 +12,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-pub(super) fn trials() -> Vec<Trial> {
-    let places = [Place::File, Place::Loop(512), Place::Loop(4096)];
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
+    let places = [Disk::File, Disk::Loop(512), Disk::Loop(4096)].map(|disk| disk.by(by));
     let mut trials: Vec<_> = places
         .into_iter()
         .flat_map(|place| {
@@ -25,9 +26,12 @@ pub(super) fn trials() -> Vec<Trial> {
             ]
         })
         .collect();
-    let tools = needs(Place::File, &[Need::Tool("qemu-img")]);
-    trials.push(trial("data: holes askew are whole blocks", &tools, askew));
-    trials.push(trial("data: private mappings, and no shared ones", crate::daemon::MOUNT, mapping));
+    let file = Disk::File.by(by);
+    let title = |what: &str| format!("data: {what}, {file:?}");
+    let tools = needs(file, &[Need::Tool("qemu-img")]);
+    trials.push(trial(&title("holes askew are whole blocks"), &tools, move || askew(file)));
+    let what = "private mappings, and no shared ones";
+    trials.push(trial(&title(what), &file.needs(), move || mapping(file)));
     trials
 }
 
@@ -75,7 +79,7 @@ fn zeroing(place: Place) {
             assert_same(&got, &model, &format!("{flags:?} at {at}, {len} bytes"));
         }
     }
-    if let Place::File = place {
+    if place.disk == Disk::File {
         // A discard is more than zeroes: the room is given back.
         let before = std::fs::metadata(stage.file()).expect("the disk").blocks();
         fallocate(&file, PUNCH | KEEP, 0, 8 * MIB as i64).expect("discarding");
@@ -103,7 +107,7 @@ fn maps(place: Place) {
     let data = Random::new(3).bytes(2 * MIB as usize);
     file.write_all_at(&data, 2 * MIB).expect("writing");
     file.sync_all().expect("flushing");
-    let (sparse, size) = (matches!(place, Place::File), stage.size_of(0));
+    let (sparse, size) = (place.disk == Disk::File, stage.size_of(0));
     let seek = |at: u64, whence| lseek(&file, at as i64, whence).map(|found| found as u64);
     let wanted: &[(u64, Whence, Result<u64, Errno>)] = if sparse {
         &[
@@ -154,9 +158,9 @@ fn maps(place: Place) {
 
 /// Where holes of the disk lie askew in an image, tools see those of its blocks that are empty: QEMU aborts if it is
 /// told of any other hole.
-fn askew() {
+fn askew(file: Place) {
     let extents: &Extents = &[(8 * MIB + 512, 3 * MIB), (2 * MIB, 5 * MIB)];
-    let stage = Stage::sparse(Place::File, 16 * MIB, &[extents]);
+    let stage = Stage::sparse(file, 16 * MIB, &[extents]);
     let mount = stage.mount("", &[]);
     let file = open(&mount, 0, 0);
     let mut whole = vec![0; stage.size_of(0) as usize];
@@ -185,8 +189,8 @@ fn askew() {
 }
 
 /// A private mapping shows the image; one that the kernel would write back to on nobody's behalf is refused.
-fn mapping() {
-    let (stage, disk) = Stage::noisy(Place::File, 12 * MIB, &[TWO], &mut Random::new(12));
+fn mapping(file: Place) {
+    let (stage, disk) = Stage::noisy(file, 12 * MIB, &[TWO], &mut Random::new(12));
     let mount = stage.mount("", &[]);
     let file = open(&mount, 0, 0);
     for round in 0..3 {

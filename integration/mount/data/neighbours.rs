@@ -1,13 +1,15 @@
 //! Images that lie side by side on the disk, within one block even: nothing done to one ever shows in another.
 
-use super::stage::{Extents, KIB, MIB, Place, Stage, assert_same, name, open, seed, unmount};
+use super::stage::{Disk, Extents, KIB, MIB, Place, Stage, assert_same, name, open, seed, unmount};
+use crate::daemon::Transport;
 use crate::support::{Random, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
 use std::os::unix::fs::FileExt;
 
-pub(super) fn trials() -> Vec<Trial> {
-    [Place::File, Place::Loop(512), Place::Loop(4096)]
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
+    [Disk::File, Disk::Loop(512), Disk::Loop(4096)]
+        .map(|disk| disk.by(by))
         .into_iter()
         .flat_map(|place| {
             let title = |what: &str| format!("data: {what}, {place:?}");

@@ -1,17 +1,20 @@
 //! Images as QEMU uses them: by its own tools, through each of its ways to do I/O, with its locks.
 
-use super::stage::{Extents, MIB, Place, Stage, assert_same, name, unmount};
+use super::stage::{Disk, Extents, MIB, Place, Stage, assert_same, name, unmount};
 use super::{Need, needs};
+use crate::daemon::Transport;
 use crate::support::{Random, run, trial};
 use libtest_mimic::Trial;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
 
-pub(super) fn trials() -> Vec<Trial> {
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
     let tools = [Need::Tool("qemu-img"), Need::Tool("qemu-io")];
-    let mut trials = vec![trial("data: QEMU locks images", &needs(Place::File, &tools), locks)];
-    for place in [Place::File, Place::Loop(512), Place::Loop(4096)] {
+    let file = Disk::File.by(by);
+    let title = format!("data: QEMU locks images, {file:?}");
+    let mut trials = vec![trial(&title, &needs(file, &tools), move || locks(file))];
+    for place in [Disk::File, Disk::Loop(512), Disk::Loop(4096)].map(|disk| disk.by(by)) {
         let title = format!("data: QEMU and an odd number of sectors, {place:?}");
         trials.push(trial(&title, &needs(place, &tools), move || odd_sectors(place)));
         let title = format!("data: qemu-img convert, {place:?}");
@@ -218,8 +221,8 @@ impl Drop for Holder {
     }
 }
 
-fn locks() {
-    let (stage, _) = Stage::noisy(Place::File, 32 * MIB, &IMAGES, &mut Random::new(34));
+fn locks(file: Place) {
+    let (stage, _) = Stage::noisy(file, 32 * MIB, &IMAGES, &mut Random::new(34));
     let mount = stage.mount("", &[]);
     let (image, other) = (mount.file(&name(0)), mount.file(&name(1)));
     let qcow = stage.folder().join("qcow2");

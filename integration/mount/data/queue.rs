@@ -1,15 +1,17 @@
 //! Many requests at once from one thread, as virtual machines make them: by io_uring and by libaio.
 
-use super::stage::{MIB, Place, Stage, assert_same, name, open, seed, unmount};
+use super::stage::{Disk, MIB, Place, Stage, assert_same, name, open, seed, unmount};
 use super::{IMAGES, Need, needs};
+use crate::daemon::Transport;
 use crate::support::{Random, trial};
 use libtest_mimic::Trial;
 use std::fs::File;
 use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 
-pub(super) fn trials() -> Vec<Trial> {
-    [Place::File, Place::Loop(512), Place::Loop(4096)]
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
+    [Disk::File, Disk::Loop(512), Disk::Loop(4096)]
+        .map(|disk| disk.by(by))
         .into_iter()
         .flat_map(|place| {
             let uring = needs(place, &[Need::Uring]);

@@ -1,7 +1,8 @@
 //! What the data trials play on: a disk with known bytes on it, images in known places, and what is to be there.
 
-use crate::daemon::{Vmdisk, ioband};
+use crate::daemon::{Transport, Vmdisk, ioband};
 use crate::support::{Loop, Need, Random, folder};
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -10,21 +11,40 @@ pub(crate) const KIB: u64 = 1 << 10;
 pub(crate) const MIB: u64 = 1 << 20;
 
 /// What kind of disk the images are on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Place {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Disk {
     /// A regular file on the disk that the build is on.
     File,
     /// A loop device with blocks of this size.
     Loop(u32),
 }
 
+impl Disk {
+    pub(crate) fn by(self, transport: Transport) -> Place {
+        Place { disk: self, transport }
+    }
+}
+
+/// A kind of disk, and how requests for it come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) disk: Disk,
+    pub(crate) transport: Transport,
+}
+
 impl Place {
     pub(crate) fn needs(self) -> Vec<Need> {
-        let mut needs = crate::daemon::MOUNT.to_vec();
-        if let Place::Loop(_) = self {
+        let mut needs = self.transport.needs().to_vec();
+        if let Disk::Loop(_) = self.disk {
             needs.push(Need::LoopDevice);
         }
         needs
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} by {}", self.disk, self.transport.name())
     }
 }
 
@@ -35,6 +55,7 @@ pub(crate) type Extents = [(u64, u64)];
 pub(crate) struct Stage {
     // Dropped in this order: the loop device before the file that it is on.
     device: Option<Loop>,
+    transport: Transport,
     file: PathBuf,
     folder: tempfile::TempDir,
     images: Vec<Vec<(u64, u64)>>,
@@ -46,11 +67,12 @@ impl Stage {
         let folder = folder();
         let file = folder.path().join("disk");
         crate::support::sparse(&file, size);
-        let device = match place {
-            Place::File => None,
-            Place::Loop(block) => Some(Loop::attach(&file, block)),
+        let device = match place.disk {
+            Disk::File => None,
+            Disk::Loop(block) => Some(Loop::attach(&file, block)),
         };
-        Self { device, file, folder, images: images.iter().map(|extents| extents.to_vec()).collect() }
+        let images = images.iter().map(|extents| extents.to_vec()).collect();
+        Self { device, transport: place.transport, file, folder, images }
     }
 
     /// A disk full of noise; returns it with what is on it. What is between the images is to stay as it is.
@@ -76,7 +98,7 @@ impl Stage {
             let extents = extents.join(", ");
             config += &format!("  {}: {{device: ioband1, extents: [{extents}]}}\n", name(number));
         }
-        Vmdisk::mount_in(folder(), &config, args)
+        Vmdisk::mount_in(folder(), &config, &self.transport.and(args))
     }
 
     /// What is on the disk.

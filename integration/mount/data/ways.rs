@@ -1,8 +1,9 @@
 //! Other ways to the same bytes: vectors, copies inside the kernel, pipes, and asynchronous requests over the end.
 
 use super::queue::{self, Aio};
-use super::stage::{Extents, MIB, Place, Stage, assert_same, open, seed, unmount};
+use super::stage::{Disk, Extents, MIB, Place, Stage, assert_same, open, seed, unmount};
 use super::{Need, needs};
+use crate::daemon::Transport;
 use crate::support::{Random, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{SpliceFFlags, copy_file_range, splice};
@@ -11,9 +12,9 @@ use nix::sys::uio::{preadv, pwritev};
 use std::io::{IoSlice, IoSliceMut};
 use std::os::unix::fs::FileExt;
 
-pub(super) fn trials() -> Vec<Trial> {
+pub(super) fn trials(by: Transport) -> Vec<Trial> {
     let mut trials = Vec::new();
-    for place in [Place::File, Place::Loop(4096)] {
+    for place in [Disk::File, Disk::Loop(4096)].map(|disk| disk.by(by)) {
         let title = format!("data: vectors and copies in the kernel, {place:?}");
         trials.push(trial(&title, &place.needs(), move || ways(place)));
         let title = format!("data: asynchronous requests over the end, {place:?}");
