@@ -20,10 +20,23 @@ fn main() -> anyhow::Result<()> {
     let (none, one, every, fresh) =
         (Callers::new(Wants::default())?, Callers::new(pid)?, Callers::new(all)?, Callers::new(all)?);
     let mut turn = false;
+    let (mut asked, mut round) = (0_u32, one.round());
     let mut cases: Vec<Case<'_>> = vec![
         ("types none, user, gid, image", 200_000, Box::new(|| drop(black_box(none.resolve(me))))),
         ("type pid, known", 200_000, Box::new(|| drop(black_box(one.resolve(me))))),
         ("types pid, pgrp and cgroup, known", 200_000, Box::new(|| drop(black_box(every.resolve(me))))),
+        (
+            "type pid, known, in rounds of 32",
+            200_000,
+            Box::new(|| {
+                // As a thread that serves asks about a batch.
+                if asked.is_multiple_of(32) {
+                    round = one.round();
+                }
+                asked += 1;
+                drop(black_box(round.resolve(me)));
+            }),
+        ),
         (
             "type pid or pgrp, never seen",
             4_000,
