@@ -106,7 +106,9 @@ impl<'t> Worker<'t> {
             self.share_reading();
             self.lane.wait(self.timeout(), &mut self.events)?;
         }
-        Ok(())
+        // What was sent here before the end began is still to be told.
+        self.open_mail();
+        self.lane.wait(Some(std::time::Duration::ZERO), &mut self.events)
     }
 
     /// How long there is nothing to do if nothing comes.
@@ -321,7 +323,8 @@ impl<'t> Worker<'t> {
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.
                 let home = rings.thread_of(&slot);
-                if home != self.number && !self.place.is_heavy() {
+                let stays = self.place.is_heavy() || self.shared.closing.load(Ordering::Acquire);
+                if home != self.number && !stays {
                     return self.shared.inboxes[home].put(Mail::Return(slot, answered));
                 }
                 rings.answer(&mut self.lane, descriptor.as_fd(), slot, answered)
