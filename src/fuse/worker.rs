@@ -25,8 +25,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Requests that are read in one round: a batch saves locks and system calls, a long one makes its first request wait.
-const BATCH: usize = 32;
+/// Requests that are read in one round. Many more than a round completes: what stays in /dev/fuse waits in a line where no
+/// weight decides. There is a bound so that one round does not go on for ever.
+const BATCH: usize = 512;
 /// Bits of [`Ticket::kind`] for what kind of answer it is; the descriptor that it goes to stands above.
 const KIND_BITS: u32 = 8;
 
