@@ -3,9 +3,9 @@
 //! A request is read so that the data of a write come to lie where the device can write them from, and an answer is written
 //! from where the device has read it to: header and data are next to each other in the slot.
 
-use super::images::{Answered, kind};
+use super::images::Answered;
 use super::slots::{Free, HEAD, Pool, Slot};
-use super::wire::{HEADERS, InHeader, OutHeader, WriteIn, WriteOut, opcode, parse};
+use super::wire::{HEADERS, InHeader, OutHeader, WriteIn, opcode, parse};
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -86,23 +86,12 @@ impl Dev {
         mut slot: Slot,
         answered: Answered,
     ) -> bool {
-        let Answered { unique, kind, len, result } = answered;
-        let data = match (result, kind) {
-            (Err(_), _) => 0,
-            (Ok(()), kind::DATA) => len,
-            (Ok(()), kind::WRITTEN) => {
-                let written = WriteOut { size: len, padding: 0 };
-                slot.room_mut()[..size_of::<WriteOut>()].copy_from_slice(written.as_bytes());
-                size_of::<WriteOut>() as u32
-            }
-            (Ok(()), _) => 0,
-        };
         const HEADER: usize = size_of::<OutHeader>();
-        let len = HEADER as u32 + data;
-        let header = OutHeader { len, error: -result.err().unwrap_or(0), unique };
+        let body = answered.complete(&mut slot);
+        let header = OutHeader::new(answered.unique, body);
         let bytes = slot.bytes_mut();
         bytes[HEAD - HEADER..HEAD].copy_from_slice(header.as_bytes());
-        write(descriptor, &bytes[HEAD - HEADER..HEAD + data as usize]);
+        write(descriptor, &bytes[HEAD - HEADER..][..header.len as usize]);
         slot.trim(0);
         self.release(pool, slot)
     }
@@ -155,6 +144,5 @@ pub(super) fn write(descriptor: &OwnedFd, message: &[u8]) {
 
 /// The kernel asks to interrupt a request. Every request is answered in its time, so it need not ask again.
 pub(super) fn refuse_interrupt(descriptor: &OwnedFd, unique: u64) {
-    let header = OutHeader { len: size_of::<OutHeader>() as u32, error: -libc::ENOSYS, unique };
-    write(descriptor, header.as_bytes());
+    write(descriptor, OutHeader::new(unique, Err(libc::ENOSYS)).as_bytes());
 }

@@ -5,11 +5,12 @@
 use super::face::Face;
 use super::slots::Slot;
 use super::tree::ImageNode;
-use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, opcode, parse};
+use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, WriteOut, opcode, parse};
 use crate::classify::{Caller, Round};
 use crate::clock;
 use crate::engine::{Prepared, Request, Ticket, Work};
 use fuser::{FileHandle, INodeNo};
+use zerocopy::IntoBytes;
 
 /// What the answer to a request consists of: [`Ticket::kind`].
 pub(super) mod kind {
@@ -38,6 +39,23 @@ pub(super) struct Answered {
     pub(super) kind: u32,
     pub(super) len: u32,
     pub(super) result: Result<(), i32>,
+}
+
+impl Answered {
+    /// Puts what the answer consists of into the slot's room, where bytes that were read lie already, and says how many
+    /// bytes it is; or the errno.
+    pub(super) fn complete(self, slot: &mut Slot) -> Result<u32, i32> {
+        self.result?;
+        Ok(match self.kind {
+            kind::DATA => self.len,
+            kind::WRITTEN => {
+                let written = WriteOut { size: self.len, padding: 0 };
+                slot.room_mut()[..size_of::<WriteOut>()].copy_from_slice(written.as_bytes());
+                size_of::<WriteOut>() as u32
+            }
+            _ => 0,
+        })
+    }
 }
 
 /// What is asked of an image.

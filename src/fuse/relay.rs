@@ -14,7 +14,7 @@ use nix::sys::socket::{
 };
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use zerocopy::IntoBytes;
@@ -186,11 +186,5 @@ impl Relay {
                 None => tracing::warn!(unique = header.unique, "an answer to nothing that was asked"),
             }
         }
-    }
-}
-
-impl AsFd for Relay {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

@@ -4,7 +4,7 @@
 //! There is one queue for each processor, and a request comes through that of the processor its caller runs on. A held
 //! request occupies its slot, so there are enough slots that what one group has held keeps nobody's first request out.
 
-use super::images::{Answered, kind};
+use super::images::Answered;
 use super::slots::{HEAD, Slot};
 use super::sys;
 use super::wire::{InHeader, OutHeader, RingHeader, WriteOut, parse};
@@ -93,8 +93,8 @@ impl Rings {
 
     /// Gives all slots to the kernel, with the next wait of the lane.
     pub(super) fn register(&mut self, lane: &mut Lane, connection: BorrowedFd<'_>) -> io::Result<()> {
-        for slot in self.fresh.drain(..) {
-            let queue = self.queues.queue_of[slot.index() as usize];
+        for slot in std::mem::take(&mut self.fresh) {
+            let queue = self.queue_of(&slot);
             self.parts.push(sys::register(lane, connection, slot, queue)?);
         }
         Ok(())
@@ -108,31 +108,21 @@ impl Rings {
         mut slot: Slot,
         answered: Answered,
     ) -> io::Result<()> {
-        let Answered { unique, kind, len, result } = answered;
-        let payload = match (result, kind) {
-            (Ok(()), kind::DATA) => len,
-            (Ok(()), kind::WRITTEN) => {
-                let written = WriteOut { size: len, padding: 0 };
-                slot.room_mut()[..size_of::<WriteOut>()].copy_from_slice(written.as_bytes());
-                size_of::<WriteOut>() as u32
-            }
-            _ => 0,
-        };
-        let error = -result.err().unwrap_or(0);
-        self.commit(lane, connection, slot, OutHeader { len: 0, error, unique }, payload)
+        let body = answered.complete(&mut slot);
+        self.commit(lane, connection, slot, OutHeader::new(answered.unique, body))
     }
 
+    /// Gives the slot to the kernel with an answer, whose bytes behind the header lie in its room.
     fn commit(
         &self,
         lane: &mut Lane,
         connection: BorrowedFd<'_>,
         mut slot: Slot,
         header: OutHeader,
-        payload: u32,
     ) -> io::Result<()> {
+        let payload = header.len - size_of::<OutHeader>() as u32;
         let ring_header = RingHeader::mut_from_prefix(slot.bytes_mut());
         let Ok((ring_header, _)) = ring_header else { return Err(io::ErrorKind::InvalidData.into()) };
-        let header = OutHeader { len: size_of::<OutHeader>() as u32 + payload, ..header };
         ring_header.in_out[..size_of::<OutHeader>()].copy_from_slice(header.as_bytes());
         ring_header.payload_size = payload;
         let commit_id = ring_header.commit_id;
@@ -158,12 +148,11 @@ impl Rings {
         self.processor_of(slot) % self.queues.threads
     }
 
-    /// Keeps a slot whose request goes to fuser, and passes the request's data on.
-    pub(super) fn forward(&mut self, header: InHeader, slot: Slot, pass_on: impl FnOnce(&[u8])) {
+    /// Keeps a slot whose request goes to fuser, and passes the request's `data` bytes on.
+    pub(super) fn forward(&mut self, unique: u64, slot: Slot, data: usize, pass_on: impl FnOnce(&[u8])) {
         // Kept first: the answer may be quicker than we are.
-        let slot = self.forwarded.entry(header.unique).insert_entry(slot).into_mut();
-        let data = RingHeader::ref_from_prefix(slot.bytes()).map_or(0, |(header, _)| header.payload_size);
-        pass_on(&slot.bytes()[HEAD..][..data as usize]);
+        let slot = self.forwarded.entry(unique).insert_entry(slot).into_mut();
+        pass_on(&slot.bytes()[HEAD..][..data]);
     }
 
     /// Whether the slot is a ring entry.
@@ -187,7 +176,9 @@ impl Rings {
         let room = slot.room_mut();
         let len = body.len().min(room.len());
         room[..len].copy_from_slice(&body[..len]);
-        self.commit(lane, connection, slot, header, len as u32)
+        // As long as what has found room, which is not more than fuser was asked for.
+        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, ..header };
+        self.commit(lane, connection, slot, header)
     }
 }
 

@@ -297,11 +297,10 @@ fn why_not_offered() -> String {
 
 /// The largest request that the kernel will send.
 fn largest_request() -> usize {
-    const PAGE: usize = 4096;
     let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
     // Before it was a setting it was this number.
     let pages = limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(256_usize);
-    pages.saturating_mul(PAGE).clamp(1 << 20, LARGEST)
+    pages.saturating_mul(sys::PAGE).clamp(1 << 20, LARGEST)
 }
 
 /// Starts threads that make a lane each, and wait.

@@ -49,6 +49,14 @@ pub(super) struct OutHeader {
     pub(super) unique: u64,
 }
 
+impl OutHeader {
+    /// The header of an answer with so many bytes behind it, or with an errno.
+    pub(super) fn new(unique: u64, result: Result<u32, i32>) -> Self {
+        let len = size_of::<Self>() as u32 + result.unwrap_or(0);
+        Self { len, error: -result.err().unwrap_or(0), unique }
+    }
+}
+
 /// The beginning of INIT's arguments; older kernels send less.
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -196,49 +196,44 @@ impl<'t> Worker<'t> {
                     self.visits[usize::from(node.engine.number())].requests.push((prepared, ticket));
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
-                Verdict::Forward(slot) => self.forward(header, &arguments[..len], slot, by_ring),
+                Verdict::Forward(slot) if by_ring => {
+                    self.forward_from_ring(header, &arguments[..len], data, slot);
+                }
+                Verdict::Forward(slot) => self.forward(header, slot),
             }
         }
         self.arrived = arrived;
     }
 
-    fn forward(&mut self, header: InHeader, arguments: &[u8], slot: Slot, by_ring: bool) {
-        let relay = &self.shared.relay;
-        match &mut self.source.rings {
-            Some(rings) if by_ring => {
-                let route = Route::Thread(self.number);
-                rings.forward(header, slot, |data| relay.forward(header, arguments, data, route));
-            }
-            _ => {
-                let (arguments, data) = dev::parts(&slot, header);
-                relay.forward(header, arguments, data, Route::Descriptor(self.source.dev.descriptor));
-                self.release(slot);
-            }
-        }
+    /// Passes a request on to fuser; its slot waits for the answer.
+    fn forward_from_ring(&mut self, header: InHeader, arguments: &[u8], data: usize, slot: Slot) {
+        let Some(rings) = &mut self.source.rings else { return };
+        let (relay, route) = (&self.shared.relay, Route::Thread(self.number));
+        rings.forward(header.unique, slot, data, |data| relay.forward(header, arguments, data, route));
+    }
+
+    /// The same for one that was read; its slot is free then.
+    fn forward(&mut self, header: InHeader, slot: Slot) {
+        let (arguments, data) = dev::parts(&slot, header);
+        let route = Route::Descriptor(self.source.dev.descriptor);
+        self.shared.relay.forward(header, arguments, data, route);
+        self.release(slot);
     }
 
     /// Takes what other threads have left.
     fn open_mail(&mut self) {
+        // Nobody sends anything where there are no rings.
+        let Some(rings) = &mut self.source.rings else { return };
         self.shared.inboxes[self.number].take(&mut self.mail);
-        let mut mail = std::mem::take(&mut self.mail);
-        for one in mail.drain(..) {
-            let given = match (one, &mut self.source.rings) {
-                (Mail::Forwarded(unique, message), Some(rings)) => {
-                    let connection = self.shared.descriptors[0].as_fd();
+        let connection = self.shared.descriptors[0].as_fd();
+        for mail in self.mail.drain(..) {
+            log_refused(match mail {
+                Mail::Forwarded(unique, message) => {
                     rings.answer_forwarded(&mut self.lane, connection, unique, &message)
                 }
-                (Mail::Return(slot, answered), Some(rings)) => {
-                    let connection = self.shared.descriptors[0].as_fd();
-                    rings.answer(&mut self.lane, connection, slot, answered)
-                }
-                // Nobody sends such a thing where there are no rings.
-                (_, None) => Ok(()),
-            };
-            if let Err(error) = given {
-                tracing::error!(%error, "an answer cannot be given to the kernel");
-            }
+                Mail::Return(slot, answered) => rings.answer(&mut self.lane, connection, slot, answered),
+            });
         }
-        self.mail = mail;
     }
 
     /// Sees to it that there are as many readers of /dev/fuse as there is work for: one more while the last one is busy.
@@ -319,7 +314,7 @@ impl<'t> Worker<'t> {
 
     fn answer(&mut self, slot: Slot, answered: Answered, descriptor: usize) {
         let descriptor = &self.shared.descriptors[descriptor];
-        let given = match &self.source.rings {
+        match &self.source.rings {
             Some(rings) if rings.owns(&slot) => {
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.
@@ -328,18 +323,21 @@ impl<'t> Worker<'t> {
                 if home != self.number && !stays {
                     return self.shared.inboxes[home].put(Mail::Return(slot, answered));
                 }
-                rings.answer(&mut self.lane, descriptor.as_fd(), slot, answered)
+                log_refused(rings.answer(&mut self.lane, descriptor.as_fd(), slot, answered));
             }
             _ => {
                 if self.source.dev.answer(descriptor, &self.shared.pool, slot, answered) {
                     self.feed_the_starving();
                 }
-                Ok(())
             }
-        };
-        if let Err(error) = given {
-            tracing::error!(%error, "an answer cannot be given to the kernel");
         }
+    }
+}
+
+/// An answer could not be given to the kernel. Its caller waits; there is nobody else to tell.
+fn log_refused(given: io::Result<()>) {
+    if let Err(error) = given {
+        tracing::error!(%error, "an answer cannot be given to the kernel");
     }
 }
 
