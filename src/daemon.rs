@@ -80,25 +80,14 @@ pub fn serve(
     let server =
         Server::start(face.clone(), engines, mounted.connection, mounted.acl, options.serve, clock, ended)?;
     let server = Arc::new(server);
-    let transport = server.transport().clone();
-    let (threads, backend) = (transport.threads, transport.backend);
-    tracing::info!(transport = transport.name, threads, backend, "the mount is served");
-    if let Some(why) = &transport.why {
+    let Service { transport, why, threads, backend, .. } = server.service();
+    tracing::info!(transport, threads, backend, "the mount is served");
+    if let Some(why) = &why {
         tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
     }
     face.control().describe_service({
         let server = server.clone();
-        move || {
-            let (by_uring, by_dev) = server.served();
-            Service {
-                transport: transport.name,
-                why: transport.why.clone(),
-                threads,
-                backend,
-                by_uring,
-                by_dev,
-            }
-        }
+        move || server.service()
     });
     let unmounted = stop.clone();
     thread::Builder::new()

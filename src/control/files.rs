@@ -72,12 +72,6 @@ impl Control {
         }
     }
 
-    /// The name of the ioband device with this number in the engine with this one.
-    pub fn device_name(&self, engine: u16, band: usize) -> Option<String> {
-        let (_, bands) = self.engines.get(usize::from(engine))?.status();
-        bands.into_iter().nth(band).map(|band| band.name)
-    }
-
     /// What the file holds now; `images` are those of the mount.
     pub fn text(&self, file: ControlFile, images: impl FnOnce() -> Vec<ImageLine>) -> String {
         match file {
@@ -86,8 +80,9 @@ impl Control {
             ControlFile::Ls => {
                 let service = self.service.get().map(|service| service_lines(&service())).unwrap_or_default();
                 let status = self.status();
+                let name = |device| band(&status, device).map_or("", |(_, _, band)| band.name.as_str());
                 service
-                    + &image_lines(&images())
+                    + &image_lines(&images(), name)
                     + &device_lines(self.bands(&status).map(|(id, _, band)| (id, band)))
             }
             ControlFile::Pid => format!("{}\n", std::process::id()),
@@ -112,11 +107,14 @@ impl Control {
         &'a self,
         status: &'a [Status],
     ) -> impl Iterator<Item = (u32, &'a Settings, &'a BandStatus)> {
-        self.devices.iter().filter_map(|&(engine, band)| {
-            let (id, (settings, bands)) = status.get(engine)?;
-            Some((*id, settings, bands.get(band)?))
-        })
+        self.devices.iter().filter_map(|device| band(status, *device))
     }
+}
+
+/// An ioband device (engine, number there) with id and settings of its disk.
+fn band(status: &[Status], (engine, number): (usize, usize)) -> Option<(u32, &Settings, &BandStatus)> {
+    let (id, (settings, bands)) = status.get(engine)?;
+    Some((*id, settings, bands.get(number)?))
 }
 
 /// The id of a disk, its settings and its ioband devices.

@@ -25,8 +25,8 @@ pub struct Service {
 pub struct ImageLine {
     /// Its name.
     pub name: String,
-    /// The name of its ioband device.
-    pub device: String,
+    /// Its ioband device, as (engine, number there).
+    pub device: (usize, usize),
     /// Its size.
     pub size: Bytes,
     /// Writes are refused.
@@ -47,13 +47,14 @@ pub(super) fn service_lines(service: &Service) -> String {
     )
 }
 
-pub(super) fn image_lines(images: &[ImageLine]) -> String {
+/// `name` says what an ioband device is called.
+pub(super) fn image_lines<'a>(images: &[ImageLine], name: impl Fn((usize, usize)) -> &'a str) -> String {
     let rows = images.iter().map(|image| {
         let access = if image.read_only { "read-only" } else { "read-write" };
         let ImageLine { mode, owner: (uid, gid), .. } = image;
         vec![
             image.name.clone(),
-            image.device.clone(),
+            name(image.device).to_owned(),
             image.size.to_string(),
             access.to_owned(),
             format!("{mode:04o} {uid}:{gid}"),
@@ -121,18 +122,18 @@ mod tests {
     fn columns_are_as_wide_as_they_need() {
         let image = |name: &str, read_only| ImageLine {
             name: name.into(),
-            device: "d".into(),
+            device: (0, 0),
             size: Bytes(2 << 30),
             read_only,
             mode: 0o660,
             owner: (0, 107),
         };
         assert_eq!(
-            image_lines(&[image("vm1.img", false), image("v.img", true)]),
+            image_lines(&[image("vm1.img", false), image("v.img", true)], |_| "d"),
             "\nIMAGE    DEVICE  SIZE  ACCESS      OWNER\n\
              vm1.img  d       2GiB  read-write  0660 0:107\n\
              v.img    d       2GiB  read-only   0660 0:107\n"
         );
-        assert_eq!(image_lines(&[]), "");
+        assert_eq!(image_lines(&[], |_| "d"), "");
     }
 }

@@ -37,5 +37,5 @@ pub use mount::{
     MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
     resolved, unmount,
 };
-pub use server::{ServeError, ServeOptions, Server, Transport, TransportKind};
+pub use server::{ServeError, ServeOptions, Server, TransportKind};
 pub use tree::{ImageNode, Tree, TreeError};

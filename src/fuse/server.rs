@@ -12,6 +12,7 @@ use super::slots::{Pool, Slot, Slots};
 use super::sys;
 use super::worker::{Source, Worker};
 use crate::clock::Clock;
+use crate::control::Service;
 use crate::device::{BackendKind, Lane, Waker};
 use crate::engine::Engine;
 use fuser::SessionACL;
@@ -75,23 +76,11 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
-/// The transport that a mount has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transport {
-    /// `uring` or `dev`.
-    pub name: &'static str,
-    /// Why it is not the faster one, and what would change that; only if that was not asked for.
-    pub why: Option<String>,
-    /// Threads that serve.
-    pub threads: usize,
-    /// `io_uring` or `threads`: how devices are talked to.
-    pub backend: &'static str,
-}
-
 /// A mount at work.
 #[derive(Debug)]
 pub struct Server {
-    transport: Transport,
+    /// How it was when it began.
+    service: Service,
     wakers: Vec<Waker>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     shared: Arc<Shared>,
@@ -205,29 +194,27 @@ impl Server {
             served: threads.iter().map(|_| Served::default()).collect(),
             ended: Mutex::new(Some(ended)),
         });
-        let transport = Transport {
-            name: if queues.is_some() { "uring" } else { "dev" },
+        let service = Service {
+            transport: if queues.is_some() { "uring" } else { "dev" },
             why,
             threads: threads.len(),
             backend: threads.first().map_or("none", |thread| thread.backend),
+            by_uring: 0,
+            by_dev: 0,
         };
         begin(&threads, &shared, queues.map(|queues| (Arc::new(queues), entries)))?;
         carry_answers(shared.clone()).map_err(ServeError::Thread)?;
         let (wakers, threads) = threads.into_iter().map(|thread| (thread.waker, thread.handle)).unzip();
-        Ok(Self { transport, wakers, threads: Mutex::new(threads), shared })
+        Ok(Self { service, wakers, threads: Mutex::new(threads), shared })
     }
 
-    /// How requests come.
-    pub fn transport(&self) -> &Transport {
-        &self.transport
-    }
-
-    /// Requests for bytes of images so far, as (by io_uring, by /dev/fuse).
-    pub fn served(&self) -> (u64, u64) {
+    /// How it is served.
+    pub fn service(&self) -> Service {
         let sum = |count: fn(&Served) -> &AtomicU64| {
             self.shared.served.iter().map(|served| count(served).load(Ordering::Relaxed)).sum()
         };
-        (sum(|served| &served.by_uring), sum(|served| &served.by_dev))
+        let (by_uring, by_dev) = (sum(|served| &served.by_uring), sum(|served| &served.by_dev));
+        Service { by_uring, by_dev, ..self.service.clone() }
     }
 
     /// Carries out and answers everything that was accepted, and ends the threads. What comes meanwhile is refused.
@@ -258,18 +245,20 @@ fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
         let threads = spawn(count, move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
         Ok((None, threads, why))
     };
-    let missing = if options.backend == BackendKind::Threads {
-        "devices are served by threads (--backend threads), and it shares a ring with them".to_owned()
-    } else if !init.offers_io_uring() {
-        why_not_offered()
-    } else {
-        String::new()
+    let by_dev_because = |why: String| match options.transport {
+        TransportKind::Uring => Err(ServeError::NoUring(why)),
+        TransportKind::Auto | TransportKind::Dev => by_dev(Some(why)),
     };
-    match options.transport {
-        TransportKind::Dev => return by_dev(None),
-        TransportKind::Uring if !missing.is_empty() => return Err(ServeError::NoUring(missing)),
-        TransportKind::Auto if !missing.is_empty() => return by_dev(Some(missing)),
-        TransportKind::Auto | TransportKind::Uring => {}
+    if options.transport == TransportKind::Dev {
+        return by_dev(None);
+    }
+    if options.backend == BackendKind::Threads {
+        return by_dev_because(
+            "devices are served by threads (--backend threads), and it shares a ring with them".to_owned(),
+        );
+    }
+    if !init.offers_io_uring() {
+        return by_dev_because(why_not_offered());
     }
     let queues = Queues::of_this_machine(options.slots);
     let count = queues.threads();

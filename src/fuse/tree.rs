@@ -71,6 +71,19 @@ impl ImageNode {
         self.meta().mtime = now;
     }
 
+    /// As `ls` shows it.
+    fn line(&self) -> ImageLine {
+        let meta = *self.meta();
+        ImageLine {
+            name: self.image.name().to_owned(),
+            device: (self.engine.number().into(), self.image.band()),
+            size: Bytes(self.image.size()),
+            read_only: self.read_only,
+            mode: meta.mode,
+            owner: (meta.uid, meta.gid),
+        }
+    }
+
     pub(super) fn attr(&self) -> FileAttr {
         let meta = *self.meta();
         let size = self.image.size();
@@ -183,20 +196,7 @@ impl Tree {
 
     /// What a control file holds now.
     pub(super) fn text(&self, file: ControlFile) -> String {
-        self.control.text(file, || self.images.iter().map(|node| self.line(node)).collect())
-    }
-
-    /// The image as `ls` shows it.
-    fn line(&self, node: &ImageNode) -> ImageLine {
-        let meta = *node.meta();
-        ImageLine {
-            name: node.image.name().to_owned(),
-            device: self.control.device_name(node.engine.number(), node.image.band()).unwrap_or_default(),
-            size: Bytes(node.image.size()),
-            read_only: node.read_only,
-            mode: meta.mode,
-            owner: (meta.uid, meta.gid),
-        }
+        self.control.text(file, || self.images.iter().map(|node| node.line()).collect())
     }
 
     pub(super) fn images(&self) -> &[Arc<ImageNode>] {
