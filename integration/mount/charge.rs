@@ -19,20 +19,9 @@ pub(crate) fn trials() -> Vec<Trial> {
     ]
 }
 
-/// The counters of each group of the only device: id, reads, delayed, sectors, writes, delayed, sectors.
-fn groups(mount: &Vmdisk) -> Vec<(String, [u64; 6])> {
-    let status = mount.control("status");
-    let fields: Vec<_> = status.split_whitespace().skip(5).collect();
-    let counters = |group: &[&str]| {
-        let numbers: Vec<u64> = group[1..].iter().map(|field| field.parse().expect("a number")).collect();
-        (group[0].to_owned(), numbers.try_into().expect("six"))
-    };
-    fields.chunks(7).map(counters).collect()
-}
-
 /// Requests of each group: reads and writes.
 fn requests(mount: &Vmdisk) -> Vec<[u64; 2]> {
-    groups(mount).into_iter().map(|(_, [reads, _, _, writes, _, _])| [reads, writes]).collect()
+    mount.groups().into_iter().map(|(_, [reads, _, _, writes, _, _])| [reads, writes]).collect()
 }
 
 fn mount(group_type: &str) -> Vmdisk {
@@ -66,7 +55,7 @@ fn loop_device() {
     file.read_exact_at(&mut found, 4 << 20).expect("a read");
     drop(file);
 
-    let after = groups(&mount);
+    let after = mount.groups();
     let (default, (id, [reads, _, read, writes, _, written])) = (&after[0], &after[1]);
     assert_eq!(*default, ("-1".to_owned(), [0; 6]), "{after:?}");
     assert_eq!(*id, group);
@@ -104,7 +93,7 @@ fn no_group() {
 fn no_groups() {
     let mount = mount("type: none");
     [0, 60001, 60002].into_iter().for_each(|uid| write_as(&mount, uid, uid));
-    assert_eq!(groups(&mount), [("-1".to_owned(), [0, 0, 0, 3, 0, 3])]);
+    assert_eq!(mount.groups(), [("-1".to_owned(), [0, 0, 0, 3, 0, 3])]);
 }
 
 /// libvirt opens images and hands them to QEMU: it is the user who counts, not the opener.

@@ -65,6 +65,19 @@ pub(crate) fn wait_until(mut is_it: impl FnMut() -> bool, or: impl Fn() -> Strin
     }
 }
 
+/// What a group did: reads, delayed ones, sectors read, writes, delayed ones, sectors written.
+pub(crate) type Counters = [u64; 6];
+
+/// Id and counters of each group in a status of one device.
+pub(crate) fn groups(status: &str) -> Vec<(String, Counters)> {
+    let fields: Vec<_> = status.split_whitespace().skip(5).collect();
+    let counters = |group: &[&str]| {
+        let numbers: Vec<u64> = group[1..].iter().map(|field| field.parse().expect("a number")).collect();
+        (group[0].to_owned(), numbers.try_into().expect("six"))
+    };
+    fields.chunks(7).map(counters).collect()
+}
+
 /// A mount at `vmdisk` in a folder of its own.
 pub(crate) struct Vmdisk {
     /// Whose the folder is removes it in the end.
@@ -127,6 +140,11 @@ impl Vmdisk {
     /// The text of a control file.
     pub(crate) fn control(&self, name: &str) -> String {
         std::fs::read_to_string(self.path().join(".ioband").join(name)).expect("a control file")
+    }
+
+    /// The counters of each group of the only device.
+    pub(crate) fn groups(&self) -> Vec<(String, Counters)> {
+        groups(&self.control("status"))
     }
 
     /// The daemon.

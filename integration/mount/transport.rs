@@ -1,12 +1,11 @@
 //! The two ways by which requests come, /dev/fuse and io_uring: each serves what it is asked to, whole, and keeps nobody out.
 
-use crate::daemon::{Transport, Vmdisk};
+use crate::daemon::{Counters, Transport, Vmdisk};
 use crate::data::stage::{Disk, MIB, Place, Stage, assert_same, name, open, unmount};
 use crate::load::Load;
 use crate::support::{Need, Random, folder, trial};
 use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -93,19 +92,16 @@ fn served_by(args: &[&str], by: Transport, why: Option<&str>) {
     assert_eq!(reason, why, "{ls}");
 }
 
-/// Requests and sectors, of reads and of writes, of the default group of the only device.
-fn counted(mount: &Vmdisk) -> [u64; 4] {
-    let [reads, _, read, writes, _, written] = groups(mount)["-1"];
-    [reads, read, writes, written]
+/// What a group of the only device did.
+fn counters(mount: &Vmdisk, group: &str) -> Counters {
+    let found = mount.groups().into_iter().find(|(id, _)| id == group);
+    found.unwrap_or_else(|| panic!("there is no group {group}")).1
 }
 
-/// The counters of each group of the only device, by its id.
-fn groups(mount: &Vmdisk) -> BTreeMap<String, [u64; 6]> {
-    let status = mount.control("status");
-    let words: Vec<_> = status.split_whitespace().skip(5).collect();
-    let number = |word: &str| word.parse().expect("a number");
-    let counters = |group: &[&str]| std::array::from_fn(|at| number(group[1 + at]));
-    words.chunks(7).map(|group| (group[0].to_owned(), counters(group))).collect()
+/// Requests and sectors, of reads and of writes, of the default group of the only device.
+fn counted(mount: &Vmdisk) -> [u64; 4] {
+    let [reads, _, read, writes, _, written] = counters(mount, "-1");
+    [reads, read, writes, written]
 }
 
 /// As large as the kernel makes them unless a sysctl says otherwise.
@@ -243,7 +239,7 @@ images:
 
 /// Requests of a group that the disk was given.
 fn requests(mount: &Vmdisk, group: &str) -> u64 {
-    let [reads, _, _, writes, _, _] = groups(mount)[group];
+    let [reads, _, _, writes, _, _] = counters(mount, group);
     reads + writes
 }
 

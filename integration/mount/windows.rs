@@ -1,6 +1,6 @@
 //! A scenario window by window, on a real mount and in the simulator: who got what in each stretch of time.
 
-use crate::daemon::Vmdisk;
+use crate::daemon::{Vmdisk, groups};
 use crate::load::{Load, Report};
 use crate::sim::real::{Images, Real};
 use crate::sim::scenario::seconds;
@@ -103,11 +103,8 @@ fn between((from, before): &Counted, (to, after): &Counted) -> Window {
 
 /// Requests and bytes of a user's group.
 fn counters(status: &str, uid: u32) -> [u64; 2] {
-    let words: Vec<_> = status.split_whitespace().skip(5).collect();
-    let mut groups = words.chunks(7);
-    let group = groups.find(|group| group[0] == uid.to_string()).expect("the client's group");
-    let [reads, _, read, writes, _, written] =
-        std::array::from_fn(|column| group[1 + column].parse::<u64>().expect("a number"));
+    let group = groups(status).into_iter().find(|(id, _)| *id == uid.to_string());
+    let (_, [reads, _, read, writes, _, written]) = group.expect("the client's group");
     [reads + writes, (read + written) * SECTOR_SIZE]
 }
 
