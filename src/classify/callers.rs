@@ -106,46 +106,7 @@ impl Callers {
     pub fn resolve(&self, caller: Caller) -> Who {
         self.round().resolve(caller)
     }
-}
 
-/// The callers of requests that had all come when it was made: one look at who has ended does for all of them.
-#[derive(Debug)]
-pub struct Round<'c> {
-    callers: &'c Callers,
-    looked: Cell<bool>,
-}
-
-impl Round<'_> {
-    /// Finds out who a caller is.
-    pub fn resolve(&self, caller: Caller) -> Who {
-        let callers = self.callers;
-        let wants = callers.wants.load(Ordering::Relaxed);
-        if caller.tid == 0 {
-            // Somebody outside the mount's pid namespace has no number in it, but has a uid; the kernel itself
-            // has none, so for 0 the opener of the file handle is the better guess.
-            return if caller.uid == 0 { Who::Kernel } else { Who::Caller(ids(caller)) };
-        }
-        // Kernel threads that act for others are uid 0; nobody else needs a look-up for uid and gid alone.
-        if wants == 0 && caller.uid != 0 {
-            return Who::Caller(ids(caller));
-        }
-        // Before the cache is used: whose number is free by now must not be in it.
-        if !self.looked.replace(true) {
-            callers.watch.drain(|ended| callers.forget(ended));
-        }
-        let now = if wants & MOVABLE == 0 { Nanos(0) } else { callers.clock.now() };
-        match callers.cached(caller, wants, now) {
-            Cached::Known(who) => who,
-            Cached::Aged(who, ticket) => callers.reread(caller, wants, ticket).unwrap_or(who),
-            // It is not there any more, or never was: uid and gid are what the request itself says.
-            Cached::Unknown => {
-                callers.look_up(caller, wants, now).unwrap_or_else(|_| Who::Caller(ids(caller)))
-            }
-        }
-    }
-}
-
-impl Callers {
     fn cached(&self, caller: Caller, wants: u8, now: Nanos) -> Cached {
         let mut shard = self.shard(caller.tid);
         let Some(entry) = shard.get_mut(&caller.tid) else { return Cached::Unknown };
@@ -231,6 +192,43 @@ impl Callers {
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().expect("no panic under it").len()).sum()
+    }
+}
+
+/// The callers of requests that had all come when it was made: one look at who has ended does for all of them.
+#[derive(Debug)]
+pub struct Round<'c> {
+    callers: &'c Callers,
+    looked: Cell<bool>,
+}
+
+impl Round<'_> {
+    /// Finds out who a caller is.
+    pub fn resolve(&self, caller: Caller) -> Who {
+        let callers = self.callers;
+        let wants = callers.wants.load(Ordering::Relaxed);
+        if caller.tid == 0 {
+            // Somebody outside the mount's pid namespace has no number in it, but has a uid; the kernel itself
+            // has none, so for 0 the opener of the file handle is the better guess.
+            return if caller.uid == 0 { Who::Kernel } else { Who::Caller(ids(caller)) };
+        }
+        // Kernel threads that act for others are uid 0; nobody else needs a look-up for uid and gid alone.
+        if wants == 0 && caller.uid != 0 {
+            return Who::Caller(ids(caller));
+        }
+        // Before the cache is used: whose number is free by now must not be in it.
+        if !self.looked.replace(true) {
+            callers.watch.drain(|ended| callers.forget(ended));
+        }
+        let now = if wants & MOVABLE == 0 { Nanos(0) } else { callers.clock.now() };
+        match callers.cached(caller, wants, now) {
+            Cached::Known(who) => who,
+            Cached::Aged(who, ticket) => callers.reread(caller, wants, ticket).unwrap_or(who),
+            // It is not there any more, or never was: uid and gid are what the request itself says.
+            Cached::Unknown => {
+                callers.look_up(caller, wants, now).unwrap_or_else(|_| Who::Caller(ids(caller)))
+            }
+        }
     }
 }
 

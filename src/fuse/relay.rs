@@ -23,7 +23,7 @@ use zerocopy::IntoBytes;
 /// rest. A message of this size goes through a socket of every user.
 const MOST: u32 = 128 << 10;
 /// Room for the largest message, an answer of fuser with its header.
-const MESSAGE: usize = MOST as usize + 4096;
+pub(super) const MESSAGE: usize = MOST as usize + 4096;
 
 /// Where the answer to a forwarded request belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -163,27 +163,25 @@ impl Relay {
         }
     }
 
-    /// Waits for fuser's next answer, and says where it belongs and to which request; `None` for what is no answer (a notification), which
-    /// belongs to the connection.
+    /// Waits for fuser's next answer. Says how long it is, where it belongs and to which request; `None` for what is no answer
+    /// (a notification), which belongs to the connection. `message` has [`MESSAGE`] bytes.
     ///
     /// # Errors
     /// When fuser has ended.
-    pub(super) fn answer(&self, message: &mut Vec<u8>) -> io::Result<Option<(Route, u64)>> {
+    pub(super) fn answer(&self, message: &mut [u8]) -> io::Result<(usize, Option<(Route, u64)>)> {
         loop {
-            message.resize(MESSAGE.max(message.capacity()), 0);
             let len = match recv(self.socket.as_raw_fd(), message, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 len => len?,
             };
-            message.truncate(len);
-            let Some(header) = parse::<OutHeader>(message) else { continue };
-            if header.unique == 0 {
-                return Ok(None);
+            let Some(OutHeader { unique, .. }) = parse(&message[..len]) else { continue };
+            if unique == 0 {
+                return Ok((len, None));
             }
-            match self.routes().remove(&header.unique) {
-                Some(route) => return Ok(Some((route, header.unique))),
-                None => tracing::warn!(unique = header.unique, "an answer to nothing that was asked"),
+            match self.routes().remove(&unique) {
+                Some(route) => return Ok((len, Some((route, unique)))),
+                None => tracing::warn!(unique, "an answer to nothing that was asked"),
             }
         }
     }

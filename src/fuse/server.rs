@@ -6,7 +6,7 @@
 use super::dev::{Dev, State};
 use super::face::{Face, Metadata};
 use super::inbox::{Inbox, Mail};
-use super::relay::{Init, Relay, Route};
+use super::relay::{Init, MESSAGE, Relay, Route};
 use super::rings::{Queues, Rings};
 use super::slots::{Pool, Slot, Slots};
 use super::sys;
@@ -349,7 +349,9 @@ struct LastResort<'a>(&'a Shared);
 
 impl Drop for LastResort<'_> {
     fn drop(&mut self) {
-        self.0.end(Err(io::Error::other("a thread that served has panicked")));
+        if thread::panicking() {
+            self.0.end(Err(io::Error::other("a thread that served has panicked")));
+        }
     }
 }
 
@@ -403,20 +405,24 @@ fn descriptors(connection: OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
 /// A thread that carries fuser's answers to where they belong.
 fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
     thread::Builder::new().name("relay".into()).spawn(move || {
-        let mut message = Vec::new();
+        let mut buffer = vec![0; MESSAGE];
         loop {
-            let descriptor = match shared.relay.answer(&mut message) {
-                Ok(Some((Route::Thread(number), unique))) => {
-                    shared.inboxes[number].put(Mail::Forwarded(unique, message.clone()));
-                    continue;
-                }
-                Ok(Some((Route::Descriptor(number), _))) => number,
-                Ok(None) => 0,
+            let (len, route) = match shared.relay.answer(&mut buffer) {
+                Ok(answer) => answer,
                 Err(error) => {
                     return shared.end(Err(io::Error::other(format!("fuser has ended: {error}"))));
                 }
             };
-            super::dev::write(&shared.descriptors[descriptor], &message);
+            let message = &buffer[..len];
+            match route {
+                Some((Route::Thread(number), unique)) => {
+                    shared.inboxes[number].put(Mail::Forwarded(unique, message.to_vec()));
+                }
+                Some((Route::Descriptor(number), _)) => {
+                    super::dev::write(&shared.descriptors[number], message);
+                }
+                None => super::dev::write(&shared.descriptors[0], message),
+            }
         }
     })?;
     Ok(())
