@@ -5,8 +5,8 @@
 
 use ioband::classify::{GroupId, GroupType};
 use ioband::config::{
-    DIRECTORY, Defaults, DevicePlan, Extent, Found, FoundKind, GroupPlan, ImagePlan, Plan, Probe, Report,
-    SimulatePlan, load, load_file,
+    DIRECTORY, Defaults, DevicePlan, Extent, Found, FoundKind, GroupPlan, ImagePlan, LARGEST, Plan, Probe,
+    Report, SimulatePlan, load, load_bytes, load_file,
 };
 use ioband::sched::{Cap, Limits, Policy};
 use ioband::units::{Bytes, Weight};
@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 const GIB: u64 = 1 << 30;
-const DEFAULTS: Defaults = Defaults { owner: 1234, group: 5678 };
+const DEFAULTS: Defaults = Defaults { owner: 1234, group: 5678, folder: PathBuf::new() };
 
 /// A machine with two disks and a few files.
 struct Machine;
@@ -28,12 +28,14 @@ impl Probe for Machine {
             Some("/dev/disk/by-id/sdb2") => Path::new("/dev/sdb2"),
             Some("./disk.img" | "link.img" | "./link.img") => Path::new("disk.img"),
             Some("/work") => Path::new("."),
+            Some("/dev/./sdc1") => Path::new("/dev/sdc1"),
             _ => path,
         };
         let found = |size, kind| {
             let number = same.to_str().unwrap().bytes().fold(0, |sum, byte| sum * 256 + u128::from(byte));
             let identity = Some(((number >> 64) as u64, number as u64));
-            Ok(Some(Found { size: Bytes(size), kind, identity }))
+            let number = (kind == FoundKind::Block).then(|| (8, 16 + (number & 0xf) as u64));
+            Ok(Some(Found { size: Bytes(size), kind, identity, number }))
         };
         match same.to_str() {
             Some("/dev/sdb1" | "/dev/sdb2" | "/dev/sdc1") => found(8 * GIB, FoundKind::Block),
@@ -47,6 +49,10 @@ impl Probe for Machine {
             Some("/root/secret.img") => Err(io::ErrorKind::PermissionDenied.into()),
             _ => Ok(None),
         }
+    }
+
+    fn block(&self, _major: u64, _minor: u64) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -257,7 +263,9 @@ fn every_key_arrives_in_the_plan() {
     let device = DevicePlan {
         name: "ioband1".into(),
         path: "/dev/sdb1".into(),
+        number: Some((8, 17)),
         create: None,
+        length: None,
         size: Bytes(8 * GIB),
         id: 7,
         io_throttle: 4,
@@ -415,6 +423,41 @@ fn a_file_that_exists_with_its_size_is_used_again() {
 }
 
 #[test]
+fn relative_paths_count_from_the_folder_of_the_mount() {
+    let load =
+        |text: &str, folder: &str| load(text, "f", &Defaults { folder: folder.into(), ..DEFAULTS }, &Machine);
+    let text = "devices: {a: {path: sdb1}, b: {path: ./sdc1}, c: {path: /dev/sdb2}}";
+    let plan = load(text, "/dev").unwrap();
+    let paths: Vec<_> = plan.devices.iter().map(|device| device.path.to_str().unwrap()).collect();
+    assert_eq!(paths, ["/dev/sdb1", "/dev/./sdc1", "/dev/sdb2"]);
+    // One of them by two names, and what is said of a path is said of what was written.
+    let report = load("devices: {a: {path: sdb1}, b: {path: /dev/sdb1}}", "/dev").unwrap_err().to_string();
+    assert!(report.contains("`/dev/sdb1` of device `b` is `sdb1` of device `a`"), "{report}");
+    let report = load("devices: {a: {path: x/new.img, size: 1GiB}}", "/srv").unwrap_err().to_string();
+    assert!(report.contains("`x/new.img` cannot be made: there is no folder `x`"), "{report}");
+    assert_eq!(
+        load("devices: {a: {path: new.img, size: 1GiB}}", "/srv").unwrap().devices[0].size,
+        Bytes(GIB)
+    );
+}
+
+#[test]
+fn a_length_is_the_beginning_of_a_device() {
+    let plan = good(
+        "devices:
+  a: {path: /dev/sdb1, length: 1GiB}
+  b: {path: /dev/sdb2, length: 8GiB}
+  c: {path: new.img, size: 2GiB, length: 1GiB}
+images: {i: {device: a}}",
+    );
+    let sizes: Vec<_> = plan.devices.iter().map(|d| (d.size.0 / GIB, d.length, d.create)).collect();
+    let gib = |size| Some(Bytes(size * GIB));
+    assert_eq!(sizes, [(1, gib(1), None), (8, gib(8), None), (1, gib(1), gib(2))]);
+    assert_eq!(plan.images[0].size(), Bytes(GIB));
+    bad("devices: {a: {path: /dev/sdb1, length: 1GiB}}\nimages: {i: {device: a, size: 2GiB}}");
+}
+
+#[test]
 fn one_run_names_all_mistakes_in_the_order_of_the_file() {
     let report =
         bad(&EVERYTHING.replace("weight: 50", "weight: 0").replace("id: 7", "id: x").replace("0640", "9"));
@@ -501,6 +544,37 @@ fn bombs_are_refused_before_they_grow() {
         assert!(report.problems.len() <= Report::MOST, "{}", report.problems.len());
         assert!(report.to_string().len() < 100_000);
     }
+}
+
+/// As much as can be written to a file of the control directory, of whatever costs a reader most.
+#[test]
+fn a_megabyte_of_anything_is_refused_and_a_byte_more_is_not_even_read() {
+    let most = usize::try_from(LARGEST).unwrap();
+    let fill = |part: &str| part.bytes().cycle().take(most).collect::<Vec<u8>>();
+    let mut random = fastrand::Rng::with_seed(1);
+    let words = [
+        "a: ", "- ", "[", "{", "}", "\n", "  ", "\t", "&a ", "*a", "\"", "'", "|", ">", "? ", "<<", ": ",
+        "#", "!", "%",
+    ];
+    let mut soup = String::new();
+    while soup.len() < most - 8 {
+        soup.push_str(random.choice(words).unwrap());
+    }
+    let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(most).collect();
+    let many = [
+        "[", "{", "{a: ", "- ", "? ", "&a ", "&a [*a, ", "a: &a\n", "! ", "\"", "'\n", "x", "x: [\n",
+        "? a\n", "|\n ", ",", "<<: {", "%", "\\", "\0",
+    ];
+    for text in many.into_iter().map(fill).chain([soup.into_bytes(), bytes]) {
+        let report = load_bytes(&text, "f", &DEFAULTS, &Machine).unwrap_err();
+        assert!(report.problems.len() <= Report::MOST, "{}", report.problems.len());
+        assert!(report.to_string().len() < 100_000);
+    }
+    let mut large = fill("#");
+    assert!(load_bytes(&large, "f", &DEFAULTS, &Machine).is_ok());
+    large.push(b'#');
+    let report = load_bytes(&large, "f", &DEFAULTS, &Machine).unwrap_err();
+    assert_eq!(report.problems[0].message, "larger than 1MiB");
 }
 
 proptest! {

@@ -2,26 +2,38 @@
 
 use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
 use crate::device;
+use nix::sys::stat::{major, minor};
 use nix::unistd::{getegid, geteuid};
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 struct Machine;
 
 impl Probe for Machine {
     fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
         let Some((size, kind)) = device::probe(path)? else { return Ok(None) };
-        let identity = std::fs::metadata(path).ok().map(|seen| identity(&seen));
+        let seen = std::fs::metadata(path).ok();
+        let number = seen.as_ref().filter(|seen| seen.file_type().is_block_device()).map(number);
         let kind = match kind {
             device::Kind::Block => FoundKind::Block,
             device::Kind::File => FoundKind::File,
             device::Kind::Other("a directory") => FoundKind::Other(DIRECTORY),
             device::Kind::Other(word) => FoundKind::Other(word.strip_prefix("a ").unwrap_or(word)),
         };
-        Ok(Some(Found { size, kind, identity }))
+        Ok(Some(Found { size, kind, identity: seen.as_ref().map(identity), number }))
     }
+
+    fn block(&self, major: u64, minor: u64) -> Option<PathBuf> {
+        let event = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent")).ok()?;
+        let name = event.lines().find_map(|line| line.strip_prefix("DEVNAME="))?;
+        Some(Path::new("/dev").join(name))
+    }
+}
+
+fn number(seen: &Metadata) -> (u64, u64) {
+    (major(seen.rdev()), minor(seen.rdev()))
 }
 
 /// A file is known by its filesystem and inode. A block device is known by its number: several nodes can have the
@@ -32,8 +44,14 @@ fn identity(seen: &Metadata) -> (u64, u64) {
 
 /// Loads a configuration as the current user on this machine.
 pub(super) fn load(path: &Path) -> Result<Plan, Report> {
-    let defaults = Defaults { owner: geteuid().as_raw(), group: getegid().as_raw() };
-    load_file(path, &defaults, &Machine)
+    load_file(path, &defaults(), &Machine)
+}
+
+/// What holds where a configuration of the current user, who is in the current folder, says nothing.
+fn defaults() -> Defaults {
+    // Where the folder is gone, absolute paths still lead somewhere.
+    let folder = std::env::current_dir().unwrap_or_default();
+    Defaults { owner: geteuid().as_raw(), group: getegid().as_raw(), folder }
 }
 
 #[cfg(test)]

@@ -18,12 +18,12 @@ use std::collections::HashMap;
 pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problems: &mut Problems) -> Plan {
     let control = control(&mount.control, defaults);
     names(&mount, &control.dir, problems);
-    let backing = devices::backing(&mount.devices, probe, problems);
+    let backing = devices::backing(&mount.devices, &defaults.folder, probe, problems);
     let disks = disks::agree(&mount.devices, problems);
     let by_name: HashMap<&str, &Image> = mount.images.iter().map(|i| (i.name.value.as_str(), i)).collect();
     let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &by_name, problems)).collect();
     let images = images::check(&mount, &backing, defaults, problems);
-    let devices = devices::plans(mount.devices, backing, groups, &disks, problems);
+    let devices = devices::plans(mount.devices, &defaults.folder, backing, groups, &disks, problems);
     Plan { mountpoint: mount.mountpoint, control, devices, images }
 }
 

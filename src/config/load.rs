@@ -5,18 +5,20 @@ use super::{check, plan::Plan, shape, tree};
 use crate::units::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// The largest configuration file, in bytes: some ten thousand images.
-const LARGEST: u64 = 1 << 20;
+/// The largest configuration, in bytes: some ten thousand images.
+pub const LARGEST: u64 = 1 << 20;
 
-/// What holds where the configuration says nothing: the user who mounts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What holds where the configuration says nothing: the user who mounts, and the folder where that happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// Owner of images and of the control files.
     pub owner: u32,
     /// Their group.
     pub group: u32,
+    /// Relative paths of devices count from here. Empty: from the folder that the program runs in.
+    pub folder: PathBuf,
 }
 
 /// Looks at paths of devices. The configuration itself never touches a device, so that it can be checked on any
@@ -25,6 +27,9 @@ pub trait Probe {
     /// What is at `path` (behind symbolic links); `None` if nothing is. A relative path counts from the folder
     /// that the program runs in.
     fn probe(&self, path: &Path) -> io::Result<Option<Found>>;
+
+    /// The path of the block device MAJOR:MINOR; `None` if there is none.
+    fn block(&self, major: u64, minor: u64) -> Option<PathBuf>;
 }
 
 /// What is at a path.
@@ -37,6 +42,8 @@ pub struct Found {
     /// Two paths with the same identity lead to the same file, folder or block device; `None` if that is unknown.
     /// The configuration only compares them.
     pub identity: Option<(u64, u64)>,
+    /// MAJOR:MINOR of a block device; `None` for everything else.
+    pub number: Option<(u64, u64)>,
 }
 
 /// A kind of file.
@@ -70,19 +77,33 @@ pub fn load(text: &str, origin: &str, defaults: &Defaults, probe: &dyn Probe) ->
     }
 }
 
-/// Reads and checks a configuration from a file of at most 1 MiB. Relative paths in it count from the folder that the
-/// program runs in.
+/// Reads and checks a configuration from bytes that anybody may have written.
 ///
 /// # Errors
-/// As [`load`]; a file that cannot be read, is too large or is not UTF-8 is reported as one problem, too.
+/// As [`load`]; more than [`LARGEST`] bytes, or bytes that are not UTF-8, are reported as one problem, too.
+pub fn load_bytes(
+    bytes: &[u8],
+    origin: &str,
+    defaults: &Defaults,
+    probe: &dyn Probe,
+) -> Result<Plan, Report> {
+    if bytes.len() as u64 > LARGEST {
+        let hint = "is this a disk image? A configuration is a YAML file";
+        return Err(Report::about_file(origin, format!("larger than {}", Bytes(LARGEST)), hint));
+    }
+    match std::str::from_utf8(bytes) {
+        Ok(text) => load(text, origin, defaults, probe),
+        Err(error) => Err(not_text(bytes, error.valid_up_to(), origin)),
+    }
+}
+
+/// Reads and checks a configuration from a file of at most [`LARGEST`] bytes.
+///
+/// # Errors
+/// As [`load_bytes`]; a file that cannot be read is reported as one problem, too.
 pub fn load_file(path: &Path, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
     let origin = path.display().to_string();
-    let bytes = read(path, &origin)?;
-    let text = match std::str::from_utf8(&bytes) {
-        Ok(text) => text,
-        Err(error) => return Err(not_text(&bytes, error.valid_up_to(), &origin)),
-    };
-    load(text, &origin, defaults, probe)
+    load_bytes(&read(path, &origin)?, &origin, defaults, probe)
 }
 
 fn read(path: &Path, origin: &str) -> Result<Vec<u8>, Report> {
@@ -101,10 +122,6 @@ fn read(path: &Path, origin: &str) -> Result<Vec<u8>, Report> {
     let mut bytes = Vec::new();
     // One byte more than is allowed tells a file that is too large, and a device without an end is left in time.
     File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(failed)?;
-    if bytes.len() as u64 > LARGEST {
-        let hint = "is this a disk image? A configuration is a YAML file";
-        return Err(Report::about_file(origin, format!("larger than {}", Bytes(LARGEST)), hint));
-    }
     Ok(bytes)
 }
 

@@ -14,6 +14,6 @@ mod report;
 mod shape;
 mod tree;
 
-pub use load::{DIRECTORY, Defaults, Found, FoundKind, Probe, load, load_file};
+pub use load::{DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file};
 pub use plan::*;
 pub use report::{Problem, Report};

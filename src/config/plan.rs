@@ -36,10 +36,14 @@ pub struct ControlPlan {
 pub struct DevicePlan {
     /// Its name.
     pub name: String,
-    /// The block device or regular file behind it.
+    /// The block device or regular file behind it; relative only if [`super::Defaults::folder`] is.
     pub path: PathBuf,
+    /// MAJOR:MINOR of a block device.
+    pub number: Option<(u64, u64)>,
     /// Set when the file does not exist yet: it is created sparse with this size.
     pub create: Option<Bytes>,
+    /// Only so much of its beginning is used, where that is stated.
+    pub length: Option<Bytes>,
     /// Usable size.
     pub size: Bytes,
     /// Devices with the same id share one physical disk.

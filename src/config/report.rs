@@ -154,7 +154,7 @@ pub(super) fn quoted(text: &str) -> String {
 /// `a, b and c`, for hints that list what there is; says how many are left out of a long list.
 pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     // As many as a device has keys.
-    const MOST: usize = 16;
+    const MOST: usize = 18;
     let names: Vec<&str> = names.into_iter().collect();
     let mut parts: Vec<String> = names.iter().take(MOST).map(|name| quoted(name)).collect();
     if names.len() > MOST {
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(listed([]), "");
         assert_eq!(listed(["a"]), "`a`");
         assert_eq!(listed(["a", "b", "c"]), "`a`, `b` and `c`");
-        assert!(listed(["x"; 20]).ends_with("`x` and 4 more"));
+        assert!(listed(["x"; 20]).ends_with("`x` and 2 more"));
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub(super) struct Device {
     pub(super) name: At<String>,
     pub(super) path: Result<At<String>, Bad>,
     pub(super) size: Setting<Bytes>,
+    pub(super) length: Setting<Bytes>,
     pub(super) id: u32,
     pub(super) io_throttle: Option<At<u32>>,
     pub(super) io_limit: Option<At<u32>>,
@@ -202,6 +203,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     let known = [
         "path",
         "size",
+        "length",
         "id",
         "io_throttle",
         "io_limit",
@@ -222,6 +224,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         name: name("device", &entry, problems),
         path: Err(Bad),
         size: Ok(None),
+        length: Ok(None),
         id: 1,
         io_throttle: None,
         io_limit: None,
@@ -249,6 +252,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     let path = "write the block device or file behind it, such as /dev/sdb1";
     device.path = keys.required("path", path, device_path);
     device.size = keys.read("size", SIZE, sectors);
+    device.length = keys.read("length", SIZE, sectors);
     let id = keys.read("id", id, number32(0..=u32::MAX));
     device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
     device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));

@@ -19,8 +19,15 @@ use std::path::{Path, PathBuf};
 pub(super) struct Backing {
     /// Whole sectors.
     pub(super) size: Bytes,
-    /// The file is still to be made.
-    pub(super) create: bool,
+    /// The file is still to be made, so large.
+    create: Option<Bytes>,
+    number: Option<(u64, u64)>,
+}
+
+/// A path as it is written, which is what messages call it, and where it leads from the folder of the mount.
+struct Whereabouts<'a> {
+    written: &'a At<String>,
+    full: PathBuf,
 }
 
 /// What tells that two paths lead to the same place.
@@ -34,9 +41,10 @@ enum Place {
     Made((u64, u64), OsString),
 }
 
-/// Looks at the path of every device; `None` where it has a problem.
+/// Looks at the path of every device, which counts from `folder`; `None` where it has a problem.
 pub(super) fn backing(
     devices: &[Device],
+    folder: &Path,
     probe: &dyn Probe,
     problems: &mut Problems,
 ) -> Vec<Option<Backing>> {
@@ -47,9 +55,10 @@ pub(super) fn backing(
             all.push(None);
             continue;
         };
-        let (found, backing) = inspect(device, path, probe, problems);
+        let at = Whereabouts { written: path, full: folder.join(&path.value) };
+        let (found, backing) = inspect(device, &at, probe, problems);
         all.push(backing);
-        let places = places(path, found, probe);
+        let places = places(&at.full, found, probe);
         match places.iter().find_map(|place| seen.get(place)) {
             Some((other, there)) => shared(device, path, other, there, problems),
             None => seen.extend(places.into_iter().map(|place| (place, (device, path)))),
@@ -59,8 +68,7 @@ pub(super) fn backing(
 }
 
 /// All that is known about where `path` leads.
-fn places(path: &At<String>, found: Option<Found>, probe: &dyn Probe) -> Vec<Place> {
-    let path = Path::new(&path.value);
+fn places(path: &Path, found: Option<Found>, probe: &dyn Probe) -> Vec<Place> {
     let mut places = vec![Place::Spelled(path.components().filter(|c| c.as_os_str() != ".").collect())];
     match found {
         // Folders and character devices are no disks under any name, and have been reported as such.
@@ -103,31 +111,32 @@ fn folder(path: &Path) -> &Path {
 /// What is at the path, and what the device can make of it.
 fn inspect(
     device: &Device,
-    path: &At<String>,
+    path: &Whereabouts<'_>,
     probe: &dyn Probe,
     problems: &mut Problems,
 ) -> (Option<Found>, Option<Backing>) {
-    let found = match probe.probe(Path::new(&path.value)) {
+    let Whereabouts { written, full } = path;
+    let found = match probe.probe(full) {
         Ok(found) => found,
         Err(error) => {
-            let message = format!("cannot look at {}: {error}", quoted(&path.value));
-            problems.add(path.at, message, "check the path and its permissions");
+            let message = format!("cannot look at {}: {error}", quoted(&written.value));
+            problems.add(written.at, message, "check the path and its permissions");
             return (None, None);
         }
     };
     let backing = match (&device.size, found) {
         (Err(Bad), _) => None,
         (Ok(stated), None) => missing(path, stated.as_ref(), probe, problems),
-        (Ok(stated), Some(found)) => usable(path, stated.as_ref(), found, problems),
+        (Ok(stated), Some(found)) => usable(written, stated.as_ref(), found, problems),
     };
-    (found, backing)
+    (found, backing.and_then(|backing| beginning(device, written, backing, problems)))
 }
 
 /// A path where something is.
 fn usable(
     path: &At<String>,
     stated: Option<&At<Bytes>>,
-    Found { size, kind, .. }: Found,
+    Found { size, kind, number, .. }: Found,
     problems: &mut Problems,
 ) -> Option<Backing> {
     let shown = quoted(&path.value);
@@ -153,29 +162,51 @@ fn usable(
             problems.add(stated.at, message, format!("remove `size`, or write {size}"));
             None
         }
-        _ => Some(Backing { size: whole, create: false }),
+        _ => Some(Backing { size: whole, create: None, number }),
     }
+}
+
+/// The part of it that is to be used.
+fn beginning(
+    device: &Device,
+    path: &At<String>,
+    backing: Backing,
+    problems: &mut Problems,
+) -> Option<Backing> {
+    let Some(length) = device.length.ok()? else { return Some(backing) };
+    if length.value > backing.size {
+        let (shown, size) = (quoted(&path.value), backing.size);
+        let message = format!("`length` is {}, but {shown} has {size}", length.value);
+        problems.add(
+            length.at,
+            message,
+            format!("write at most {size}, or remove `length` to use all of it"),
+        );
+        return None;
+    }
+    Some(Backing { size: length.value, ..backing })
 }
 
 /// A path where nothing is: a file that is to be made, or a mistake.
 fn missing(
-    path: &At<String>,
+    path: &Whereabouts<'_>,
     size: Option<&At<Bytes>>,
     probe: &dyn Probe,
     problems: &mut Problems,
 ) -> Option<Backing> {
-    let shown = quoted(&path.value);
+    let Whereabouts { written, full } = path;
+    let shown = quoted(&written.value);
     let mut refuse = |message: String, hint: &str| {
-        problems.add(path.at, message, hint);
+        problems.add(written.at, message, hint);
         None
     };
-    if Path::new(&path.value).starts_with("/dev") {
+    if full.starts_with("/dev") {
         return refuse(
             format!("there is no {shown}"),
             "`lsblk` lists the block devices; files are not made under /dev",
         );
     }
-    if path.value.contains("/$") {
+    if written.value.contains("/$") {
         return refuse(
             format!("there is no {shown}"),
             "neither `~` nor `$NAME` is expanded here: write the path in full",
@@ -187,25 +218,24 @@ fn missing(
             "correct the path, or add `size: 4GiB` to have a file of that size made",
         );
     };
-    if path.value.ends_with('/') {
+    if written.value.ends_with('/') {
         return refuse(
             format!("{shown} is the name of a folder"),
             "write the name of the file that is to be made",
         );
     }
-    let parent = folder(Path::new(&path.value));
-    let folder = quoted(&parent.to_string_lossy());
-    match probe.probe(parent) {
+    let named = quoted(&folder(Path::new(&written.value)).to_string_lossy());
+    match probe.probe(folder(full)) {
         Ok(Some(Found { kind: FoundKind::Other(kind), .. })) if kind == DIRECTORY => {
-            Some(Backing { size: size.value, create: true })
+            Some(Backing { size: size.value, create: Some(size.value), number: None })
         }
-        Ok(Some(_)) => refuse(format!("{shown} cannot be made: {folder} is no folder"), "correct the path"),
+        Ok(Some(_)) => refuse(format!("{shown} cannot be made: {named} is no folder"), "correct the path"),
         Ok(None) => refuse(
-            format!("{shown} cannot be made: there is no folder {folder}"),
+            format!("{shown} cannot be made: there is no folder {named}"),
             "make the folder first, or correct the path",
         ),
         Err(error) => refuse(
-            format!("{shown} cannot be made: cannot look at {folder}: {error}"),
+            format!("{shown} cannot be made: cannot look at {named}: {error}"),
             "check the path and its permissions",
         ),
     }
@@ -214,6 +244,7 @@ fn missing(
 /// The checked devices. What has a problem is filled in anyhow: such a plan is thrown away.
 pub(super) fn plans(
     devices: Vec<Device>,
+    folder: &Path,
     backing: Vec<Option<Backing>>,
     groups: Vec<Vec<GroupPlan>>,
     disks: &HashMap<u32, Disk>,
@@ -226,8 +257,10 @@ pub(super) fn plans(
         let limits = limits::check(&device, &device.limits, problems);
         DevicePlan {
             name: device.name.value,
-            path: device.path.map(|path| path.value.into()).unwrap_or_default(),
-            create: backing.filter(|b| b.create).map(|b| b.size),
+            path: device.path.map(|path| folder.join(path.value)).unwrap_or_default(),
+            number: backing.and_then(|b| b.number),
+            create: backing.and_then(|b| b.create),
+            length: device.length.ok().flatten().map(|length| length.value),
             size,
             id: device.id,
             io_throttle: disk.io_throttle,
