@@ -8,6 +8,7 @@ mod images;
 mod limits;
 mod overlap;
 
+use super::group_id::Images;
 use super::load::{Defaults, Probe};
 use super::plan::{ControlPlan, Plan};
 use super::report::{Pos, Problems, quoted};
@@ -20,11 +21,16 @@ pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problem
     names(&mount, &control.dir, problems);
     let backing = devices::backing(&mount.devices, &defaults.folder, probe, problems);
     let disks = disks::agree(&mount.devices, problems);
-    let by_name: HashMap<&str, &Image> = mount.images.iter().map(|i| (i.name.value.as_str(), i)).collect();
+    let by_name = Images::new(mount.images.iter().map(|image| (image.name.value.as_str(), device_of(image))));
     let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &by_name, problems)).collect();
     let images = images::check(&mount, &backing, defaults, problems);
     let devices = devices::plans(mount.devices, &defaults.folder, backing, groups, &disks, problems);
     Plan { mountpoint: mount.mountpoint, control, devices, images }
+}
+
+/// The device that an image says it is on.
+fn device_of(image: &Image) -> Option<&str> {
+    image.device.as_ref().ok().map(|device| device.value.as_str())
 }
 
 fn control(control: &Control, defaults: &Defaults) -> ControlPlan {
@@ -37,8 +43,8 @@ fn control(control: &Control, defaults: &Defaults) -> ControlPlan {
     }
 }
 
-/// Images, devices and the control directory share the names of the mount's root: a device can become visible
-/// there under its own name.
+/// Images, devices and the control directory share the names of the mount's root: a device is visible there, under its
+/// own name, if `create` made it.
 fn names(mount: &Mount, control_dir: &str, problems: &mut Problems) {
     let mut devices: HashMap<&str, Pos> = HashMap::new();
     let own =
@@ -57,17 +63,16 @@ fn names(mount: &Mount, control_dir: &str, problems: &mut Problems) {
             let message = format!("the image name {} is that of the control folder", quoted(name));
             problems.add(image.name.at, message, own(name));
         }
-        if let Some(device) = devices.get(name) {
+        // A device that `create` made is an image of its name. Where a bad device was meant nobody knows.
+        let elsewhere = image.device.as_ref().is_ok_and(|device| device.value != name);
+        if let Some(device) = devices.get(name).filter(|_| elsewhere) {
             let message = format!(
-                "the image name {} is also the name of a device (line {})",
+                "the image name {} is also the name of a device that it is not on (line {})",
                 quoted(name),
                 device.line
             );
-            problems.add(
-                image.name.at,
-                message,
-                "images and devices need different names: rename one of the two",
-            );
+            let hint = "an image may have the name of its own device, but of no other: rename one of the two";
+            problems.add(image.name.at, message, hint);
         }
     }
 }

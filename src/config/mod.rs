@@ -7,13 +7,19 @@
 
 mod check;
 mod fields;
+mod group_id;
 mod load;
 mod names;
 mod plan;
 mod report;
 mod shape;
 mod tree;
+pub(crate) mod values;
 
+pub(crate) use group_id::{Images, group_id};
 pub use load::{DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file};
+pub(crate) use names::file_name;
 pub use plan::*;
 pub use report::{Problem, Report};
+pub(crate) use report::{choose, listed, quoted};
+pub(crate) use values::Wrong;

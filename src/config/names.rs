@@ -1,12 +1,12 @@
 //! Names: of files in the mount, and of users and groups of this machine.
 
-use super::fields::{Wrong, number32};
+use super::values::{Wrong, number32};
 
 /// The longest file name that Linux takes, in bytes.
 const LONGEST: usize = 255;
 
 /// A name that a file in the mount's root can have, and a word of a table as well (so no blanks).
-pub(super) fn file_name(text: &str, _bare: bool) -> Result<String, Wrong> {
+pub(crate) fn file_name(text: &str, _bare: bool) -> Result<String, Wrong> {
     let wrong = |reason: &str, hint: &str| Err(Wrong { reason: reason.into(), hint: Some(hint.into()) });
     let plain = "write a plain name, such as vm1.img";
     if text.is_empty() {

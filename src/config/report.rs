@@ -141,7 +141,7 @@ fn shown(line: &str) -> String {
 }
 
 /// `text` in backquotes, with control characters spelled out, and cut where it goes on too long.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     const MOST: usize = 80;
     let mut out = String::from("`");
     for c in text.chars().take(MOST) {
@@ -152,7 +152,7 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// `a, b and c`, for hints that list what there is; says how many are left out of a long list.
-pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     // As many as a device has keys.
     const MOST: usize = 18;
     let names: Vec<&str> = names.into_iter().collect();
@@ -168,7 +168,7 @@ pub(super) fn listed<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
 }
 
 /// The one of `known` that `word` was probably meant to be.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the word may be wrong, but at least one letter; beyond that a guess only confuses.
     let allowed = (word.chars().count() / 3).max(1);
     if word.len() > 64 {
@@ -183,6 +183,15 @@ pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .filter(|(d, _)| *d <= allowed)
         .min_by_key(|(d, _)| *d)
         .map(|(_, n)| n)
+}
+
+/// A hint that names the word that was probably meant, and all words there are.
+pub(crate) fn choose(word: &str, known: &[&str]) -> String {
+    let known_words = listed(known.iter().copied());
+    match nearest(word, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`? Known here: {known_words}"),
+        None => format!("known here: {known_words}"),
+    }
 }
 
 #[cfg(test)]

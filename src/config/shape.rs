@@ -6,21 +6,11 @@ use super::names;
 use super::plan::SimulatePlan;
 use super::report::{Pos, Problems, quoted};
 use super::tree::{Entry, Kind, Node};
+use super::values::*;
 use crate::classify::GroupType;
 use crate::sched::{DEFAULT_TOKEN_BASE, Policy};
 use crate::units::{Bytes, Weight};
 use std::path::PathBuf;
-
-/// What would be right for a size.
-const SIZE: &str = "write a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
-/// What would be right for the offset of an image.
-const OFFSET: &str = "write 0, or a number and a unit, such as 4GiB, 512MiB, 64K or 2048s (sectors)";
-/// What would be right for a weight.
-const WEIGHT: &str = "write a whole number from 1 to 32767";
-/// What would be right for the bandwidth of a group.
-const BANDWIDTH: &str = "write bytes a second, such as 50MiB/s, or 0 for none";
-/// What would be right for a mode.
-const MODE: &str = "write an octal number in quotes, such as \"0660\"";
 
 /// A whole configuration.
 pub(super) struct Mount {
@@ -142,33 +132,6 @@ fn placed<T>(setting: Setting<T>) -> Option<At<T>> {
     setting.ok().flatten()
 }
 
-fn path(text: &str, bare: bool) -> Result<String, Wrong> {
-    if text.contains('\0') {
-        return Err("not a path: it holds a NUL".into());
-    }
-    if text.starts_with(['~', '$']) {
-        // Taken literally it would be a folder of that name, made here without a word.
-        return Err(Wrong {
-            reason: "for a shell: neither `~` nor `$HOME` is expanded here".into(),
-            hint: Some("write the path in full, or `./` before a name that really starts so".into()),
-        });
-    }
-    super::fields::text(text, bare)
-}
-
-/// The path of a device. A table line shows it, and separates its words by blanks: a blank in it would shift the words
-/// behind it, and a newline would forge a whole line.
-fn device_path(text: &str, bare: bool) -> Result<String, Wrong> {
-    let text = path(text, bare)?;
-    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(Wrong {
-            reason: "not a usable path: it holds a blank or a control character".into(),
-            hint: Some("rename the file or folder, or make a symbolic link to it without any".into()),
-        });
-    }
-    Ok(text)
-}
-
 fn control(entry: Entry, problems: &mut Problems) -> Control {
     let known = ["dir", "owner", "group", "mode"];
     let example = "control: {dir: .ioband, owner: root, group: root, mode: \"0600\"}";
@@ -245,21 +208,16 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     let Ok(mut keys) = Fields::open(entry.at, what, entry.value, &known, &example, problems) else {
         return device;
     };
-    let depth = "write a whole number of requests up to 65535, or 0 for automatic";
-    let token_base =
-        format!("write a whole number from 1 to 1000000, or 0 for the default, {DEFAULT_TOKEN_BASE}");
-    let id = "write a whole number, the same for all devices on one disk";
     let path = "write the block device or file behind it, such as /dev/sdb1";
     device.path = keys.required("path", path, device_path);
     device.size = keys.read("size", SIZE, sectors);
     device.length = keys.read("length", SIZE, sectors);
-    let id = keys.read("id", id, number32(0..=u32::MAX));
-    device.io_throttle = placed(keys.read("io_throttle", depth, number32(0..=65535)));
-    device.io_limit = placed(keys.read("io_limit", depth, number32(0..=65535)));
-    device.group_type =
-        keys.read("type", "write `type: user`, or gid, pid, pgrp, cgroup, image, none", group_type);
-    device.policy = keys.read("policy", "write `policy: weight`, or weight-iosize, range-bw", policy);
-    device.token_base = placed(keys.read("token_base", &token_base, number32(0..=1_000_000)));
+    let id = keys.read("id", DISK, disk_id);
+    device.io_throttle = placed(keys.read("io_throttle", DEPTH, depth));
+    device.io_limit = placed(keys.read("io_limit", DEPTH, depth));
+    device.group_type = keys.read("type", TYPE, group_type);
+    device.policy = keys.read("policy", POLICY, policy);
+    device.token_base = placed(keys.read("token_base", TOKENS, token_base));
     if let Some(base) = device.token_base.as_mut().filter(|base| base.value == 0) {
         base.value = DEFAULT_TOKEN_BASE;
     }
@@ -295,24 +253,6 @@ fn provision(entry: Entry, problems: &mut Problems) {
     );
 }
 
-fn weight(text: &str, bare: bool) -> Result<Weight, Wrong> {
-    Weight::new(number32(1..=Weight::MAX)(text, bare)?).ok_or_else(|| "no weight".into())
-}
-
-fn group_type(text: &str, _bare: bool) -> Result<GroupType, Wrong> {
-    GroupType::parse(text).ok_or_else(|| Wrong {
-        reason: "no group type".into(),
-        hint: Some(choose(text, &GroupType::ALL.map(GroupType::as_str))),
-    })
-}
-
-fn policy(text: &str, _bare: bool) -> Result<Policy, Wrong> {
-    Policy::ALL.into_iter().find(|policy| policy.as_str() == text).ok_or_else(|| Wrong {
-        reason: "no policy".into(),
-        hint: Some(choose(text, &Policy::ALL.map(Policy::as_str))),
-    })
-}
-
 fn groups(entry: Entry, problems: &mut Problems) -> Vec<Group> {
     let entries =
         mapping("`groups`", entry.value, "groups: {1000: 80, 2000: 20}", problems).unwrap_or_default();
@@ -340,15 +280,12 @@ fn group(entry: Entry, problems: &mut Problems) -> Group {
 
 /// The limits of the group whose keys these are; at a device, of its default group.
 fn limits(keys: &mut Fields<'_>) -> Limits {
-    let iops = "write requests a second, such as 2000, or 0 for none";
-    let burst = "write how much may pass at once after a pause, such as 1MiB";
-    let iops_burst = "write how many requests may pass at once after a pause, such as 20";
     Limits {
         min_bandwidth: keys.read("min_bandwidth", BANDWIDTH, bandwidth),
         max_bandwidth: keys.read("max_bandwidth", BANDWIDTH, bandwidth),
-        bandwidth_burst: keys.read("bandwidth_burst", burst, size_or_none),
-        max_iops: keys.read("max_iops", iops, number(0..=1_000_000_000)),
-        iops_burst: keys.read("iops_burst", iops_burst, number(0..=1_000_000_000)),
+        bandwidth_burst: keys.read("bandwidth_burst", BURST, size_or_none),
+        max_iops: keys.read("max_iops", IOPS, iops),
+        iops_burst: keys.read("iops_burst", IOPS_BURST, iops),
     }
 }
 
@@ -361,12 +298,10 @@ fn simulate(entry: Entry, problems: &mut Problems) -> Option<At<SimulatePlan>> {
     let mut keys = Fields::open(entry.at, "`simulate`", entry.value, &known, example, problems).ok()?;
     let pace = keys.has("iops") || keys.has("bandwidth");
     let per_second = "write bytes a second, such as 100MiB/s";
-    let some_bandwidth = |text: &str, bare: bool| bandwidth(text, bare).and_then(not_zero);
     let plan = SimulatePlan {
-        iops: good(keys.read("iops", "write requests a second, such as 2000", number(1..=1_000_000_000))),
+        iops: good(keys.read("iops", "write requests a second, such as 2000", some_iops)),
         bandwidth: good(keys.read("bandwidth", per_second, some_bandwidth)),
-        parallel: good(keys.read("parallel", "write a whole number from 1 to 1024", number32(1..=1024)))
-            .unwrap_or(1),
+        parallel: good(keys.read("parallel", PARALLEL, parallel)).unwrap_or(1),
     };
     if !pace {
         keys.problems().add(

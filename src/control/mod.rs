@@ -1,12 +1,15 @@
-//! What people read: dm-ioband's table and status, and the events.
+//! What people read and write: dm-ioband's tables, status and messages, and the events.
 #![forbid(unsafe_code)]
 
 mod events;
 mod files;
+pub mod grammar;
 mod ls;
+mod refusal;
 mod text;
 
 pub use events::Events;
 pub use files::{Control, ControlFile};
 pub use ls::{ImageLine, Service};
+pub use refusal::Refusal;
 pub use text::{status_line, table_line};
