@@ -1,6 +1,7 @@
 //! What people read and write: dm-ioband's tables, status and messages, and the events.
 #![forbid(unsafe_code)]
 
+pub mod edit;
 mod events;
 mod files;
 pub mod grammar;
