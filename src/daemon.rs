@@ -11,7 +11,7 @@ use crate::clock::Clock;
 use crate::config::{DevicePlan, Plan, SimulatePlan};
 use crate::control::{Control, Events, Service};
 use crate::device::{OpenMode, Simulate, Target};
-use crate::engine::{BandSettings, Engine, EngineSettings, Image};
+use crate::engine::{BandId, BandSettings, Engine, EngineSettings, Image};
 use crate::fuse::{
     Face, ImageNode, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl,
 };
@@ -56,10 +56,11 @@ pub fn serve(
     check_mountpoint(mountpoint)?;
     let mut made = RemoveOnDrop(Vec::new());
     let clock = Clock::start();
-    let (engines, devices) = start_engines(&plan, options.unscheduled, clock, &mut made)?;
+    let (engines, places) = start_engines(&plan, options.unscheduled, clock, &mut made)?;
     let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
     let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
-    let images = images(&plan, &engines, &devices);
+    let images = images(&plan, &places);
+    let devices = places.iter().map(|place| place.band).collect();
     let control = Control::new(engines.clone(), devices, events.clone());
     let owner = (geteuid().as_raw(), getegid().as_raw());
     let tree = Tree::new(owner, plan.control.clone(), control, images)?;
@@ -172,8 +173,12 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Where an ioband device is: (engine, number there).
-type Place = (usize, usize);
+/// Where an ioband device is, and what it is a name for.
+struct Place {
+    engine: Arc<Engine>,
+    band: BandId,
+    target: Arc<Target>,
+}
 
 /// One engine per device id, and where each device of the plan is.
 fn start_engines(
@@ -182,7 +187,7 @@ fn start_engines(
     clock: Clock,
     made: &mut RemoveOnDrop,
 ) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
-    let mut settings: Vec<EngineSettings> = Vec::new();
+    let mut engines: Vec<Arc<Engine>> = Vec::new();
     let mut places = Vec::new();
     for (index, device) in plan.devices.iter().enumerate() {
         let images = || plan.images.iter().filter(|image| image.device == index);
@@ -197,16 +202,17 @@ fn start_engines(
         let target = Target::open(&path, device.create, OpenMode { read_only })
             .with_context(|| format!("device {}", device.name))?;
         made.0.extend(device.create.map(|_| path));
-        let engine = settings.iter().position(|e| e.id == device.id).unwrap_or_else(|| {
-            settings.push(disk(device, unscheduled));
-            settings.len() - 1
+        let engine = engines.iter().find(|engine| engine.id() == device.id).cloned().unwrap_or_else(|| {
+            // A configuration that is small enough to be read has fewer disks than that.
+            let engine = Arc::new(Engine::new(engines.len() as u16, disk(device, unscheduled), clock));
+            engines.push(engine.clone());
+            engine
         });
-        places.push((engine, settings[engine].bands.len()));
-        settings[engine].bands.push(band(device, target));
+        let target = Arc::new(target);
+        let band = engine.change().add_band(band(device, target.clone()));
+        places.push(Place { engine, band, target });
     }
-    // A configuration that is small enough to be read has fewer disks than that.
-    let engines = (0..).zip(settings).map(|(number, settings)| Engine::new(number, settings, clock));
-    Ok((engines.map(Arc::new).collect(), places))
+    Ok((engines, places))
 }
 
 fn disk(device: &DevicePlan, unscheduled: bool) -> EngineSettings {
@@ -217,10 +223,10 @@ fn disk(device: &DevicePlan, unscheduled: bool) -> EngineSettings {
         parallel,
     });
     let settings = Settings { io_throttle, io_limit, token_base };
-    EngineSettings { id, settings, unscheduled, simulate, bands: Vec::new() }
+    EngineSettings { id, settings, unscheduled, simulate }
 }
 
-fn band(device: &DevicePlan, target: Target) -> BandSettings {
+fn band(device: &DevicePlan, target: Arc<Target>) -> BandSettings {
     BandSettings {
         name: device.name.clone(),
         target,
@@ -232,14 +238,14 @@ fn band(device: &DevicePlan, target: Target) -> BandSettings {
     }
 }
 
-fn images(plan: &Plan, engines: &[Arc<Engine>], places: &[Place]) -> Vec<ImageNode> {
+fn images(plan: &Plan, places: &[Place]) -> Vec<ImageNode> {
     plan.images
         .iter()
         .map(|image| {
-            let (engine, band) = places[image.device];
+            let Place { engine, band, target } = &places[image.device];
             let owner = (image.owner, image.group);
-            let node = Image::new(image.name.as_str().into(), band, image.extents.clone());
-            ImageNode::new(Arc::new(node), engines[engine].clone(), image.read_only, owner, image.mode)
+            let node = Image::new(image.name.as_str().into(), target.clone(), *band, image.extents.clone());
+            ImageNode::new(Arc::new(node), engine.clone(), image.read_only, owner, image.mode)
         })
         .collect()
 }

@@ -134,11 +134,31 @@ fn what_moves_no_bytes_goes_by_weight_whatever_the_minimum() {
     for (ops, depth) in [(Ops::Discard, 16), (Ops::Flush, 16), (Ops::Flush, 1)] {
         let mut clients = floods(&[(10, depth), (90, 32)]);
         clients[0].ops = ops;
-        let mut run = Run::new(&Scenario { policy: Policy::Weight, ..scenario(plain(), clients) });
+        // Of one token each.
+        clients.iter_mut().for_each(|client| client.sizes = sizes(&[512]));
+        let mut run = Run::new(&Scenario { policy: Policy::RangeBw, ..scenario(plain(), clients) });
         run.set_limits(0, minimum(4));
         let shares = run.measure(ms(1000), ms(11_000)).shares();
         assert!(shares[0] <= 10.5, "{shares:?}");
     }
+}
+
+#[test]
+fn a_minimum_is_in_force_under_range_bw_only() {
+    let mut run =
+        Run::new(&Scenario { policy: Policy::RangeBw, ..scenario(plain(), floods(&[(10, 300), (90, 300)])) });
+    run.set_limits(0, minimum(4000));
+    assert_near(&run.measure(ms(1000), ms(2000)).shares(), &[50.0, 50.0], 1.0);
+    for policy in [Policy::Weight, Policy::WeightIosize] {
+        run.set_policy(policy);
+        let now = run.now();
+        assert_near(&run.measure(now.after(ms(5)), now.after(ms(105))).shares(), &[10.0, 90.0], 2.0);
+        // And nothing is made up for when it is in force again.
+        run.set_policy(Policy::RangeBw);
+        let now = run.now();
+        assert_near(&run.measure(now.after(ms(5)), now.after(ms(105))).shares(), &[50.0, 50.0], 4.0);
+    }
+    run.finish();
 }
 
 #[test]

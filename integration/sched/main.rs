@@ -7,6 +7,7 @@ mod sim;
 mod changes;
 mod depth;
 mod limits;
+mod live;
 mod many;
 mod property;
 mod shares;

@@ -7,10 +7,10 @@ use crate::sim::device::{DeviceModel, Faults};
 use crate::sim::run::sizes;
 use crate::sim::scenario::seconds;
 use crate::sim::{Run, Scenario};
-use ioband::sched::{Cap, Disk, Dispatched, GroupKey, Limits, Next, Op, Policy, Request, Settings};
+use ioband::sched::{Cap, Counters, Disk, Dispatched, GroupKey, Limits, Next, Op, Policy, Request, Settings};
 use ioband::units::{Nanos, Weight};
 use proptest::prelude::*;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 fn device() -> impl Strategy<Value = DeviceModel> {
@@ -117,16 +117,57 @@ proptest! {
 /// Anything that may happen to a disk.
 #[derive(Clone, Debug)]
 enum Step {
-    Submit { group: usize, op: Op, sectors: u32 },
-    Complete { which: usize },
-    Pass { micros: u64 },
-    Weight { group: usize, weight: u32 },
-    Policy { group: usize, iosize: bool },
-    Settings { io_throttle: u32, io_limit: u32, token_base: u32 },
-    Attach { weight: u32 },
-    Detach { group: usize, to: usize },
+    Submit {
+        group: usize,
+        op: Op,
+        sectors: u32,
+    },
+    Complete {
+        which: usize,
+    },
+    Pass {
+        micros: u64,
+    },
+    Weight {
+        group: usize,
+        weight: u32,
+    },
+    Policy {
+        group: usize,
+        policy: Policy,
+    },
+    Settings {
+        io_throttle: u32,
+        io_limit: u32,
+        token_base: u32,
+    },
+    Attach {
+        weight: u32,
+    },
+    Detach {
+        group: usize,
+        to: usize,
+    },
+    /// Of what a group holds, one in so many goes elsewhere.
+    Reroute {
+        group: usize,
+        to: usize,
+        one_in: u64,
+    },
+    /// All groups go and others come, as if they were told apart by something else.
+    Type {
+        groups: u64,
+    },
+    Reset {
+        group: usize,
+    },
     Drain,
-    Limits { group: usize, min_bandwidth: u64, max_bandwidth: u64, max_iops: u64 },
+    Limits {
+        group: usize,
+        min_bandwidth: u64,
+        max_bandwidth: u64,
+        max_iops: u64,
+    },
 }
 
 /// Any rate, also none and a very low one.
@@ -141,7 +182,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => any::<usize>().prop_map(|which| Step::Complete { which }),
         4 => (0u64..20_000).prop_map(|micros| Step::Pass { micros }),
         1 => (any::<usize>(), 1u32..=Weight::MAX).prop_map(|(group, weight)| Step::Weight { group, weight }),
-        1 => (any::<usize>(), any::<bool>()).prop_map(|(group, iosize)| Step::Policy { group, iosize }),
+        1 => (any::<usize>(), 0usize..3).prop_map(|(group, policy)| Step::Policy { group, policy: Policy::ALL[policy] }),
         1 => (0u32..20, 0u32..20, 1u32..5000).prop_map(|(a, b, token_base)| Step::Settings {
             io_throttle: if b == 0 { a } else { a.min(b) },
             io_limit: b,
@@ -149,6 +190,9 @@ fn step() -> impl Strategy<Value = Step> {
         }),
         1 => (1u32..=Weight::MAX).prop_map(|weight| Step::Attach { weight }),
         1 => (any::<usize>(), any::<usize>()).prop_map(|(group, to)| Step::Detach { group, to }),
+        1 => (any::<usize>(), any::<usize>(), 1u64..4).prop_map(|(group, to, one_in)| Step::Reroute { group, to, one_in }),
+        1 => (1u64..6).prop_map(|groups| Step::Type { groups }),
+        1 => any::<usize>().prop_map(|group| Step::Reset { group }),
         1 => (any::<usize>(), rate(1 << 30), rate(1 << 30), rate(1 << 14)).prop_map(
             |(group, min_bandwidth, max_bandwidth, max_iops)| Step::Limits { group, min_bandwidth, max_bandwidth, max_iops }
         ),
@@ -170,6 +214,8 @@ proptest! {
         let mut held: BTreeMap<u64, GroupKey> = BTreeMap::new();
         let mut in_flight: Vec<Dispatched> = Vec::new();
         let mut seen = HashSet::new();
+        // Requests that each group passed since it came or was reset.
+        let mut counted: HashMap<GroupKey, u64> = HashMap::new();
         // In the end without caps, which may hold requests back for days.
         let drained = std::iter::repeat_n(Step::Complete { which: 0 }, steps.len() + 1);
         let drained = std::iter::once(Step::Drain).chain(drained);
@@ -191,10 +237,7 @@ proptest! {
                 Step::Weight { group, weight } => {
                     disk.set_weight(groups[group % groups.len()], Weight::new(weight).expect("in range"));
                 }
-                Step::Policy { group, iosize } => {
-                    let policy = if iosize { Policy::WeightIosize } else { Policy::Weight };
-                    disk.set_policy(groups[group % groups.len()], policy);
-                }
+                Step::Policy { group, policy } => disk.set_policy(groups[group % groups.len()], policy, now),
                 Step::Settings { io_throttle, io_limit, token_base } => {
                     settings = Settings { io_throttle, io_limit, token_base };
                     disk.set_settings(settings);
@@ -206,9 +249,29 @@ proptest! {
                     let gone = groups.swap_remove(group % groups.len());
                     let to = groups[to % groups.len()];
                     disk.remove_group(gone, now, |_| to);
+                    counted.remove(&gone);
                     held.values_mut().filter(|g| **g == gone).for_each(|g| *g = to);
                 }
                 Step::Detach { .. } => {}
+                Step::Reroute { group, to, one_in } => {
+                    let (from, to) = (groups[group % groups.len()], groups[to % groups.len()]);
+                    let moves = |id: u64| id.is_multiple_of(one_in);
+                    disk.reroute(from, now, |request| if moves(request.id) { to } else { from });
+                    held.iter_mut().filter(|(id, g)| **g == from && moves(**id)).for_each(|(_, g)| *g = to);
+                }
+                Step::Type { groups: count } => {
+                    let old = std::mem::take(&mut groups);
+                    groups.extend((0..count).map(|_| disk.add_group(Policy::Weight, Weight::default())));
+                    let to = |id: u64| groups[(id % count) as usize];
+                    old.into_iter().for_each(|gone| disk.remove_group(gone, now, |request| to(request.id)));
+                    held.iter_mut().for_each(|(id, group)| *group = to(*id));
+                    // The scheduler hands the keys of what is gone out again.
+                    counted.clear();
+                }
+                Step::Reset { group } => {
+                    disk.reset_counters(groups[group % groups.len()]);
+                    counted.remove(&groups[group % groups.len()]);
+                }
                 Step::Drain => {
                     draining = true;
                     disk.drain(now);
@@ -231,6 +294,7 @@ proptest! {
                         let older = held.iter().find(|(id, g)| **id < d.id && **g == group);
                         prop_assert!(older.is_none(), "{} overtook {:?}", d.id, older);
                         in_flight.push(d);
+                        *counted.entry(group).or_default() += 1;
                         if settings.io_limit > 0 && !draining {
                             prop_assert!(disk.in_flight() <= settings.io_limit);
                         }
@@ -247,6 +311,11 @@ proptest! {
             }
             prop_assert_eq!(disk.queued(), held.len());
             prop_assert_eq!(disk.in_flight() as usize, in_flight.len());
+            for group in &groups {
+                let Counters { read, write } = disk.counters(*group);
+                prop_assert_eq!(read.requests + write.requests, counted.get(group).copied().unwrap_or(0));
+                prop_assert_eq!(disk.queued_of(*group), held.values().filter(|of| *of == group).count());
+            }
         }
         prop_assert!(held.is_empty() && in_flight.is_empty());
         prop_assert_eq!(seen.len() as u64, serial);

@@ -139,13 +139,20 @@ impl Checker {
         }
     }
 
-    /// What a group holds moves to another.
-    pub(crate) fn moved(&mut self, from: usize, to: usize) {
-        let held = std::mem::take(&mut self.groups[from].held);
-        for id in &held {
+    /// Those of what a group holds move to another.
+    pub(crate) fn moved(&mut self, from: usize, to: usize, which: impl Fn(u64) -> bool) {
+        let (moved, stayed) =
+            std::mem::take(&mut self.groups[from].held).into_iter().partition(|id| which(*id));
+        self.groups[from].held = stayed;
+        let target = &mut self.groups[to];
+        if target.held.is_empty() {
+            target.claim = target.in_flight.max(1);
+        }
+        let moved: BTreeSet<u64> = moved;
+        for id in &moved {
             self.group_of.insert(*id, to);
         }
-        self.groups[to].held.extend(held);
+        target.held.extend(moved);
         self.start_over();
     }
 

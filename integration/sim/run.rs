@@ -161,6 +161,53 @@ impl Run {
         self.rewatch(client);
     }
 
+    /// Changes the policy of all groups.
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        for client in 0..self.members.len() {
+            if self.members[client].attached {
+                self.disk.set_policy(self.members[client].key, policy, self.now);
+                self.rewatch(client);
+            }
+        }
+    }
+
+    /// Detaches a client's group: the first client's gets what is held of it and what comes.
+    pub(crate) fn detach(&mut self, client: usize) {
+        let first = &self.members[0];
+        let (to, watched_to) = (first.key, first.watched);
+        let member = &mut self.members[client];
+        member.attached = false;
+        self.disk.remove_group(member.key, self.now, |_| to);
+        self.checker.moved(member.watched, watched_to, |_| true);
+    }
+
+    /// Gives a detached client a group of its own again, with what is held of it.
+    pub(crate) fn attach(&mut self, client: usize) {
+        let first = &self.members[0];
+        let (from, watched_from) = (first.key, first.watched);
+        let member = &mut self.members[client];
+        member.attached = true;
+        member.key = self.disk.add_group(self.policy, weight(member.weight));
+        let (key, sent) = (member.key, &self.sent);
+        let own = |id: u64| sent.get(&id).is_some_and(|sent| sent.client == client);
+        self.disk.reroute(from, self.now, |request| if own(request.id) { key } else { from });
+        self.checker.moved(watched_from, member.watched, own);
+        self.rewatch(client);
+    }
+
+    /// All groups go, and others come in their place, of these weights: as if they were told apart by something else.
+    /// No client is detached.
+    pub(crate) fn replace_groups(&mut self, weights: &[u32]) {
+        let old: Vec<_> = self.members.iter().map(|member| member.key).collect();
+        for (member, to) in self.members.iter_mut().zip(weights) {
+            (member.weight, member.key) = (*to, self.disk.add_group(self.policy, weight(*to)));
+        }
+        let new = |id: u64| self.members[self.sent[&id].client].key;
+        old.into_iter().for_each(|key| self.disk.remove_group(key, self.now, |request| new(request.id)));
+        (0..self.members.len()).for_each(|client| self.rewatch(client));
+    }
+
     /// Changes the settings of the disk.
     pub(crate) fn set_settings(&mut self, settings: Settings) {
         self.disk.set_settings(settings);
@@ -338,10 +385,7 @@ impl Run {
         // A detached group has nothing to change but to come back.
         let client = self.random.usize(0..self.members.len());
         if !self.members[client].attached {
-            let member = &mut self.members[client];
-            member.attached = true;
-            member.key = self.disk.add_group(self.policy, weight(member.weight));
-            return self.rewatch(client);
+            return self.attach(client);
         }
         match self.random.u32(0..10) {
             0..4 => {
@@ -350,14 +394,8 @@ impl Run {
                 self.set_weight(client, to);
             }
             4 => {
-                self.policy = [Policy::Weight, Policy::WeightIosize][self.random.usize(0..2)];
-                for client in (0..self.members.len())
-                    .filter(|client| self.members[*client].attached)
-                    .collect::<Vec<_>>()
-                {
-                    self.disk.set_policy(self.members[client].key, self.policy);
-                    self.rewatch(client);
-                }
+                let policy = Policy::ALL[self.random.usize(0..3)];
+                self.set_policy(policy);
             }
             5 => {
                 let io_limit = [0, 0, 1, 2, 8, 64][self.random.usize(0..6)];
@@ -374,14 +412,7 @@ impl Run {
                 self.set_limits(client, limits);
             }
             _ if client == 0 => {}
-            _ => {
-                let to = self.members[0].key;
-                let member = &mut self.members[client];
-                member.attached = false;
-                let (key, watched) = (member.key, member.watched);
-                self.disk.remove_group(key, self.now, |_| to);
-                self.checker.moved(watched, self.members[0].watched);
-            }
+            _ => self.detach(client),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From who somebody is to the group of one ioband device.
 
 use super::{GroupId, GroupType, Identity, ProcessId};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock};
 
 /// The groups of one ioband device, each with the scheduler's key for it.
@@ -52,12 +52,17 @@ impl<K: Copy> GroupMap<K> {
     /// those who read ids from people refuse it before.
     ///
     /// Under type `pid` the group belongs to the process that has the number now, or else to the first that is
-    /// seen with it; once that has ended, it matches nobody. Keep the map (or a clone) across changes of weight,
-    /// as a group that is inserted anew would take a later process with the same number.
+    /// seen with it; once that has ended, it matches nobody. A group that is removed and inserted anew would take a
+    /// later process with the same number: [`GroupMap::rearrange`] keeps those that stay.
     pub fn insert(&mut self, id: GroupId, key: K) -> Result<(), DuplicateGroup> {
         if self.get(&id).is_some() {
             return Err(DuplicateGroup(id));
         }
+        self.push(id, key);
+        Ok(())
+    }
+
+    fn push(&mut self, id: GroupId, key: K) {
         let process = match id {
             GroupId::Number(tgid) if self.group_type == GroupType::Pid => {
                 ProcessId::running(tgid).map(OnceLock::from).unwrap_or_default()
@@ -66,7 +71,35 @@ impl<K: Copy> GroupMap<K> {
         };
         self.groups.push(Group { id, key, process });
         self.index(self.groups.len() - 1);
-        Ok(())
+    }
+
+    /// Attaches exactly the groups that are wanted, in their order, told apart by `group_type`, and says whose keys are
+    /// not used any more. `key` is asked for the key of each, with the one that it has already: under the same type a
+    /// group that is there stays the same group, and under type `pid` keeps to its process. Where an id is wanted twice
+    /// the first stands.
+    pub fn rearrange<W>(
+        &mut self,
+        group_type: GroupType,
+        wanted: impl IntoIterator<Item = (GroupId, W)>,
+        mut key: impl FnMut(Option<K>, W) -> K,
+    ) -> Vec<K> {
+        let old = std::mem::replace(self, Self::new(group_type, self.default));
+        let stays = old.group_type == group_type;
+        let mut old: BTreeMap<GroupId, Group<K>> =
+            old.groups.into_iter().map(|group| (group.id.clone(), group)).collect();
+        for (id, wanted) in wanted {
+            if self.get(&id).is_some() {
+                continue;
+            }
+            match if stays { old.remove(&id) } else { None } {
+                Some(group) => {
+                    self.groups.push(Group { key: key(Some(group.key), wanted), ..group });
+                    self.index(self.groups.len() - 1);
+                }
+                None => self.push(id, key(None, wanted)),
+            }
+        }
+        old.into_values().map(|group| group.key).collect()
     }
 
     /// Detaches a group; its key, if it was attached.
@@ -89,6 +122,12 @@ impl<K: Copy> GroupMap<K> {
     /// The attached groups, without the default group, in the order in which they were attached.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&GroupId, K)> {
         self.groups.iter().map(|group| (&group.id, group.key))
+    }
+
+    /// The process that each group keeps to, in the order of [`GroupMap::iter`]; `None` under another type than `pid`, or
+    /// if there was none yet.
+    pub fn processes(&self) -> impl ExactSizeIterator<Item = Option<ProcessId>> {
+        self.groups.iter().map(|group| group.process.get().copied())
     }
 
     /// The group of somebody who accesses an image.

@@ -30,7 +30,7 @@ pub use proc::ProcessId;
 use std::sync::Arc;
 
 /// Who a request says it is from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Caller {
     /// The fsuid.
     pub uid: u32,

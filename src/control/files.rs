@@ -3,8 +3,7 @@
 use super::events::Events;
 use super::ls::{ImageLine, Service, device_lines, image_lines, service_lines};
 use super::text::{status_line, table_line};
-use crate::engine::{BandStatus, Engine};
-use crate::sched::Settings;
+use crate::engine::{BandId, BandStatus, DiskStatus, Engine};
 use std::sync::{Arc, OnceLock};
 
 /// A file of the control directory. Their order is that of their inode numbers: add new ones at the end.
@@ -41,8 +40,8 @@ impl ControlFile {
 /// Where the contents of the control files come from.
 pub struct Control {
     engines: Vec<Arc<Engine>>,
-    /// Every ioband device as (engine, number there), in the order of the configuration.
-    devices: Vec<(usize, usize)>,
+    /// Every ioband device, in the order of the configuration.
+    devices: Vec<BandId>,
     events: Arc<Events>,
     /// Asks how the mount is served, once it is.
     service: OnceLock<Box<dyn Fn() -> Service + Send + Sync>>,
@@ -55,8 +54,8 @@ impl std::fmt::Debug for Control {
 }
 
 impl Control {
-    /// The control files of a mount; `devices` says where each ioband device is, as (engine, number there).
-    pub fn new(engines: Vec<Arc<Engine>>, devices: Vec<(usize, usize)>, events: Arc<Events>) -> Self {
+    /// The control files of a mount with these ioband devices.
+    pub fn new(engines: Vec<Arc<Engine>>, devices: Vec<BandId>, events: Arc<Events>) -> Self {
         Self { engines, devices, events, service: OnceLock::new() }
     }
 
@@ -80,10 +79,10 @@ impl Control {
             ControlFile::Ls => {
                 let service = self.service.get().map(|service| service_lines(&service())).unwrap_or_default();
                 let status = self.status();
-                let name = |device| band(&status, device).map_or("", |(_, _, band)| band.name.as_str());
+                let name = |device| band(&status, device).map_or("", |(_, band)| band.name.as_str());
                 service
                     + &image_lines(&images(), name)
-                    + &device_lines(self.bands(&status).map(|(id, _, band)| (id, band)))
+                    + &device_lines(self.bands(&status).map(|(disk, band)| (disk.id, band)))
             }
             ControlFile::Pid => format!("{}\n", std::process::id()),
         }
@@ -91,31 +90,28 @@ impl Control {
 
     fn lines(&self, table: bool) -> String {
         let mut text = String::new();
-        for (id, settings, band) in self.bands(&self.status()) {
-            text += &if table { table_line(band, id, settings) } else { status_line(band, id) };
+        for (disk, band) in self.bands(&self.status()) {
+            text +=
+                &if table { table_line(band, disk.id, &disk.settings) } else { status_line(band, disk.id) };
             text.push('\n');
         }
         text
     }
 
-    fn status(&self) -> Vec<Status> {
-        self.engines.iter().map(|engine| (engine.id(), engine.status())).collect()
+    fn status(&self) -> Vec<DiskStatus> {
+        self.engines.iter().map(|engine| engine.status()).collect()
     }
 
-    /// The ioband devices with id and settings of their disks, in the order of the configuration.
+    /// The ioband devices with their disks, in the order of the configuration.
     fn bands<'a>(
         &'a self,
-        status: &'a [Status],
-    ) -> impl Iterator<Item = (u32, &'a Settings, &'a BandStatus)> {
+        status: &'a [DiskStatus],
+    ) -> impl Iterator<Item = (&'a DiskStatus, &'a BandStatus)> {
         self.devices.iter().filter_map(|device| band(status, *device))
     }
 }
 
-/// An ioband device (engine, number there) with id and settings of its disk.
-fn band(status: &[Status], (engine, number): (usize, usize)) -> Option<(u32, &Settings, &BandStatus)> {
-    let (id, (settings, bands)) = status.get(engine)?;
-    Some((*id, settings, bands.get(number)?))
+/// An ioband device and its disk.
+fn band(status: &[DiskStatus], device: BandId) -> Option<(&DiskStatus, &BandStatus)> {
+    status.iter().find_map(|disk| Some((disk, disk.bands.iter().find(|band| band.id == device)?)))
 }
-
-/// The id of a disk, its settings and its ioband devices.
-type Status = (u32, (Settings, Vec<BandStatus>));

@@ -1,6 +1,6 @@
 //! What `ioband ls` prints: how the mount is served, its images and its devices, for people.
 
-use crate::engine::BandStatus;
+use crate::engine::{BandId, BandStatus};
 use crate::units::{Bytes, SECTOR_SIZE};
 
 /// How a mount is served.
@@ -25,8 +25,8 @@ pub struct Service {
 pub struct ImageLine {
     /// Its name.
     pub name: String,
-    /// Its ioband device, as (engine, number there).
-    pub device: (usize, usize),
+    /// Its ioband device.
+    pub device: BandId,
     /// Its size.
     pub size: Bytes,
     /// Writes are refused.
@@ -48,7 +48,7 @@ pub(super) fn service_lines(service: &Service) -> String {
 }
 
 /// `name` says what an ioband device is called.
-pub(super) fn image_lines<'a>(images: &[ImageLine], name: impl Fn((usize, usize)) -> &'a str) -> String {
+pub(super) fn image_lines<'a>(images: &[ImageLine], name: impl Fn(BandId) -> &'a str) -> String {
     let rows = images.iter().map(|image| {
         let access = if image.read_only { "read-only" } else { "read-write" };
         let ImageLine { mode, owner: (uid, gid), .. } = image;
@@ -122,7 +122,7 @@ mod tests {
     fn columns_are_as_wide_as_they_need() {
         let image = |name: &str, read_only| ImageLine {
             name: name.into(),
-            device: (0, 0),
+            device: BandId::default(),
             size: Bytes(2 << 30),
             read_only,
             mode: 0o660,

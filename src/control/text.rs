@@ -88,6 +88,7 @@ pub fn status_line(band: &BandStatus, id: u32) -> String {
 mod tests {
     use super::*;
     use crate::classify::{GroupId, GroupType};
+    use crate::engine::BandId;
     use crate::sched::{Cap, Counters, Direction, Limits};
     use crate::units::{Sectors, Weight};
 
@@ -101,11 +102,13 @@ mod tests {
                 write: Direction { requests: w, delayed: dw, sectors: sw },
             },
             queued: 0,
+            gone: false,
         }
     }
 
     fn band() -> BandStatus {
         BandStatus {
+            id: BandId::default(),
             name: "ioband1".into(),
             sectors: Sectors(44371467),
             device: "8:29".into(),

@@ -65,6 +65,7 @@ pub struct Device {
     /// Everything accepted and not finished. Its memory belongs to the kernel meanwhile.
     flights: Slab<Flight>,
     ranges: Ranges,
+    simulate: Option<Simulate>,
     model: Option<Model>,
     shelf: Shelf,
     ready: Vec<Done>,
@@ -87,10 +88,20 @@ impl Device {
             number,
             flights: Slab::new(),
             ranges: Ranges::default(),
+            simulate,
             model: simulate.map(Model::new),
             shelf: Shelf::default(),
             ready: Vec::new(),
             granted: Vec::new(),
+        }
+    }
+
+    /// Makes it so slow from now on, or no longer. What was accepted before is answered when it was due then; servers of
+    /// the new speed are idle, so that nobody waits for work that only the old one would have had.
+    pub fn set_simulate(&mut self, simulate: Option<Simulate>) {
+        // As slow as before: its servers go on with what they do.
+        if simulate != self.simulate {
+            (self.simulate, self.model) = (simulate, simulate.map(Model::new));
         }
     }
 
@@ -125,7 +136,7 @@ impl Device {
     /// Moves what may be answered at `now` to `done`, and says when the next is due.
     pub fn collect(&mut self, now: Nanos, done: &mut Vec<Done>) -> Option<Nanos> {
         done.append(&mut self.ready);
-        self.model.as_ref()?;
+        // Also when nothing is simulated any more: what was begun before is still due then.
         self.shelf.take(now, done);
         self.shelf.next()
     }

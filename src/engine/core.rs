@@ -1,16 +1,19 @@
 //! The engine itself: one mutex, and one table of accepted requests.
 
-use super::band::{Band, BandSettings, BandStatus};
+use super::band::{Band, Bands};
+use super::change::Change;
 use super::image::{Image, Range};
 use super::request::{Answer, Pieces, Request, Ticket, charged_as};
-use crate::classify::Identity;
+use super::status::{DiskStatus, Look};
+use crate::classify::{Caller, Identity};
 use crate::clock::Clock;
 use crate::device::{Calls, Device, Done, Finished, Op, Part, Payload, Simulate, Target, Waker};
-use crate::sched::{self, Disk, Dispatched, Next, Settings};
+use crate::sched::{self, Disk, Dispatched, GroupKey, Next, Settings};
 use crate::units::{Bytes, Nanos};
 use slab::Slab;
 use smallvec::SmallVec;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
@@ -28,31 +31,30 @@ pub struct EngineSettings {
     pub unscheduled: bool,
     /// Make it this slow.
     pub simulate: Option<Simulate>,
-    /// Its ioband devices; images name them by their place here.
-    pub bands: Vec<BandSettings>,
 }
 
 /// One disk at work. It has no thread of its own: those that serve requests visit it (see [`Turn`]).
 #[derive(Debug)]
 pub struct Engine {
     number: u16,
-    id: u32,
     clock: Clock,
-    /// What the ioband devices are names for, by their number.
-    targets: Vec<Arc<Target>>,
     unscheduled: bool,
     state: Mutex<State>,
+    /// Something was changed, and nobody has visited since.
+    pub(super) changed: AtomicBool,
     /// For who ends the engine: the last request was answered.
     emptied: Condvar,
 }
 
-struct State {
-    disk: Disk,
-    device: Device,
-    bands: Vec<Band>,
+pub(super) struct State {
+    /// The device id.
+    pub(super) id: u32,
+    pub(super) disk: Disk,
+    pub(super) device: Device,
+    pub(super) bands: Bands,
     /// Every accepted request that is not answered, held or in flight.
-    table: Slab<Accepted>,
-    closing: bool,
+    pub(super) table: Slab<Accepted>,
+    pub(super) closing: bool,
     /// Scratch.
     done: Vec<Done>,
 }
@@ -63,15 +65,49 @@ impl std::fmt::Debug for State {
     }
 }
 
-struct Accepted {
+pub(super) struct Accepted {
     op: Op,
-    target: Arc<Target>,
+    pub(super) image: Arc<Image>,
     pieces: SmallVec<[Piece; 1]>,
     left: u32,
     error: Option<io::Error>,
-    /// `None` while it is held, and always where nothing is scheduled.
-    dispatched: Option<Dispatched>,
+    pub(super) stage: Stage,
     ticket: Ticket,
+}
+
+impl Accepted {
+    /// The group that it belongs to among those of its ioband device; `None` if it is held no more.
+    pub(super) fn group_in(&self, band: &Band) -> Option<GroupKey> {
+        match &self.stage {
+            Stage::Held(held) => Some(band.groups.classify(&held.identity, self.image.name())),
+            Stage::InFlight(_) | Stage::Unscheduled => None,
+        }
+    }
+}
+
+/// How far an accepted request has come.
+pub(super) enum Stage {
+    /// In a group of the scheduler.
+    Held(Held),
+    /// With the device.
+    InFlight(Dispatched),
+    /// With the device, where nothing is scheduled.
+    Unscheduled,
+}
+
+/// Whose request it is, to find the group that it belongs to should there be others.
+pub(super) struct Held {
+    pub(super) identity: Identity,
+    /// The thread that it came from; 0 if nothing more can be asked of that.
+    tid: u32,
+}
+
+impl Held {
+    /// Who may be asked about; the ids of an identity are those of its caller.
+    pub(super) fn caller(&self) -> Option<Caller> {
+        let Identity { uid, gid, .. } = self.identity;
+        Some(Caller { uid, gid, tid: self.tid }).filter(|caller| caller.tid != 0)
+    }
 }
 
 /// One contiguous range of the device; its payload is with the device while that works on it.
@@ -83,10 +119,8 @@ struct Piece {
 /// A request with all that can be made ready for it without the engine's lock.
 pub struct Prepared {
     image: Arc<Image>,
-    identity: Identity,
+    held: Held,
     op: Op,
-    /// `None` for an image of another engine.
-    target: Option<Arc<Target>>,
     pieces: SmallVec<[Piece; 1]>,
 }
 
@@ -100,17 +134,21 @@ pub struct Outbox {
 }
 
 impl Engine {
-    /// The engine of a disk. `number` tells it from the other engines of the same threads: what the calls give that it
+    /// The engine of a disk, as yet without an ioband device. `number` tells it from the other engines of the same threads: what the calls give that it
     /// leaves in an [`Outbox`] comes back with this number.
     pub fn new(number: u16, settings: EngineSettings, clock: Clock) -> Self {
-        let EngineSettings { id, settings, unscheduled, simulate, bands } = settings;
-        let device = Device::new(number, simulate);
-        let mut disk = Disk::new(settings);
-        let now = clock.now();
-        let bands: Vec<_> = bands.into_iter().map(|band| Band::new(band, &mut disk, now)).collect();
-        let targets = bands.iter().map(|band| band.target.clone()).collect();
-        let state = State { disk, device, bands, table: Slab::new(), closing: false, done: Vec::new() };
-        Self { number, id, clock, targets, unscheduled, state: Mutex::new(state), emptied: Condvar::new() }
+        let EngineSettings { id, settings, unscheduled, simulate } = settings;
+        let state = State {
+            id,
+            disk: Disk::new(settings),
+            device: Device::new(number, simulate),
+            bands: Bands::new(number),
+            table: Slab::new(),
+            closing: false,
+            done: Vec::new(),
+        };
+        let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
+        Self { number, clock, unscheduled, state, changed, emptied: Condvar::new() }
     }
 
     /// What it was made with, for who has to find it by the results of its calls.
@@ -120,36 +158,52 @@ impl Engine {
 
     /// The device id.
     pub fn id(&self) -> u32 {
-        self.id
+        self.lock().id
     }
 
     /// Makes a request ready. Here, without a lock, is where payloads are copied that do not lie as the device needs them.
     pub fn prepare(&self, request: Request) -> Prepared {
-        let Request { image, offset, work, identity } = request;
+        let Request { image, offset, work, identity, caller } = request;
         let (op, len) = (work.op(), work.len());
-        let target = self.target(image.band());
-        let pieces = target.as_deref().map_or_else(SmallVec::new, |target| {
-            pieces(op, target, image.ranges(offset, len), work.into_payload())
-        });
-        Prepared { image, identity, op, target, pieces }
+        let pieces = pieces(op, image.target(), image.ranges(offset, len), work.into_payload());
+        Prepared { image, held: Held { identity, tid: caller.tid }, op, pieces }
     }
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
         let state = self.lock();
+        self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
     }
 
-    /// What the ioband device with this number is a name for.
-    pub(super) fn target(&self, band: usize) -> Option<Arc<Target>> {
-        self.targets.get(band).cloned()
+    /// Begins to change what the disk and its ioband devices are: locks the engine until the [`Change`] is dropped.
+    pub fn change(&self) -> Change<'_> {
+        let state = self.lock();
+        Change::new(self, state, self.clock.now())
     }
 
-    /// The disk's settings and its ioband devices with their groups and counters.
-    pub fn status(&self) -> (Settings, Vec<BandStatus>) {
+    /// Whether something was changed and nobody has visited since: whoever serves and sees this visits.
+    pub fn wants_visit(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// The disk and its ioband devices with their groups and counters. Asks /proc about the processes of type `pid`.
+    pub fn status(&self) -> DiskStatus {
         let state = self.lock();
-        (state.disk.settings(), state.bands.iter().map(|band| band.status(&state.disk)).collect())
+        let State { id, disk, bands, .. } = &*state;
+        let looks = bands.looks(disk);
+        let status = DiskStatus {
+            id: *id,
+            settings: disk.settings(),
+            in_flight: disk.in_flight(),
+            queued: disk.queued(),
+            depth: disk.depth(),
+            epochs: disk.epochs(),
+            bands: Vec::new(),
+        };
+        drop(state);
+        DiskStatus { bands: looks.into_iter().map(Look::complete).collect(), ..status }
     }
 
     /// Lets everything that is held pass, and waits until every accepted request is answered. Requests that come from now
@@ -187,10 +241,10 @@ pub struct Turn<'a> {
 impl Turn<'_> {
     /// Accepts a request. It is answered exactly once, maybe in this very outbox, mostly in a later one, of any thread.
     pub fn submit(&mut self, prepared: Prepared, ticket: Ticket) {
-        let Prepared { image, identity, op, target, pieces } = prepared;
+        let Prepared { image, held, op, pieces } = prepared;
         let state = &mut *self.state;
         let refused = if state.closing { libc::ESHUTDOWN } else { libc::ENXIO };
-        let Some(target) = target.filter(|_| !state.closing) else {
+        let Some(band) = state.bands.get(image.band()).filter(|_| !state.closing) else {
             return self
                 .out
                 .answers
@@ -199,13 +253,14 @@ impl Turn<'_> {
         let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
         let sectors = u32::try_from(sectors.0).unwrap_or(u32::MAX);
         let left = pieces.len() as u32;
-        let group = state.bands[image.band()].groups.classify(&identity, image.name());
-        let accepted = Accepted { op, target, pieces, left, error: None, dispatched: None, ticket };
-        let id = state.table.insert(accepted) as u64;
-        if self.engine.unscheduled {
-            state.hand_over(id, self.now, &mut self.out.calls);
-        } else {
+        let group = band.groups.classify(&held.identity, image.name());
+        let scheduled = !self.engine.unscheduled;
+        let stage = if scheduled { Stage::Held(held) } else { Stage::Unscheduled };
+        let id = state.table.insert(Accepted { op, image, pieces, left, error: None, stage, ticket }) as u64;
+        if scheduled {
             state.disk.submit(group, sched::Request { id, op: charged_as(op), sectors }, self.now);
+        } else {
+            state.hand_over(id, self.now, &mut self.out.calls);
         }
     }
 
@@ -252,7 +307,7 @@ impl State {
             match self.disk.next(now) {
                 Next::Dispatch(dispatched) => {
                     let id = dispatched.id;
-                    self.table[id as usize].dispatched = Some(dispatched);
+                    self.table[id as usize].stage = Stage::InFlight(dispatched);
                     self.hand_over(id, now, calls);
                 }
                 Next::Wait(until) => return Some(until),
@@ -263,12 +318,12 @@ impl State {
 
     fn hand_over(&mut self, id: u64, now: Nanos, calls: &mut Calls) {
         let Self { table, device, .. } = self;
-        let Accepted { op, target, pieces, .. } = &mut table[id as usize];
+        let Accepted { op, image, pieces, .. } = &mut table[id as usize];
         debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
         for (number, piece) in (0..).zip(pieces) {
             let part = Part {
                 token: id << PART_BITS | number,
-                target: target.clone(),
+                target: image.target().clone(),
                 op: *op,
                 offset: piece.range.offset,
                 len: piece.range.len,
@@ -296,8 +351,8 @@ impl State {
         if accepted.left > 0 {
             return None;
         }
-        let Accepted { pieces, error, dispatched, ticket, .. } = self.table.remove(id);
-        if let Some(dispatched) = dispatched {
+        let Accepted { pieces, error, stage, ticket, .. } = self.table.remove(id);
+        if let Stage::InFlight(dispatched) = stage {
             self.disk.complete(dispatched, now);
         }
         let result = match error {

@@ -1,6 +1,8 @@
 //! An image: a name for ranges of an ioband device.
 
+use super::band::BandId;
 use crate::config::Extent;
+use crate::device::Target;
 use smallvec::SmallVec;
 use std::sync::Arc;
 
@@ -8,7 +10,8 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub struct Image {
     name: Arc<str>,
-    band: usize,
+    target: Arc<Target>,
+    band: BandId,
     extents: Vec<Extent>,
     size: u64,
 }
@@ -21,10 +24,10 @@ pub(super) struct Range {
 }
 
 impl Image {
-    /// An image on the ioband device with this number in its engine.
-    pub fn new(name: Arc<str>, band: usize, extents: Vec<Extent>) -> Self {
+    /// An image on an ioband device, which is a name for `target`.
+    pub fn new(name: Arc<str>, target: Arc<Target>, band: BandId, extents: Vec<Extent>) -> Self {
         let size = extents.iter().map(|e| e.size.0).sum();
-        Self { name, band, extents, size }
+        Self { name, target, band, extents, size }
     }
 
     /// Its name.
@@ -32,9 +35,14 @@ impl Image {
         &self.name
     }
 
-    /// Number of its ioband device in the engine.
-    pub fn band(&self) -> usize {
+    /// Its ioband device.
+    pub fn band(&self) -> BandId {
         self.band
+    }
+
+    /// What its ioband device is a name for.
+    pub fn target(&self) -> &Arc<Target> {
+        &self.target
     }
 
     /// Its size in bytes.
@@ -78,11 +86,15 @@ impl Image {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::OpenMode;
     use crate::units::Bytes;
 
     fn image(extents: &[(u64, u64)]) -> Image {
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
-        Image::new("vm.img".into(), 0, extents)
+        let folder = tempfile::tempdir().expect("a folder");
+        let target =
+            Target::open(&folder.path().join("disk"), Some(Bytes(1 << 20)), OpenMode { read_only: false });
+        Image::new("vm.img".into(), target.expect("a file").into(), BandId::default(), extents)
     }
 
     #[test]

@@ -12,18 +12,24 @@
 //! So a request that may pass at once goes from the caller to the device and back on one thread, without a hand-over. A
 //! held request is not tied to a thread: whichever has a place in the device to give takes it along.
 //!
+//! What the disk and its ioband devices are may change while it serves ([`Engine::change`]).
+//!
 //! Requests and replies are types of our own: the engine does not know by which transport a request came.
 #![forbid(unsafe_code)]
 
 mod band;
+mod change;
 mod core;
 mod image;
 mod request;
 mod seek;
+mod status;
 #[cfg(test)]
 mod tests;
 
 pub use self::core::{Engine, EngineSettings, Outbox, Prepared, Turn};
-pub use band::{BandSettings, BandStatus, GroupStatus};
+pub use band::{BandChange, BandId, BandSettings};
+pub use change::Change;
 pub use image::Image;
 pub use request::{Answer, Pieces, Request, Ticket, Work};
+pub use status::{BandStatus, DiskStatus, GroupStatus};

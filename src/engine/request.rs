@@ -1,7 +1,7 @@
 //! What goes in and what comes out: independent of the transport.
 
 use super::image::Image;
-use crate::classify::Identity;
+use crate::classify::{Caller, Identity};
 use crate::device::{Op, Payload};
 use crate::sched;
 use smallvec::SmallVec;
@@ -85,6 +85,9 @@ pub struct Request {
     pub work: Work,
     /// Whom it is charged to.
     pub identity: Identity,
+    /// The caller that `identity` is of, so that more can be asked of it should callers be told apart by something else
+    /// while it is held. Thread id 0 if it is charged to the opener of its file handle: then there is nobody to ask of.
+    pub caller: Caller,
 }
 
 /// By what the transport finds the caller of a request again. The engine keeps it, looks at nothing in it, and gives it

@@ -16,8 +16,7 @@ impl Engine {
     /// Where the next data or hole is at or after `offset`, in bytes of the image; `None` past the last one.
     /// May read metadata from the device, so it must not run where requests are read.
     pub fn seek(&self, image: &Image, offset: u64, what: Seek) -> io::Result<Option<u64>> {
-        let target = self.target(image.band()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENXIO))?;
-        in_blocks(image.size(), offset, what, |offset, what| in_extents(&target, image, offset, what))
+        in_blocks(image.size(), offset, what, |offset, what| in_extents(image.target(), image, offset, what))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The engine on real files: every request is answered exactly once, whatever ends it.
 
 use super::*;
-use crate::classify::{GroupType, Identity};
+use crate::classify::{Caller, GroupType, Identity};
 use crate::clock::Clock;
 use crate::config::Extent;
 use crate::device::{BackendKind, Event, Lane, OpenMode, Payload, Simulate, Target};
@@ -62,6 +62,8 @@ struct Bench {
     engine: Engine,
     clock: Clock,
     target: Arc<Target>,
+    /// As which its ioband device was added.
+    band: BandSettings,
     image: Arc<Image>,
     visitor: Visitor,
     /// Requests so far, which have this as their names.
@@ -81,10 +83,10 @@ impl Bench {
         let folder = tempfile::tempdir().expect("a folder");
         let target =
             Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode { read_only: false });
-        let target = target.expect("a file");
+        let target = Arc::new(target.expect("a file"));
         let band = BandSettings {
             name: "ioband1".into(),
-            target,
+            target: target.clone(),
             group_type: GroupType::None,
             policy: Policy::Weight,
             weight: Weight::default(),
@@ -92,15 +94,17 @@ impl Bench {
             groups: Vec::new(),
         };
         let settings = Settings::default();
-        let settings = EngineSettings { id: 1, settings, unscheduled, simulate, bands: vec![band] };
+        let settings = EngineSettings { id: 1, settings, unscheduled, simulate };
         let clock = Clock::start();
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
         let engine = Engine::new(0, settings, clock);
+        let id = engine.change().add_band(band.clone());
         Self {
-            target: engine.target(0).expect("the only device"),
             engine,
             clock,
-            image: Arc::new(Image::new("vm.img".into(), 0, extents)),
+            image: Arc::new(Image::new("vm.img".into(), target.clone(), id, extents)),
+            target,
+            band,
             visitor: Visitor::new(),
             asked: 0,
             answers: Vec::new(),
@@ -113,7 +117,8 @@ impl Bench {
     }
 
     fn request(&self, offset: u64, work: Work) -> Request {
-        Request { image: self.image.clone(), offset, work, identity: Identity::from_ids(0, 0) }
+        let (identity, caller) = user(0);
+        Request { image: self.image.clone(), offset, work, identity, caller }
     }
 
     /// Makes a request; its name.
@@ -154,6 +159,11 @@ impl Bench {
         self.visit(Vec::new());
         assert!(self.answers.is_empty(), "{:?}", self.answers);
     }
+}
+
+/// Somebody of whom no more than the uid is known.
+fn user(uid: u32) -> (Identity, Caller) {
+    (Identity::from_ids(uid, 0), Caller { uid, gid: 0, tid: 0 })
 }
 
 fn ticket(unique: u64) -> Ticket {
@@ -200,7 +210,7 @@ fn shutting_down_carries_out_what_is_held() {
     for block in 0..64u8 {
         bench.submit(u64::from(block) * 4096, bench.data(&[block; 4096]));
     }
-    assert!(bench.engine.status().1[0].groups[0].queued > 0, "some of them are held");
+    assert!(bench.engine.status().bands[0].groups[0].queued > 0, "some of them are held");
     let engine = Arc::new(std::mem::replace(&mut bench.engine, Bench::new(&[(0, SIZE)], None).engine));
     let wakers = [bench.visitor.lane.waker()];
     let ending = std::thread::spawn({
@@ -235,7 +245,13 @@ fn who_comes_after_the_end_is_told() {
 fn an_image_of_another_disk_is_refused() {
     let mut bench = Bench::new(&[(0, SIZE)], None);
     let extents = vec![Extent { offset: Bytes(0), size: Bytes(SIZE) }];
-    bench.image = Arc::new(Image::new("vm.img".into(), 1, extents));
+    let other = Engine::new(
+        1,
+        EngineSettings { id: 2, settings: Settings::default(), unscheduled: false, simulate: None },
+        bench.clock,
+    );
+    let band = other.change().add_band(bench.band.clone());
+    bench.image = Arc::new(Image::new("vm.img".into(), bench.target.clone(), band, extents));
     assert_eq!(bench.ask(0, read(1)), Err(libc::ENXIO));
     bench.assert_silent();
 }
@@ -257,8 +273,9 @@ fn many_threads_get_an_answer_each() {
                         let mut visitor = Visitor::new();
                         let mut requests = (0..EACH).map(|i| {
                             let work = if i % 7 == 0 { Work::Flush } else { read(1 + i) };
-                            let identity = Identity::from_ids(thread as u32, 0);
-                            let request = Request { image: image.clone(), offset: i * 13, work, identity };
+                            let (identity, caller) = user(thread as u32);
+                            let request =
+                                Request { image: image.clone(), offset: i * 13, work, identity, caller };
                             (request, ticket(thread * EACH + i))
                         });
                         // Its own last request may be answered by another thread, and it may answer those of others.
@@ -285,7 +302,7 @@ fn many_threads_get_an_answer_each() {
         assert!(answers.iter().all(|count| count.load(Ordering::Relaxed) == 1));
         drop(visitors);
         bench.assert_silent();
-        let status = &bench.engine.status().1[0].groups[0];
+        let status = &bench.engine.status().bands[0].groups[0];
         assert_eq!(status.queued, 0);
         let counted = status.counters.read.requests + status.counters.write.requests;
         // What is not scheduled is not counted either.
@@ -296,8 +313,8 @@ fn many_threads_get_an_answer_each() {
 #[test]
 fn status_shows_settings_and_groups() {
     let bench = Bench::new(&[(0, SIZE)], None);
-    let (settings, bands) = bench.engine.status();
-    assert_eq!(settings, Settings::default());
+    let DiskStatus { id, settings, in_flight, queued, bands, .. } = bench.engine.status();
+    assert_eq!((id, settings, in_flight, queued), (1, Settings::default(), 0, 0));
     assert_eq!((bands[0].name.as_str(), bands[0].sectors.0), ("ioband1", SIZE / 512));
     assert_eq!((bands[0].groups[0].id.clone(), bands[0].groups[0].weight.get()), (None, 100));
 }

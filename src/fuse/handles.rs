@@ -70,21 +70,24 @@ impl Face {
         Ok((fh, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES))
     }
 
-    /// Whom to charge: the caller, or the opener of the handle for what the kernel does by itself.
+    /// Whom to charge: the caller, or the opener of the handle for what the kernel does by itself; and the caller, without a
+    /// thread id if it is the opener.
     pub(super) fn charge(
         &self,
         round: &Round<'_>,
         caller: Caller,
         fh: FileHandle,
         by_kernel: bool,
-    ) -> Identity {
+    ) -> (Identity, Caller) {
         if !by_kernel && let Who::Caller(identity) = round.resolve(caller) {
-            return identity;
+            return (identity, caller);
         }
-        match self.handle(fh).as_deref() {
+        let opener = match self.handle(fh).as_deref() {
             Some(Handle::Image(opener)) => opener.clone(),
             Some(Handle::Text(_)) | None => Identity::from_ids(caller.uid, caller.gid),
-        }
+        };
+        let caller = Caller { uid: opener.uid, gid: opener.gid, tid: 0 };
+        (opener, caller)
     }
 
     pub(super) fn read_text(&self, fh: FileHandle, offset: u64, size: u32, reply: ReplyData) {

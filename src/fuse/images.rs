@@ -126,8 +126,9 @@ impl Face {
             }
         };
         let caller = Caller { uid: header.uid, gid: header.gid, tid: header.pid };
-        let identity = self.charge(round, caller, FileHandle(fh), by_kernel);
-        let prepared = node.engine.prepare(Request { image: node.image.clone(), offset, work, identity });
+        let (identity, caller) = self.charge(round, caller, FileHandle(fh), by_kernel);
+        let request = Request { image: node.image.clone(), offset, work, identity, caller };
+        let prepared = node.engine.prepare(request);
         Verdict::Submit(node, prepared, ticket)
     }
 }

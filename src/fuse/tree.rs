@@ -76,7 +76,7 @@ impl ImageNode {
         let meta = *self.meta();
         ImageLine {
             name: self.image.name().to_owned(),
-            device: (self.engine.number().into(), self.image.band()),
+            device: self.image.band(),
             size: Bytes(self.image.size()),
             read_only: self.read_only,
             mode: meta.mode,

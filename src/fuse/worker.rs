@@ -269,7 +269,8 @@ impl<'t> Worker<'t> {
         let now = if due { self.shared.clock.now() } else { Nanos(0) };
         for (visit, engine) in self.visits.iter_mut().zip(&self.shared.engines) {
             let due = visit.until.is_some_and(|until| until <= now);
-            if visit.requests.is_empty() && visit.finished.is_empty() && !due && !closing {
+            let asked = due || closing || engine.wants_visit();
+            if visit.requests.is_empty() && visit.finished.is_empty() && !asked {
                 continue;
             }
             let mut turn = engine.turn(&mut self.outbox);

@@ -139,16 +139,17 @@ impl Disk {
     pub fn submit(&mut self, group: GroupKey, request: Request, now: Nanos) {
         let held = Held { request, since: now, arrival: self.arrivals };
         self.arrivals += 1;
-        self.enqueue(group.0, held, now);
+        self.queued += 1;
+        let queue = &mut self.groups[group.0].queue;
+        queue.push_back(held);
+        if queue.len() == 1 {
+            self.has_something_queued(group.0, now);
+        }
     }
 
-    fn enqueue(&mut self, slot: Slot, held: Held, now: Nanos) {
-        self.queued += 1;
+    /// The first request of a group that had none queued has come.
+    fn has_something_queued(&mut self, slot: Slot, now: Nanos) {
         let group = &mut self.groups[slot];
-        group.queue.push_back(held);
-        if group.queue.len() > 1 {
-            return;
-        }
         group.think.resume(now);
         // Held back by its caps, it joins when they let it.
         if !group.is_capped() {
@@ -262,7 +263,7 @@ impl Disk {
         let limited = if let Some(limiter) = group.limiter.as_mut() {
             let bytes = u64::from(moves) * SECTOR_SIZE;
             limiter.charge(bytes, now);
-            if let Some(minimum) = limiter.minimum.as_mut() {
+            if let Some(minimum) = group.minimum() {
                 self.minima.charge(minimum, bytes, now);
             }
             true
@@ -332,6 +333,7 @@ impl Disk {
             return self.await_until(slot, self.patience_end(now));
         }
         if group.detached {
+            // One that was given up with requests held has kept its place.
             self.leave_line(slot);
             self.stop_alarm(slot);
             self.groups.remove(slot);

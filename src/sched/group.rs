@@ -57,7 +57,7 @@ pub(super) struct Group {
     /// Mostly a group has no limits, and many groups are idle: kept apart.
     pub(super) limiter: Option<Box<Limiter>>,
     pub(super) counters: Counters,
-    /// Detached; goes away with its last request in flight.
+    /// Detached; goes away with its last request.
     pub(super) detached: bool,
 }
 
@@ -84,9 +84,9 @@ impl Group {
         u64::from(self.weight.get())
     }
 
-    /// Its minimum bandwidth, if it has one.
+    /// Its minimum bandwidth, if one is in force.
     pub(super) fn minimum(&mut self) -> Option<&mut Pace> {
-        self.limiter.as_mut()?.minimum.as_mut()
+        self.limiter.as_mut().filter(|_| self.policy == Policy::RangeBw)?.minimum.as_mut()
     }
 
     /// Whether its caps hold it back.

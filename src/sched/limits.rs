@@ -60,6 +60,11 @@ impl Pace {
         Self { due: now, rate, rest: 0 }
     }
 
+    /// From `now` on as if nothing had been before.
+    pub(super) fn restart(&mut self, now: Nanos) {
+        (self.due, self.rest) = (now, 0);
+    }
+
     /// `amount` passes; a claim from before `earliest` is void.
     pub(super) fn charge(&mut self, amount: u64, earliest: Nanos) {
         self.void_before(earliest);

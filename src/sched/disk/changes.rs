@@ -24,13 +24,21 @@ impl Disk {
         });
     }
 
-    /// Changes what the requests of a group cost, those queued included.
-    pub fn set_policy(&mut self, group: GroupKey, policy: Policy) {
+    /// Changes what the requests of a group cost, those queued included. A minimum is in force under
+    /// [`Policy::RangeBw`] only: what was got or missed before says nothing when it comes into force again.
+    pub fn set_policy(&mut self, group: GroupKey, policy: Policy, now: Nanos) {
+        if self.groups[group.0].policy == policy {
+            return;
+        }
+        let minimum_now = self.minima.clock(now);
         self.retag(group.0, |group, others| {
             group.policy = policy;
             group.usual_cost = 1;
             // Tokens of the one kind say nothing in the other: neither a debt nor a claim.
             (group.start, group.remainder) = (others, 0);
+            if let Some(minimum) = group.minimum() {
+                minimum.restart(minimum_now);
+            }
         });
     }
 
@@ -79,49 +87,88 @@ impl Disk {
 
     /// Changes the settings of the disk.
     pub fn set_settings(&mut self, settings: Settings) {
+        if (settings.io_throttle, settings.io_limit) != (self.settings.io_throttle, self.settings.io_limit) {
+            self.depth.pin(settings.io_throttle, settings.io_limit);
+        }
         self.settings = settings;
-        self.depth.pin(settings.io_throttle, settings.io_limit);
+        // A shorter epoch begins now, and not when the long one is over.
+        self.epoch_end = self.epoch_end.min(self.now.plus(self.epoch_span()));
     }
 
-    /// Detaches a group. What it holds moves, in order of arrival, to where `reroute` sends each request.
-    pub fn remove_group(
-        &mut self,
-        group: GroupKey,
-        now: Nanos,
-        mut reroute: impl FnMut(&Request) -> GroupKey,
-    ) {
+    /// Sends on what a group holds and what belongs elsewhere now: each request goes to the group that `to` says, in order
+    /// of arrival also among those that are held there; what `to` leaves where it is stays as it was.
+    pub fn reroute(&mut self, from: GroupKey, now: Nanos, mut to: impl FnMut(&Request) -> GroupKey) {
+        let slot = from.0;
+        let mut moving: Vec<(Slot, Held)> = Vec::new();
+        self.groups[slot].queue.retain(|held| {
+            let target = to(&held.request);
+            if target != from {
+                moving.push((target.0, *held));
+            }
+            target == from
+        });
+        if moving.is_empty() {
+            return;
+        }
+        self.follow_queue(slot, now);
+        // Stable, so that what goes to the same group stays in order.
+        moving.sort_by_key(|(target, _)| *target);
+        for moved in moving.chunk_by(|one, next| one.0 == next.0) {
+            self.take_in(moved[0].0, moved, now);
+        }
+    }
+
+    /// Detaches a group. What it holds goes, in order of arrival, to the other groups that `to` says.
+    pub fn remove_group(&mut self, group: GroupKey, now: Nanos, to: impl FnMut(&Request) -> GroupKey) {
+        self.reroute(group, now, to);
         let slot = group.0;
-        let active = self.groups[slot].place.is_some();
+        debug_assert!(self.groups[slot].queue.is_empty(), "what a detached group holds goes to others");
+        // Nobody comes back to it, so no place and no slot is kept for it, whatever it has in flight.
         self.leave_line(slot);
         self.stop_alarm(slot);
         let group = &mut self.groups[slot];
-        let held = std::mem::take(&mut group.queue);
         group.detached = true;
         if group.in_flight == 0 {
             self.groups.remove(slot);
-        } else if active {
-            // Still active until its requests in flight are back, within the usual patience.
-            self.stand_in_line(slot);
-            self.await_until(slot, self.patience_end(now));
-        }
-        for held in held {
-            self.queued -= 1;
-            let target = reroute(&held.request).0;
-            self.enqueue_by_arrival(target, held, now);
         }
     }
 
-    /// Like `enqueue`, but among requests that came later when there are any.
-    fn enqueue_by_arrival(&mut self, slot: Slot, held: Held, now: Nanos) {
-        let queue = &mut self.groups[slot].queue;
-        let at = queue.partition_point(|other| other.arrival < held.arrival);
-        if queue.is_empty() {
-            return self.enqueue(slot, held, now);
+    /// Gives a group up. What it holds is served in its turn, without limits, and then the group goes away by itself.
+    pub fn retire_group(&mut self, group: GroupKey, now: Nanos) {
+        self.set_limits(group, Limits::default(), now);
+        if self.groups[group.0].queue.is_empty() {
+            self.remove_group(group, now, |_| group);
+        } else {
+            self.groups[group.0].detached = true;
         }
-        queue.insert(at, held);
-        self.queued += 1;
-        if at == 0 {
-            // Another request is first now, maybe of another cost: the finish tag follows.
+    }
+
+    /// Some requests of a group are gone from its queue: its place follows.
+    fn follow_queue(&mut self, slot: Slot, now: Nanos) {
+        if self.groups[slot].place.is_none() {
+            // Its caps hold it back, and still do.
+            return;
+        }
+        self.leave_line(slot);
+        let group = &self.groups[slot];
+        // Who made the requests belongs elsewhere: with nothing in flight nobody is expected back.
+        if !group.queue.is_empty() || group.in_flight > 0 {
+            self.stand_in_line(slot);
+            self.await_until(slot, self.patience_end(now));
+        }
+    }
+
+    /// Puts requests of other groups, which are in order of arrival, among those that a group holds.
+    fn take_in(&mut self, slot: Slot, moved: &[(Slot, Held)], now: Nanos) {
+        let queue = &mut self.groups[slot].queue;
+        let was_empty = queue.is_empty();
+        queue.extend(moved.iter().map(|(_, held)| *held));
+        // Two runs that are in order already: merged in one pass.
+        queue.make_contiguous().sort_by_key(|held| held.arrival);
+        if was_empty {
+            self.has_something_queued(slot, now);
+        } else {
+            // Another request may be first now, maybe of another cost: the finish tag follows.
             self.retag(slot, |_, _| {});
         }
     }
