@@ -60,8 +60,8 @@ fn what_messages_change() {
         ("a", &["detach 0", "weight 3", "weight -1:4", "weight 1000:5"], "0 0 user weight 2048 :4 1000:5"),
         (
             "a",
-            &["detach 0", "max_iops 9", "iops_burst 0"],
-            "0 0 user weight 2048 :40 1000:80 max_iops :9 iops_burst :0",
+            &["detach 0", "max_iops 900", "iops_burst 0"],
+            "0 0 user weight 2048 :40 1000:80 max_iops :900 iops_burst :0",
         ),
         // The usual burst follows the cap, one that was set does not.
         (

@@ -26,6 +26,8 @@ pub fn defaults() -> Defaults {
 impl Probe for Machine {
     fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
         let other = |kind| Some(Found { size: Bytes(0), kind, identity: None, number: None });
+        // Without the dots in it.
+        let path: PathBuf = path.components().collect();
         let Some(text) = path.to_str() else { return Ok(None) };
         Ok(match text {
             "/dev/null" => other(FoundKind::Other("character device")),
@@ -62,7 +64,7 @@ pub fn reread(plan: &Plan) -> Plan {
 
 /// Names with everything that YAML and tables might take for something else.
 pub fn names() -> impl Strategy<Value = String> {
-    let odd = [
+    const ODD: &[&str] = &[
         "~",
         "null",
         "Null",
@@ -119,7 +121,7 @@ pub fn names() -> impl Strategy<Value = String> {
         "1:40",
     ];
     prop_oneof![
-        2 => prop::sample::select(&odd[..]).prop_map(str::to_owned),
+        2 => prop::sample::select(ODD).prop_map(str::to_owned),
         2 => "[a-z]{1,4}[0-9]{0,2}(\\.img)?",
         1 => "[!-.0-~]{1,8}",
         1 => "[\\PC&&[^/\\s]]{1,8}",

@@ -347,7 +347,7 @@ impl Builder<'_> {
                     continue;
                 }
             }
-            if text == "<<" {
+            if bare && text == "<<" {
                 merged.push((key.at, value));
             } else if let Some(line) = lines.get(&text) {
                 let message = format!("{} appears twice; the first is on line {line}", quoted(&text));
@@ -437,10 +437,10 @@ mod tests {
 
     #[test]
     fn merged_keys_give_way_to_written_ones() {
-        let entries = tree("base: &b {x: 1, y: 2}\nuse: {<<: *b, y: 3}");
+        let entries = tree("base: &b {x: 1, y: 2}\nuse: {<<: *b, y: 3, \"<<\": 4}");
         let Kind::Map(merged) = &entries[1].value.kind else { panic!() };
         let got: Vec<_> = merged.iter().map(|e| (e.key.as_str(), scalar(e).0)).collect();
-        assert_eq!(got, [("y", "3"), ("x", "1")]);
+        assert_eq!(got, [("y", "3"), ("<<", "4"), ("x", "1")]);
     }
 
     #[test]
