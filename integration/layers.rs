@@ -13,7 +13,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
-    ("control", &["units", "clock", "sched", "classify", "engine"]),
+    ("control", &["units", "clock", "sched", "classify", "config", "device", "engine"]),
     ("fuse", &["units", "clock", "mountinfo", "classify", "config", "device", "engine", "control"]),
     ("daemon", &["units", "clock", "sched", "classify", "config", "device", "engine", "control", "fuse"]),
     ("cli", &["units", "config", "device", "fuse", "daemon"]),

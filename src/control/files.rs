@@ -82,7 +82,7 @@ impl Control {
                 let status = self.status();
                 let name = |device| band(&status, device).map_or("", |(_, _, band)| band.name.as_str());
                 service
-                    + &image_lines(&images(), name)
+                    + &image_lines(images().iter().map(|image| (image, name(image.device))))
                     + &device_lines(self.bands(&status).map(|(id, _, band)| (id, band)))
             }
             ControlFile::Pid => format!("{}\n", std::process::id()),

@@ -101,6 +101,7 @@ mod tests {
                 write: Direction { requests: w, delayed: dw, sectors: sw },
             },
             queued: 0,
+            gone: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::classify::{GroupId, GroupMap, GroupType};
 use crate::config::GroupPlan;
 use crate::device::Target;
-use crate::sched::{Counters, Disk, GroupKey, Limits, Policy};
+use crate::sched::{Counters, Disk, GroupKey, Limits, Policy, Settings};
 use crate::units::{Nanos, Sectors, Weight};
 use std::sync::Arc;
 
@@ -61,6 +61,7 @@ impl Band {
             limits: disk.limits(key),
             counters: disk.counters(key),
             queued: disk.queued_of(key),
+            gone: false,
         };
         let default = std::iter::once(group(None, self.groups.default_key()));
         BandStatus {
@@ -105,4 +106,25 @@ pub struct GroupStatus {
     pub counters: Counters,
     /// Requests held at this moment.
     pub queued: usize,
+    /// Type `pid`: its process has ended, and it matches nobody any more.
+    pub gone: bool,
+}
+
+/// A look at a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskStatus {
+    /// The device id that its ioband devices share.
+    pub id: u32,
+    /// Its scheduler's settings.
+    pub settings: Settings,
+    /// Requests with the device.
+    pub in_flight: u32,
+    /// Requests held, over all groups.
+    pub queued: usize,
+    /// The automatic depth in force.
+    pub depth: u32,
+    /// Epochs begun.
+    pub epochs: u64,
+    /// Its ioband devices, in the order in which they were added.
+    pub bands: Vec<BandStatus>,
 }

@@ -24,6 +24,6 @@ mod seek;
 mod tests;
 
 pub use self::core::{Engine, EngineSettings, Outbox, Prepared, Turn};
-pub use band::{BandSettings, BandStatus, GroupStatus};
+pub use band::{BandSettings, BandStatus, DiskStatus, GroupStatus};
 pub use image::Image;
 pub use request::{Answer, Pieces, Request, Ticket, Work};
