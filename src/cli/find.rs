@@ -1,8 +1,8 @@
 //! Which mount a command is for.
 
 use crate::fuse::{MountError, ioband_mounts, resolved};
-use anyhow::{Context, bail};
-use std::io::ErrorKind;
+use anyhow::{Context, anyhow, bail};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
@@ -60,4 +60,16 @@ pub(super) fn control_file(mountpoint: &Path, name: &str) -> anyhow::Result<Path
         }
     }
     bail!("{} has no control directory: is it an ioband mount?", mountpoint.display())
+}
+
+/// Why a control file cannot be opened, read …, and what would help.
+pub(super) fn cannot(what: &str, path: &Path, error: &io::Error) -> anyhow::Error {
+    let hint = match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; run this as the owner of that folder, or let others in with `control: {owner: …, group: …, mode: …}` \
+             in the configuration"
+        }
+        _ => "",
+    };
+    anyhow!("cannot {what} {}: {error}{hint}", path.display())
 }

@@ -2,11 +2,17 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod create;
+mod ctl;
 mod find;
 mod ls;
+mod message;
 mod mount;
 mod probe;
+mod remove;
+mod save;
 mod show;
+mod targets;
 mod umount;
 
 use anyhow::Context;
@@ -31,12 +37,22 @@ enum Command {
     Umount(umount::Args),
     /// Check a configuration and say every error with its line
     Check(check::Args),
-    /// List images and devices, and how they are served
-    Ls(ls::Args),
+    /// Make an ioband device, or all those of a table
+    Create(create::Args),
+    /// Take an ioband device away
+    Remove(remove::Args),
+    /// Change an ioband device: its weights, groups, group type, policy, limits
+    Message(message::Args),
     /// Print what was asked for: the table of every ioband device
     Table(show::Args),
     /// Print what was got: the counters of every ioband group
     Status(show::Args),
+    /// Print the target type, as dmsetup does where dm-ioband is there
+    Targets,
+    /// List images, devices and groups, and how they are served
+    Ls(ls::Args),
+    /// Keep what is in force as a configuration
+    Save(save::Args),
 }
 
 /// Prints to standard output. Whoever closed it has read enough; anything else that goes wrong is an error.
@@ -55,9 +71,14 @@ impl Cli {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(&args),
             Command::Check(args) => check::run(&args),
-            Command::Ls(args) => ls::run(&args),
+            Command::Create(args) => create::run(args),
+            Command::Remove(args) => remove::run(&args),
+            Command::Message(args) => message::run(args),
             Command::Table(args) => show::run(&args, "table"),
             Command::Status(args) => show::run(&args, "status"),
+            Command::Targets => targets::run(),
+            Command::Ls(args) => ls::run(&args),
+            Command::Save(args) => save::run(&args),
         };
         match result {
             Ok(code) => code,

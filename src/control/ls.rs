@@ -1,6 +1,11 @@
-//! What `ioband ls` prints: how the mount is served, its images and its devices, for people.
+//! What `ioband ls` prints: how the mount is served, its images, devices and groups, for people.
+//!
+//! What was asked and what was got stand side by side. Both are parts of the disk, not of the device: ASKED is the weight
+//! among all weights of the disk, GOT what the group had of all that the disk did since the start or the last reset.
 
-use crate::engine::{BandId, BandStatus};
+use super::snapshot::{Seen, Snapshot};
+use crate::engine::{BandStatus, GroupStatus};
+use crate::sched::Limits;
 use crate::units::{Bytes, SECTOR_SIZE};
 
 /// How a mount is served.
@@ -25,8 +30,8 @@ pub struct Service {
 pub struct ImageLine {
     /// Its name.
     pub name: String,
-    /// Its ioband device.
-    pub device: BandId,
+    /// Its ioband device, as (engine, number there).
+    pub device: (usize, usize),
     /// Its size.
     pub size: Bytes,
     /// Writes are refused.
@@ -35,6 +40,15 @@ pub struct ImageLine {
     pub mode: u16,
     /// Owner and group.
     pub owner: (u32, u32),
+}
+
+/// The file `ls`.
+pub fn list(snapshot: &Snapshot<'_>) -> String {
+    let devices = snapshot.devices();
+    snapshot.service.map(service_lines).unwrap_or_default()
+        + &image_lines(snapshot.images().into_iter())
+        + &device_lines(devices.iter().map(|seen| (seen.disk.id, seen.band)))
+        + &group_lines(&devices)
 }
 
 pub(super) fn service_lines(service: &Service) -> String {
@@ -47,14 +61,14 @@ pub(super) fn service_lines(service: &Service) -> String {
     )
 }
 
-/// `name` says what an ioband device is called.
-pub(super) fn image_lines<'a>(images: &[ImageLine], name: impl Fn(BandId) -> &'a str) -> String {
-    let rows = images.iter().map(|image| {
+/// Each image comes with the name of its ioband device.
+pub(super) fn image_lines<'a>(images: impl Iterator<Item = (&'a ImageLine, &'a str)>) -> String {
+    let rows = images.map(|(image, device)| {
         let access = if image.read_only { "read-only" } else { "read-write" };
         let ImageLine { mode, owner: (uid, gid), .. } = image;
         vec![
             image.name.clone(),
-            name(image.device).to_owned(),
+            device.to_owned(),
             image.size.to_string(),
             access.to_owned(),
             format!("{mode:04o} {uid}:{gid}"),
@@ -79,6 +93,45 @@ pub(super) fn device_lines<'a>(bands: impl Iterator<Item = (u32, &'a BandStatus)
     columns(&["DEVICE", "DISK", "SIZE", "TYPE", "POLICY", "GROUPS", "ON"], rows)
 }
 
+fn group_lines(devices: &[Seen<'_>]) -> String {
+    let groups = || devices.iter().flat_map(|seen| seen.band.groups.iter().map(move |group| (seen, group)));
+    let limited = groups().any(|(_, group)| !group.limits.is_empty());
+    let rows = groups().map(|(seen, group)| {
+        let mut row = group_row(seen, group);
+        row.extend(limited.then(|| limits(&group.limits)));
+        row
+    });
+    let heading = ["DEVICE", "GROUP", "WEIGHT", "ASKED", "GOT", "READS", "WRITES", "HELD", "LIMITS"];
+    columns(&heading[..heading.len() - usize::from(!limited)], rows)
+}
+
+fn group_row(seen: &Seen<'_>, group: &GroupStatus) -> Vec<String> {
+    let id = group.id.as_ref().map_or_else(|| "default".to_owned(), ToString::to_string);
+    let percent = |per_mille: Option<u64>| {
+        per_mille.map_or_else(|| "-".to_owned(), |part| format!("{}.{}%", part / 10, part % 10))
+    };
+    vec![
+        seen.plan.name.clone(),
+        if group.gone { format!("{id} gone") } else { id },
+        group.weight.to_string(),
+        percent(seen.asked(group).per_mille()),
+        percent(seen.got(group).per_mille()),
+        group.counters.read.requests.to_string(),
+        group.counters.write.requests.to_string(),
+        group.queued.to_string(),
+    ]
+}
+
+fn limits(limits: &Limits) -> String {
+    let rate = |word: &str, rate: u64| format!("{word} {}/s", Bytes(rate));
+    let all = [
+        limits.min_bandwidth.map(|min| rate("min", min.get())),
+        limits.max_bandwidth.map(|max| rate("max", max.rate.get())),
+        limits.max_iops.map(|max| format!("max {} iops", max.rate)),
+    ];
+    all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
 /// A heading and rows, each column as wide as it needs; nothing if there are no rows.
 fn columns(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut lines = vec![heading.iter().map(ToString::to_string).collect::<Vec<_>>()];
@@ -99,6 +152,7 @@ fn columns(heading: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String 
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::{EXAMPLE, Stage};
     use super::*;
 
     #[test]
@@ -122,18 +176,71 @@ mod tests {
     fn columns_are_as_wide_as_they_need() {
         let image = |name: &str, read_only| ImageLine {
             name: name.into(),
-            device: BandId::default(),
+            device: (0, 0),
             size: Bytes(2 << 30),
             read_only,
             mode: 0o660,
             owner: (0, 107),
         };
+        let images = [image("vm1.img", false), image("v.img", true)];
         assert_eq!(
-            image_lines(&[image("vm1.img", false), image("v.img", true)], |_| "d"),
+            image_lines(images.iter().map(|image| (image, "d"))),
             "\nIMAGE    DEVICE  SIZE  ACCESS      OWNER\n\
              vm1.img  d       2GiB  read-write  0660 0:107\n\
              v.img    d       2GiB  read-only   0660 0:107\n"
         );
-        assert_eq!(image_lines(&[], |_| "d"), "");
+        assert_eq!(image_lines([].into_iter()), "");
+    }
+
+    /// The part of the list that tells of groups.
+    fn groups(stage: &Stage) -> String {
+        let list = list(&stage.look());
+        let at = list.rfind("\n\n").unwrap();
+        list[at + 2..].to_owned()
+    }
+
+    #[test]
+    fn what_was_asked_stands_beside_what_was_got() {
+        let mut stage = Stage::new(EXAMPLE);
+        stage.did("ioband1", 1, [20, 3, 160], [5, 1, 8]);
+        stage.did("ioband2", 0, [49, 0, 75], [1, 0, 0]);
+        stage.group("ioband1", 1).queued = 14;
+        stage.group("ioband1", 2).gone = true;
+        assert_eq!(
+            groups(&stage),
+            "DEVICE   GROUP      WEIGHT  ASKED   GOT    READS  WRITES  HELD\n\
+             ioband1  default    40      40.0%   0.0%   0      0       0\n\
+             ioband1  1000       30      30.0%   33.3%  20     5       14\n\
+             ioband1  2000 gone  20      20.0%   0.0%   0      0       0\n\
+             other    default    100     100.0%  -      0      0       0\n\
+             ioband2  default    10      10.0%   66.7%  49     1       0\n"
+        );
+    }
+
+    #[test]
+    fn limits_have_a_column_where_there_are_any() {
+        let stage = Stage::new(
+            "devices: {d: {path: /d, size: 1MiB, type: user, policy: range-bw, groups: {\
+             5: {min_bandwidth: 1MiB, max_bandwidth: 1536KiB, max_iops: 2000}}}}",
+        );
+        assert_eq!(
+            groups(&stage),
+            "DEVICE  GROUP    WEIGHT  ASKED  GOT  READS  WRITES  HELD  LIMITS\n\
+             d       default  100     50.0%  -    0      0       0\n\
+             d       5        100     50.0%  -    0      0       0     \
+             min 1MiB/s, max 1536KiB/s, max 2000 iops\n"
+        );
+    }
+
+    #[test]
+    fn a_list_is_complete_and_of_an_empty_mount_nothing_but_the_service() {
+        let list = list(&Stage::new(EXAMPLE).look());
+        let headings: Vec<_> = list.lines().filter_map(|line| line.split_whitespace().next()).collect();
+        let of = |word: &str| headings.iter().position(|heading| *heading == word).unwrap();
+        assert!(of("transport") < of("IMAGE") && of("IMAGE") < of("DEVICE"), "{list}");
+        assert!(list.contains("\nvm1.img  ioband2  1MiB"), "{list}");
+        assert!(list.contains("\nother    2     1MiB  none  weight-iosize  0       /c\n"), "{list}");
+        let empty = Stage::new("");
+        assert_eq!(super::list(&empty.look()), service_lines(&empty.service));
     }
 }
