@@ -6,17 +6,17 @@
 //! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
 #![forbid(unsafe_code)]
 
+mod live;
+mod watch;
+
 use crate::classify::{Callers, Wants};
 use crate::clock::Clock;
-use crate::config::{DevicePlan, Plan, SimulatePlan};
-use crate::control::{Control, Events, Service};
-use crate::device::{OpenMode, Simulate, Target};
-use crate::engine::{BandId, BandSettings, Engine, EngineSettings, Image};
-use crate::fuse::{
-    Face, ImageNode, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl,
-};
-use crate::sched::Settings;
+use crate::config::{Defaults, Plan, Probe};
+use crate::control::{Control, Events, Machinery, Service};
+use crate::engine::Engines;
+use crate::fuse::{Face, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use anyhow::Context;
+use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -34,37 +34,55 @@ pub struct Options {
     pub unscheduled: bool,
 }
 
+/// A configuration, and all that is needed to read it again.
+pub struct Configuration {
+    /// What it says.
+    pub plan: Plan,
+    /// Its text.
+    pub text: String,
+    /// The file that it was read from, from the root.
+    pub file: PathBuf,
+    /// What holds where it says nothing.
+    pub defaults: Defaults,
+    /// Looks at paths of devices.
+    pub probe: Box<dyn Probe + Send + Sync>,
+}
+
 /// Why the daemon stops.
 enum Stop {
     Signal(i32),
     Unmounted(std::io::Result<()>),
 }
 
-/// Serves `plan` at `mountpoint` until it is unmounted or a signal ends it. `ready` is called once the mount answers.
+/// Serves a configuration at `mountpoint` until it is unmounted or a signal ends it. `ready` is called once the mount
+/// answers.
 ///
 /// # Errors
 /// Whatever keeps it from starting, in words for the terminal; nothing is left mounted then.
 pub fn serve(
-    plan: Plan,
+    configuration: Configuration,
     mountpoint: &Path,
     options: Options,
     ready: impl FnOnce(&Path) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
+    let Configuration { plan, text, file, defaults, probe } = configuration;
     let events = Arc::new(Events::default());
     // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
     check_mountpoint(mountpoint)?;
-    let mut made = RemoveOnDrop(Vec::new());
     let clock = Clock::start();
-    let (engines, places) = start_engines(&plan, options.unscheduled, clock, &mut made)?;
-    let wants = Wants::of(plan.devices.iter().map(|device| device.group_type));
-    let callers = Callers::new(wants).context("cannot set up the cache of callers")?;
-    let images = images(&plan, &places);
-    let devices = places.iter().map(|place| place.band).collect();
-    let control = Control::new(engines.clone(), devices, events.clone());
+    let engines = Arc::new(Engines::default());
+    let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
+    let control = Arc::new(Control::new(events.clone(), plan.clone(), &text));
     let owner = (geteuid().as_raw(), getegid().as_raw());
-    let tree = Tree::new(owner, plan.control.clone(), control, images)?;
-    let face = Arc::new(Face::new(tree, callers).context("cannot start a thread")?);
+    // A mount begins with nothing, and is changed to what it is to be, as it is changed later on.
+    let nothing = Plan { devices: Vec::new(), images: Vec::new(), ..plan.clone() };
+    let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
+    let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
+    let unscheduled = options.unscheduled;
+    let live =
+        Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, unscheduled);
+    let mut made = RemoveOnDrop(live.make(&nothing, &plan)?);
 
     let (stop, stopped) = mpsc::channel();
     // Before the mount: a signal that comes while we mount must not leave it behind.
@@ -86,10 +104,8 @@ pub fn serve(
     if let Some(why) = &why {
         tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
     }
-    face.control().describe_service({
-        let server = server.clone();
-        move || server.service()
-    });
+    let live = Arc::new(live.served_by(server.clone()));
+    control.put_in_force_by(live);
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
@@ -106,6 +122,9 @@ pub fn serve(
     // Now there may be data in them.
     made.0.clear();
     events.add(&format!("mounted at {}", mountpoint.display()));
+    if let Err(error) = watch::start(file, text.into_bytes(), control) {
+        events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
+    }
 
     match stopped.recv() {
         Ok(Stop::Signal(signal)) => {
@@ -155,11 +174,16 @@ struct RemoveOnDrop(Vec<PathBuf>);
 
 impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
-        for path in &self.0 {
-            let remove = if path.is_dir() { std::fs::remove_dir::<&PathBuf> } else { std::fs::remove_file };
-            if let Err(error) = remove(path) {
-                tracing::warn!(path = %path.display(), %error, "could not remove what was new");
-            }
+        remove_files(&self.0);
+    }
+}
+
+/// Removes files that were made, and folders.
+fn remove_files(paths: &[PathBuf]) {
+    for path in paths {
+        let remove = if path.is_dir() { std::fs::remove_dir::<&PathBuf> } else { std::fs::remove_file };
+        if let Err(error) = remove(path) {
+            tracing::warn!(path = %path.display(), %error, "could not remove what was new");
         }
     }
 }
@@ -171,81 +195,4 @@ fn raise_descriptor_limit() {
     if let Err(error) = raised {
         tracing::warn!(%error, "cannot raise the limit of open files");
     }
-}
-
-/// Where an ioband device is, and what it is a name for.
-struct Place {
-    engine: Arc<Engine>,
-    band: BandId,
-    target: Arc<Target>,
-}
-
-/// One engine per device id, and where each device of the plan is.
-fn start_engines(
-    plan: &Plan,
-    unscheduled: bool,
-    clock: Clock,
-    made: &mut RemoveOnDrop,
-) -> anyhow::Result<(Vec<Arc<Engine>>, Vec<Place>)> {
-    let mut engines: Vec<Arc<Engine>> = Vec::new();
-    let mut places = Vec::new();
-    for (index, device) in plan.devices.iter().enumerate() {
-        let images = || plan.images.iter().filter(|image| image.device == index);
-        let read_only = images().next().is_some() && images().all(|image| image.read_only);
-        // Absolute, because the daemon leaves the folder it was started in and tables are read from anywhere.
-        let path = std::path::absolute(&device.path).with_context(|| {
-            let (name, path) = (&device.name, device.path.display());
-            format!(
-                "device {name}: {path} counts from the folder that this runs in, which is not there any more"
-            )
-        })?;
-        let target = Target::open(&path, device.create, OpenMode { read_only })
-            .with_context(|| format!("device {}", device.name))?;
-        made.0.extend(device.create.map(|_| path));
-        let engine = engines.iter().find(|engine| engine.id() == device.id).cloned().unwrap_or_else(|| {
-            // A configuration that is small enough to be read has fewer disks than that.
-            let engine = Arc::new(Engine::new(engines.len() as u16, disk(device, unscheduled), clock));
-            engines.push(engine.clone());
-            engine
-        });
-        let target = Arc::new(target);
-        let band = engine.change().add_band(band(device, target.clone()));
-        places.push(Place { engine, band, target });
-    }
-    Ok((engines, places))
-}
-
-fn disk(device: &DevicePlan, unscheduled: bool) -> EngineSettings {
-    let DevicePlan { id, io_throttle, io_limit, token_base, simulate, .. } = *device;
-    let simulate = simulate.map(|SimulatePlan { iops, bandwidth, parallel }| Simulate {
-        iops,
-        bandwidth: bandwidth.map(|b| b.0),
-        parallel,
-    });
-    let settings = Settings { io_throttle, io_limit, token_base };
-    EngineSettings { id, settings, unscheduled, simulate }
-}
-
-fn band(device: &DevicePlan, target: Arc<Target>) -> BandSettings {
-    BandSettings {
-        name: device.name.clone(),
-        target,
-        group_type: device.group_type,
-        policy: device.policy,
-        weight: device.weight,
-        limits: device.limits,
-        groups: device.groups.clone(),
-    }
-}
-
-fn images(plan: &Plan, places: &[Place]) -> Vec<ImageNode> {
-    plan.images
-        .iter()
-        .map(|image| {
-            let Place { engine, band, target } = &places[image.device];
-            let owner = (image.owner, image.group);
-            let node = Image::new(image.name.as_str().into(), target.clone(), *band, image.extents.clone());
-            ImageNode::new(Arc::new(node), engine.clone(), image.read_only, owner, image.mode)
-        })
-        .collect()
 }

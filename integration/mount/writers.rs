@@ -47,6 +47,11 @@ pub(crate) struct Outcomes(Vec<Outcome>);
 impl Writers {
     /// `threads` of them, taking turns with the images, which start on the device where it says.
     pub(crate) fn start(images: &[(PathBuf, u64)], threads: usize) -> Self {
+        Self::start_as(images, threads, |_| nix::unistd::geteuid().as_raw())
+    }
+
+    /// The same, each thread writing as the user that it is told by its number.
+    pub(crate) fn start_as(images: &[(PathBuf, u64)], threads: usize, user: fn(usize) -> u32) -> Self {
         let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (send, results) = channel();
         // All at once, so that they are all waiting by the time a few have had answers.
@@ -57,6 +62,8 @@ impl Writers {
             let (stop, answered, send) = (stop.clone(), answered.clone(), send.clone());
             let ready = ready.clone();
             std::thread::spawn(move || {
+                // Of this thread only.
+                nix::unistd::setfsuid(nix::unistd::Uid::from_raw(user(number)));
                 ready.wait();
                 let outcome = write(&file, base, number as u64, &stop, &answered);
                 // Closed before it is told: who hears of it may unmount.

@@ -107,6 +107,15 @@ impl Callers {
         self.round().resolve(caller)
     }
 
+    /// Finds out all there is about a caller, whatever is wanted of others. Dear, and not remembered.
+    pub fn resolve_whole(&self, caller: Caller) -> Who {
+        if caller.tid == 0 {
+            return self.resolve(caller);
+        }
+        let known = Known::read(caller.tid, PROCESS | PGRP | CGROUP);
+        known.map_or_else(|_| Who::Caller(ids(caller)), |known| known.who(caller))
+    }
+
     fn cached(&self, caller: Caller, wants: u8, now: Nanos) -> Cached {
         let mut shard = self.shard(caller.tid);
         let Some(entry) = shard.get_mut(&caller.tid) else { return Cached::Unknown };

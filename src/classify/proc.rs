@@ -56,6 +56,33 @@ impl Stat {
     }
 }
 
+/// How a thread comes to an end, if it is at its end and did not get there in peace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending(pub String);
+
+/// The kernel's mark for a thread at its end (`PF_EXITING`).
+const EXITING: u64 = 4;
+
+impl Ending {
+    /// Looks at a thread: `None` if it goes on, or ends with status 0. While it ends the kernel still closes its files.
+    pub fn of_thread(tid: u32) -> Option<Self> {
+        Self::parse(&read(tid, "stat").ok()?)
+    }
+
+    /// FLAGS is the 9th field of `/proc/TID/stat`, EXIT_CODE the 52nd and last one.
+    fn parse(stat: &str) -> Option<Self> {
+        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
+        let flags: u64 = fields.nth(6)?.parse().ok()?;
+        let code: u32 = fields.last()?.parse().ok()?;
+        (flags & EXITING != 0 && code != 0).then(|| {
+            Self(match code & 0x7f {
+                0 => format!("failed with status {}", code >> 8 & 0xff),
+                signal => format!("was killed (signal {signal})"),
+            })
+        })
+    }
+}
+
 /// The thread group id of a thread.
 fn tgid(tid: u32) -> io::Result<u32> {
     let status = read(tid, "status")?;
@@ -102,6 +129,19 @@ mod tests {
         }
         assert_eq!(Stat::parse("31 (sh) S 1"), None);
         assert_eq!(Stat::parse(""), None);
+    }
+
+    #[test]
+    fn an_end_in_peace_is_none() {
+        let ending = |flags: u64, code: u32| {
+            let fields = "0 ".repeat(42);
+            Ending::parse(&format!("31 (a b) R 1 77 5 0 -1 {flags} {fields}{code}")).map(|Ending(how)| how)
+        };
+        assert_eq!(ending(EXITING, 9).as_deref(), Some("was killed (signal 9)"));
+        assert_eq!(ending(EXITING | 1, 0x100).as_deref(), Some("failed with status 1"));
+        assert_eq!(ending(EXITING, 0), None);
+        assert_eq!(ending(0x40_0000, 9), None);
+        assert_eq!(Ending::of_thread(std::process::id()), None);
     }
 
     #[test]

@@ -1,61 +1,238 @@
 //! The last things that people should know of: refusals, changes, faults.
+//!
+//! They are one text that only grows at its end, so that it can be followed (`tail -f`, poll). When it is full the older
+//! half goes at once: whoever follows it by its size then takes it for a new file, and that must be a rare thing.
 
 use crate::clock;
-use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
-/// More than fits an attentive look; older ones are in the log.
-const KEPT: usize = 256;
+/// More than fits an attentive look, in bytes; what is older is in the log.
+const MOST: usize = 64 << 10;
+/// One event is no longer than this, in bytes.
+const LONGEST: usize = 4 << 10;
 
 /// The last events, oldest first, bounded.
+#[derive(Default)]
+pub struct Events {
+    log: Mutex<Log>,
+    /// Told after each new event.
+    on_new: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
 #[derive(Debug, Default)]
-pub struct Events(Mutex<VecDeque<String>>);
+struct Log {
+    text: String,
+    /// Bytes of older events that have gone.
+    gone: u64,
+    /// The last event without its time, and how often it came again.
+    last: String,
+    again: u64,
+    changed: Option<SystemTime>,
+}
+
+/// Somebody who reads the events as they come.
+#[derive(Debug)]
+pub struct Follower {
+    /// Which byte, of all there ever were, is the first one to this reader.
+    first: u64,
+    /// Up to which it has read.
+    read: u64,
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("size", &self.log().text.len()).finish_non_exhaustive()
+    }
+}
 
 impl Events {
     /// Adds an event, in one line; it is logged as well.
     pub fn add(&self, text: &str) {
         tracing::info!(target: "ioband::events", "{text}");
-        let line = format!("{} {}\n", clock::wall_text(), text.replace('\n', " "));
-        let mut events = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // A program that repeats a refused call in a loop must not push everything else out.
-        let repeated =
-            |last: &String| last.split_once(' ').map(|(_, t)| t) == line.split_once(' ').map(|(_, t)| t);
-        if events.back().is_some_and(repeated) {
-            events.pop_back();
+        self.log().add(text);
+        if let Some(tell) = self.on_new.get() {
+            tell();
         }
-        if events.len() == KEPT {
-            events.pop_front();
+    }
+
+    /// `tell` is called after each new event; the first one stands.
+    pub fn on_new(&self, tell: impl Fn() + Send + Sync + 'static) {
+        if self.on_new.set(Box::new(tell)).is_err() {
+            debug_assert!(false, "the events of a mount are watched by one");
         }
-        events.push_back(line);
+    }
+
+    /// Begins to read at the oldest event.
+    pub fn follow(&self) -> Follower {
+        let first = self.log().gone;
+        Follower { first, read: first }
+    }
+
+    /// At most `size` bytes from `offset` on, as this reader counts them; nothing at the end.
+    pub fn read(&self, follower: &mut Follower, offset: u64, size: usize) -> Vec<u8> {
+        let log = self.log();
+        // Who begins again, or has not kept up, goes on with the oldest event that is left.
+        if offset == 0 || follower.first.saturating_add(offset) < log.gone {
+            follower.first = log.gone.saturating_sub(offset);
+        }
+        let from = follower.first.saturating_add(offset);
+        let bytes = log.text.as_bytes();
+        let start = usize::try_from(from - log.gone.min(from)).unwrap_or(usize::MAX).min(bytes.len());
+        let end = start.saturating_add(size).min(bytes.len());
+        follower.read = log.gone + end as u64;
+        bytes[start..end].to_vec()
+    }
+
+    /// Whether there is something that this reader has not read.
+    pub fn has_more(&self, follower: &Follower) -> bool {
+        let log = self.log();
+        follower.read < log.gone + log.text.len() as u64
+    }
+
+    /// How many bytes there are to read, and since when.
+    pub fn size(&self) -> (u64, Option<SystemTime>) {
+        let log = self.log();
+        (log.text.len() as u64, log.changed)
     }
 
     /// All of them as text, newest last.
     pub fn text(&self) -> String {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().map(String::as_str).collect()
+        self.log().text.clone()
+    }
+
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Log {
+    fn add(&mut self, text: &str) {
+        let mut text = text.replace(['\n', '\r'], " ");
+        if text.len() > LONGEST {
+            text.truncate(text.floor_char_boundary(LONGEST));
+            text.push('…');
+        }
+        // A program that repeats a refused call in a loop must not push everything else out.
+        if text == self.last {
+            self.again += 1;
+            return;
+        }
+        if self.again > 0 {
+            let again = format!("(the same, {} more times)", self.again);
+            self.push(&again);
+        }
+        self.push(&text);
+        (self.last, self.again) = (text, 0);
+    }
+
+    fn push(&mut self, text: &str) {
+        self.text += &format!("{} {text}\n", clock::wall_text());
+        self.changed = Some(clock::wall());
+        if self.text.len() > MOST {
+            let half = self.text.len() - MOST / 2;
+            let line_end = self.text[self.text.ceil_char_boundary(half)..].find('\n').unwrap_or_default();
+            let keep_from = self.text.ceil_char_boundary(half) + line_end + 1;
+            self.gone += keep_from as u64;
+            self.text.drain(..keep_from);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn read_all(events: &Events, follower: &mut Follower, mut offset: u64) -> String {
+        let mut text = Vec::new();
+        loop {
+            // In small pieces: lines must not be torn by that.
+            let piece = events.read(follower, offset, 7);
+            if piece.is_empty() {
+                return String::from_utf8(text).unwrap();
+            }
+            offset += piece.len() as u64;
+            text.extend(piece);
+        }
+    }
 
     #[test]
     fn newest_come_last_and_the_oldest_go() {
         let events = Events::default();
-        for i in 0..KEPT + 10 {
+        for i in 0..10_000 {
             events.add(&format!("event {i}"));
         }
         let text = events.text();
-        assert_eq!(text.lines().count(), KEPT);
-        assert!(text.lines().next().is_some_and(|l| l.ends_with("event 10")), "{text}");
-        assert!(text.lines().last().is_some_and(|l| l.ends_with(&format!("event {}", KEPT + 9))));
+        assert!(text.len() <= MOST && text.len() >= MOST / 3, "{}", text.len());
+        assert!(text.lines().last().is_some_and(|l| l.ends_with("event 9999")));
+        let numbers = text.lines().map(|l| l.rsplit(' ').next().unwrap().parse::<u32>().unwrap());
+        assert!(numbers.clone().zip(numbers.skip(1)).all(|(a, b)| b == a + 1), "lines are whole and in order");
     }
 
     #[test]
     fn a_repeated_event_stands_once_and_in_one_line() {
         let events = Events::default();
-        events.add("a\nb");
-        events.add("a\nb");
+        (0..5).for_each(|_| events.add("a\nb"));
         assert_eq!(events.text().lines().count(), 1);
+        events.add("c");
+        let text = events.text();
+        assert!(text.lines().nth(1).is_some_and(|l| l.ends_with("(the same, 4 more times)")), "{text}");
+        assert!(text.lines().nth(2).is_some_and(|l| l.ends_with(" c")), "{text}");
+    }
+
+    #[test]
+    fn an_event_is_bounded() {
+        let events = Events::default();
+        events.add(&"ä".repeat(100_000));
+        assert!(events.text().len() < LONGEST + 100);
+    }
+
+    #[test]
+    fn a_follower_reads_every_event_once_also_when_older_ones_go() {
+        let events = Events::default();
+        let mut follower = events.follow();
+        let (mut got, mut offset) = (String::new(), 0);
+        for i in 0..5000 {
+            events.add(&format!("event {i}"));
+            if i % 50 == 0 {
+                assert!(events.has_more(&follower));
+                let text = read_all(&events, &mut follower, offset);
+                offset += text.len() as u64;
+                got += &text;
+                assert!(!events.has_more(&follower));
+            }
+        }
+        got += &read_all(&events, &mut follower, offset);
+        let numbers: Vec<u32> =
+            got.lines().map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert_eq!(numbers, (0..5000).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn who_does_not_keep_up_goes_on_with_what_is_left() {
+        let events = Events::default();
+        events.add("first");
+        let mut follower = events.follow();
+        let first = read_all(&events, &mut follower, 0);
+        (0..5000).for_each(|i| events.add(&format!("event {i}")));
+        let rest = read_all(&events, &mut follower, first.len() as u64);
+        assert_eq!(rest, events.text());
+        // From the beginning it is the same.
+        assert_eq!(read_all(&events, &mut follower, 0), events.text());
+    }
+
+    #[test]
+    fn whoever_waits_is_told() {
+        let events = Events::default();
+        let told = Arc::new(AtomicUsize::new(0));
+        events.on_new({
+            let told = told.clone();
+            move || drop(told.fetch_add(1, Ordering::Relaxed))
+        });
+        events.add("a");
+        events.add("b");
+        assert_eq!(told.load(Ordering::Relaxed), 2);
     }
 }

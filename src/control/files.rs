@@ -1,11 +1,5 @@
 //! The files of the control directory.
 
-use super::events::Events;
-use super::ls::{ImageLine, Service, device_lines, image_lines, service_lines};
-use super::text::{status_line, table_line};
-use crate::engine::{BandId, BandStatus, DiskStatus, Engine};
-use std::sync::{Arc, OnceLock};
-
 /// A file of the control directory. Their order is that of their inode numbers: add new ones at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ControlFile {
@@ -19,11 +13,35 @@ pub enum ControlFile {
     Pid,
     /// What is mounted and how it is served, for people.
     Ls,
+    /// The running configuration: what is saved here is in force.
+    Yaml,
+    /// A command is written to it, and its answer read from it.
+    Ctl,
+    /// What Prometheus reads.
+    Metrics,
+    /// The table for programs.
+    TableJson,
+    /// The status for programs.
+    StatusJson,
+    /// What `ls` says, for programs.
+    LsJson,
 }
 
 impl ControlFile {
     /// All of them.
-    pub const ALL: [ControlFile; 5] = [Self::Table, Self::Status, Self::Events, Self::Pid, Self::Ls];
+    pub const ALL: [ControlFile; 11] = [
+        Self::Table,
+        Self::Status,
+        Self::Events,
+        Self::Pid,
+        Self::Ls,
+        Self::Yaml,
+        Self::Ctl,
+        Self::Metrics,
+        Self::TableJson,
+        Self::StatusJson,
+        Self::LsJson,
+    ];
 
     /// Its file name.
     pub fn name(self) -> &'static str {
@@ -33,85 +51,12 @@ impl ControlFile {
             Self::Events => "events",
             Self::Pid => "pid",
             Self::Ls => "ls",
+            Self::Yaml => "control.yaml",
+            Self::Ctl => "ctl",
+            Self::Metrics => "metrics",
+            Self::TableJson => "table.json",
+            Self::StatusJson => "status.json",
+            Self::LsJson => "ls.json",
         }
     }
-}
-
-/// Where the contents of the control files come from.
-pub struct Control {
-    engines: Vec<Arc<Engine>>,
-    /// Every ioband device, in the order of the configuration.
-    devices: Vec<BandId>,
-    events: Arc<Events>,
-    /// Asks how the mount is served, once it is.
-    service: OnceLock<Box<dyn Fn() -> Service + Send + Sync>>,
-}
-
-impl std::fmt::Debug for Control {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Control").field("devices", &self.devices).finish_non_exhaustive()
-    }
-}
-
-impl Control {
-    /// The control files of a mount with these ioband devices.
-    pub fn new(engines: Vec<Arc<Engine>>, devices: Vec<BandId>, events: Arc<Events>) -> Self {
-        Self { engines, devices, events, service: OnceLock::new() }
-    }
-
-    /// The events of this mount.
-    pub fn events(&self) -> &Events {
-        &self.events
-    }
-
-    /// Says how to ask how the mount is served; the first one stands.
-    pub fn describe_service(&self, service: impl Fn() -> Service + Send + Sync + 'static) {
-        if self.service.set(Box::new(service)).is_err() {
-            debug_assert!(false, "a mount is served once");
-        }
-    }
-
-    /// What the file holds now; `images` are those of the mount.
-    pub fn text(&self, file: ControlFile, images: impl FnOnce() -> Vec<ImageLine>) -> String {
-        match file {
-            ControlFile::Table | ControlFile::Status => self.lines(file == ControlFile::Table),
-            ControlFile::Events => self.events.text(),
-            ControlFile::Ls => {
-                let service = self.service.get().map(|service| service_lines(&service())).unwrap_or_default();
-                let status = self.status();
-                let name = |device| band(&status, device).map_or("", |(_, band)| band.name.as_str());
-                service
-                    + &image_lines(&images(), name)
-                    + &device_lines(self.bands(&status).map(|(disk, band)| (disk.id, band)))
-            }
-            ControlFile::Pid => format!("{}\n", std::process::id()),
-        }
-    }
-
-    fn lines(&self, table: bool) -> String {
-        let mut text = String::new();
-        for (disk, band) in self.bands(&self.status()) {
-            text +=
-                &if table { table_line(band, disk.id, &disk.settings) } else { status_line(band, disk.id) };
-            text.push('\n');
-        }
-        text
-    }
-
-    fn status(&self) -> Vec<DiskStatus> {
-        self.engines.iter().map(|engine| engine.status()).collect()
-    }
-
-    /// The ioband devices with their disks, in the order of the configuration.
-    fn bands<'a>(
-        &'a self,
-        status: &'a [DiskStatus],
-    ) -> impl Iterator<Item = (&'a DiskStatus, &'a BandStatus)> {
-        self.devices.iter().filter_map(|device| band(status, *device))
-    }
-}
-
-/// An ioband device and its disk.
-fn band(status: &[DiskStatus], device: BandId) -> Option<(&DiskStatus, &BandStatus)> {
-    status.iter().find_map(|disk| Some((disk, disk.bands.iter().find(|band| band.id == device)?)))
 }

@@ -1,16 +1,36 @@
-//! What people read and write: dm-ioband's tables, status and messages, and the events.
+//! dm-ioband's words, and everything that people read and write: the running configuration and its ways to change.
+//!
+//! * `grammar`: the words of tables and messages; `command` those of `ctl`; `setting` the files of a device.
+//! * `edit`: a message, a `create` or `remove` makes another plan out of one. `refusal` is how all of it says no.
+//! * `running`: the one configuration that is in force, and every way to change it.
+//! * `draft` and `transaction`: what is being written to `control.yaml` and to `ctl`.
+//! * `files`: which files there are. `text`, `ls`, `metrics` and `json` are what they say, mostly of a `snapshot`; `events`
+//!   what has happened.
 #![forbid(unsafe_code)]
 
-pub mod edit;
+mod command;
+mod draft;
+mod edit;
 mod events;
 mod files;
 pub mod grammar;
+mod json;
 mod ls;
+mod metrics;
 mod refusal;
+mod running;
+mod setting;
+mod snapshot;
 mod text;
+mod transaction;
 
-pub use events::Events;
-pub use files::{Control, ControlFile};
+pub use draft::{Draft, TooLarge};
+pub use edit::{create, message, remove, table};
+pub use events::{Events, Follower};
+pub use files::ControlFile;
 pub use ls::{ImageLine, Service};
 pub use refusal::Refusal;
-pub use text::{status_line, table_line};
+pub use running::{Control, Machinery};
+pub use setting::Setting;
+pub use snapshot::Snapshot;
+pub use transaction::{TooLong, Transaction};

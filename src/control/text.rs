@@ -1,83 +1,44 @@
-//! dm-ioband's table and status lines.
+//! dm-ioband's tables and statuses.
 //!
 //! ```text
-//! NAME: START LENGTH ioband DEVICE DEVICE_ID IO_THROTTLE IO_LIMIT TYPE POLICY TOKEN_BASE :SHARE [ID:SHARE ...]
 //! NAME: START LENGTH ioband DEVICE_ID [ID READS DELAYED SECTORS WRITES DELAYED SECTORS ...]
 //! ```
 //!
-//! SHARE is the group's WEIGHT, and under the policy range-bw its MIN:MAX: the minimum and maximum bandwidth in KB/s (of
-//! 1024 bytes, rounded up), 0 for none. Weights under range-bw and caps under other policies have no place in it.
-//!
-//! START is 0, LENGTH counts sectors of 512 bytes, the id of the default group is empty in a table and -1 in a
-//! status. What a table prints after `NAME: ` is what creates the device. A path stays one word: blanks, control
-//! characters and backslashes in it are written as in /proc/mounts, `\040` for a blank.
+//! That is a status; what a table is says [`super::grammar`]. START is 0, LENGTH counts sectors of 512 bytes, the id of the
+//! default group is -1. Behind the id of a process that has ended stands `(gone)`.
 
-use crate::engine::{BandStatus, GroupStatus};
-use crate::sched::{Policy, Settings};
+use super::edit;
+use super::grammar::word;
+use crate::config::Plan;
+use crate::engine::{BandStatus, DiskStatus};
 use std::fmt::Write;
-use std::num::NonZeroU64;
 
-/// One table line, without the line end.
-pub fn table_line(band: &BandStatus, id: u32, settings: &Settings) -> String {
-    let mut line = format!(
-        "{}: 0 {} ioband {} {id} {} {} {} {} {}",
-        band.name,
-        band.sectors,
-        word(&band.device),
-        settings.io_throttle,
-        settings.io_limit,
-        band.group_type.as_str(),
-        band.policy.as_str(),
-        settings.token_base
-    );
-    for group in &band.groups {
-        let id = group.id.as_ref().map(ToString::to_string).unwrap_or_default();
-        // Writing to a String cannot fail.
-        let _ = write!(line, " {id}:{}", share(group, band.policy));
-    }
-    line
+/// The tables of all ioband devices: what was asked for.
+pub(super) fn table(plan: &Plan) -> String {
+    plan.devices.iter().map(|device| format!("{}\n", edit::table(device))).collect()
 }
 
-/// What a group is to have, as the policy knows it.
-fn share(group: &GroupStatus, policy: Policy) -> String {
-    match policy {
-        Policy::Weight | Policy::WeightIosize => group.weight.to_string(),
-        Policy::RangeBw => {
-            // Rounded up, because 0 would read as none.
-            let kilobytes = |rate: Option<NonZeroU64>| rate.map_or(0, |rate| rate.get().div_ceil(1024));
-            let max = group.limits.max_bandwidth.map(|cap| cap.rate);
-            format!("{}:{}", kilobytes(group.limits.min_bandwidth), kilobytes(max))
-        }
-    }
-}
-
-/// The text as one word.
-fn word(text: &str) -> String {
-    let mut word = String::with_capacity(text.len());
-    for character in text.chars() {
-        if character.is_whitespace() || character.is_control() || character == '\\' {
-            let mut bytes = [0; 4];
-            for byte in character.encode_utf8(&mut bytes).bytes() {
-                // Writing to a String cannot fail.
-                let _ = write!(word, "\\{byte:03o}");
-            }
-        } else {
-            word.push(character);
-        }
-    }
-    word
+/// The statuses of all ioband devices, in the order of the plan: what was got.
+pub(super) fn status(plan: &Plan, disks: &[DiskStatus]) -> String {
+    let line = |name: &str| {
+        let mut bands = disks.iter().flat_map(|disk| disk.bands.iter().map(move |band| (disk.id, band)));
+        let (id, band) = bands.find(|(_, band)| band.name == name)?;
+        Some(status_line(band, id) + "\n")
+    };
+    plan.devices.iter().filter_map(|device| line(&device.name)).collect()
 }
 
 /// One status line, without the line end.
-pub fn status_line(band: &BandStatus, id: u32) -> String {
+fn status_line(band: &BandStatus, id: u32) -> String {
     let mut line = format!("{}: 0 {} ioband {id}", band.name, band.sectors);
     for group in &band.groups {
-        let id = group.id.as_ref().map_or_else(|| "-1".to_owned(), ToString::to_string);
+        let id = group.id.as_ref().map_or_else(|| "-1".to_owned(), |id| word(&id.to_string()));
+        let gone = if group.gone { "(gone)" } else { "" };
         let (r, w) = (group.counters.read, group.counters.write);
         // Writing to a String cannot fail.
         let _ = write!(
             line,
-            " {id} {} {} {} {} {} {}",
+            " {id}{gone} {} {} {} {} {} {}",
             r.requests, r.delayed, r.sectors, w.requests, w.delayed, w.sectors
         );
     }

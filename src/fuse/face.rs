@@ -1,9 +1,14 @@
-//! fuser's operations on the tree: everything but the bytes of images.
+//! fuser's operations on the mount: everything but the bytes of images.
 
 use super::handles::Handle;
+use super::node::folder_attr;
+use super::scratch::Scratch;
 use super::tree::{Node, Tree};
+use super::waiting::Waiting;
 use crate::classify::Callers;
+use crate::clock;
 use crate::control::{Control, Events};
+use arc_swap::ArcSwap;
 use fuser::{
     Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
     ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
@@ -15,47 +20,78 @@ use std::io;
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::time::{Duration, SystemTime};
 
-/// How long the kernel may answer for us. Attributes of images change by chmod and the like only, which the kernel
-/// sees; control files change all the time.
-const TTL: Duration = Duration::from_secs(1);
-const NO_TTL: Duration = Duration::ZERO;
-const GENERATION: Generation = Generation(0);
+/// How long the kernel may answer for us: what there is, and whose it is, can be another thing at any time. The bytes of
+/// images are not concerned.
+pub(super) const TTL: Duration = Duration::ZERO;
+pub(super) const GENERATION: Generation = Generation(0);
 /// The limits are ours to set (share rules R6, R8), so the kernel is to set none.
 const MOST_BACKGROUND: u16 = u16::MAX;
 
-/// Work that may wait for the device for metadata.
+/// Work that may wait: for the device for metadata, or for a change of the configuration.
 pub(super) type SlowWork = Box<dyn FnOnce() + Send>;
 
 /// What a mount shows, and who looks at it: for fuser, and for the threads that serve data.
 #[derive(Debug)]
 pub struct Face {
-    pub(super) tree: Tree,
+    /// Whose the mount is.
+    owner: (u32, u32),
+    /// When it was mounted: the time of its folders.
+    mounted: SystemTime,
+    pub(super) tree: ArcSwap<Tree>,
+    pub(super) control: Arc<Control>,
     pub(super) callers: Callers,
     pub(super) handles: RwLock<Slab<Arc<Handle>>>,
+    pub(super) scratch: Scratch,
+    /// Who waits for events.
+    pub(super) waiting: Arc<Waiting>,
     /// A thread of its own for what may wait: requests are read by threads that must not.
     pub(super) slow: mpsc::Sender<SlowWork>,
+    /// Another one for changes, which come one after the other and may take their time.
+    pub(super) changes: mpsc::Sender<SlowWork>,
 }
 
 impl Face {
-    /// A filesystem that shows `tree` and tells callers apart with `callers`.
+    /// A filesystem of `owner` (uid, gid) that shows `tree` and tells callers apart with `callers`.
     ///
     /// # Errors
-    /// When its helper thread cannot be started.
-    pub fn new(tree: Tree, callers: Callers) -> io::Result<Self> {
-        let (slow, work) = mpsc::channel::<SlowWork>();
-        std::thread::Builder::new()
-            .name("slow-lane".into())
-            .spawn(move || work.into_iter().for_each(|f| f()))?;
-        Ok(Self { tree, callers, handles: RwLock::new(Slab::new()), slow })
+    /// When its helper threads cannot be started.
+    pub fn new(owner: (u32, u32), tree: Tree, control: Arc<Control>, callers: Callers) -> io::Result<Self> {
+        let waiting = Arc::new(Waiting::default());
+        control.events().on_new({
+            let waiting = waiting.clone();
+            move || waiting.wake()
+        });
+        Ok(Self {
+            owner,
+            mounted: clock::wall(),
+            tree: ArcSwap::from_pointee(tree),
+            control,
+            callers,
+            handles: RwLock::new(Slab::new()),
+            scratch: Scratch::default(),
+            waiting,
+            slow: lane("slow-lane")?,
+            changes: lane("changes")?,
+        })
     }
 
-    /// The control files of the mount.
-    pub fn control(&self) -> &Control {
-        &self.tree.control
+    /// What is to be seen now.
+    pub fn tree(&self) -> Arc<Tree> {
+        self.tree.load_full()
+    }
+
+    /// Shows another tree from now on.
+    pub fn show(&self, tree: Tree) {
+        self.tree.store(Arc::new(tree));
+    }
+
+    /// The callers of the mount.
+    pub fn callers(&self) -> &Callers {
+        &self.callers
     }
 
     pub(super) fn events(&self) -> &Events {
-        self.tree.control.events()
+        self.control.events()
     }
 
     pub(super) fn remember(&self, handle: Handle) -> FileHandle {
@@ -68,8 +104,36 @@ impl Face {
         handles.get(usize::try_from(fh.0).ok()?).cloned()
     }
 
-    fn ttl(node: &Node) -> Duration {
-        if matches!(node, Node::ControlFile(_)) { NO_TTL } else { TTL }
+    pub(super) fn node(&self, ino: INodeNo) -> Option<Node> {
+        let scratch = || self.scratch.numbered(ino).or_else(|| self.nameless(ino));
+        self.tree.load().node(ino).or_else(|| scratch().map(Node::Scratch))
+    }
+
+    fn look_up(&self, parent: INodeNo, name: &OsStr) -> Option<Node> {
+        let name = name.to_str()?;
+        let tree = self.tree.load();
+        let folder = tree.node(parent)?;
+        let scratch = || matches!(folder, Node::ControlDir).then(|| self.scratch.named(name)).flatten();
+        tree.lookup(&folder, name).or_else(|| scratch().map(Node::Scratch))
+    }
+
+    pub(super) fn attr(&self, node: &Node) -> FileAttr {
+        let ino = node.ino();
+        let folder = |mode| {
+            let plan = &self.tree.load().plan;
+            folder_attr(ino, mode, (plan.owner, plan.group), self.mounted)
+        };
+        match node {
+            Node::Root => folder_attr(ino, 0o755, self.owner, self.mounted),
+            Node::ControlDir | Node::Devices | Node::Device(_) => {
+                // Whoever may read the files may enter the folder.
+                let mode = self.tree.load().plan.mode;
+                folder(mode | (mode & 0o444) >> 2)
+            }
+            Node::ControlFile(_) | Node::Setting(..) => self.text_attr(node),
+            Node::Scratch(file) => file.attr(),
+            Node::Image(node) => node.attr(),
+        }
     }
 
     /// Entries of a folder from `offset` on, with `.` and `..`, until `add` says that the buffer is full.
@@ -79,26 +143,57 @@ impl Face {
         offset: u64,
         mut add: impl FnMut(u64, &str, &FileAttr) -> bool,
     ) -> Result<(), Errno> {
-        let folder = self.tree.node(ino).ok_or(Errno::ESTALE)?;
-        let entries = self.tree.entries(&folder).ok_or(Errno::ENOTDIR)?;
-        let (this, root) = (self.tree.attr(&folder), self.tree.attr(&Node::Root));
-        let named = entries.iter().map(|entry| (entry.name.as_str(), &entry.attr));
-        let all = [(".", &this), ("..", &root)].into_iter().chain(named);
-        for (index, (name, attr)) in (1..).zip(all).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
-            if add(index, name, attr) {
+        let folder = self.node(ino).ok_or(Errno::ESTALE)?;
+        let mut entries = self.tree.load().entries(&folder).ok_or(Errno::ENOTDIR)?;
+        if matches!(folder, Node::ControlDir) {
+            entries.extend(self.scratch.all().into_iter().map(|(name, file)| (name, Node::Scratch(file))));
+        }
+        let dots = [(".".to_owned(), folder.clone()), ("..".to_owned(), folder.parent())];
+        let all = dots.into_iter().chain(entries);
+        for (index, (name, node)) in (1..).zip(all).skip(usize::try_from(offset).unwrap_or(usize::MAX)) {
+            if add(index, &name, &self.attr(&node)) {
                 break;
             }
         }
         Ok(())
     }
 
-    fn refuse_new_name(&self, name: &OsStr) -> Errno {
+    /// Whether a name in a folder is an editor's to make, rename or remove.
+    pub(super) fn is_scratch(&self, parent: INodeNo, name: &OsStr) -> Result<String, Errno> {
+        if !matches!(self.node(parent), Some(Node::ControlDir)) {
+            return Err(self.refuse_new_name(name));
+        }
+        let named = name.to_str().filter(|name| self.tree.load().lookup(&Node::ControlDir, name).is_none());
+        named.map(str::to_owned).ok_or_else(|| self.refuse_new_name(name))
+    }
+
+    pub(super) fn refuse_new_name(&self, name: &OsStr) -> Errno {
         self.events().add(&format!(
-            "refused: making, renaming or removing {:?}: images come from the configuration",
+            "refused: making, renaming or removing {:?}: images and devices come from the configuration; edit control.yaml",
             name.to_string_lossy()
         ));
         Errno::EPERM
     }
+}
+
+/// A thread that does what it is sent, in its order.
+fn lane(name: &str) -> io::Result<mpsc::Sender<SlowWork>> {
+    let (lane, work) = mpsc::channel::<SlowWork>();
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(move || work.into_iter().for_each(|work| work()))?;
+    Ok(lane)
+}
+
+/// What a caller wants to have changed about a file.
+pub(super) struct Wish {
+    pub(super) mode: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+    pub(super) size: Option<u64>,
+    pub(super) atime: Option<TimeOrNow>,
+    pub(super) mtime: Option<TimeOrNow>,
+    pub(super) ctime: Option<SystemTime>,
 }
 
 /// The filesystem as fuser sees it.
@@ -159,15 +254,15 @@ impl Filesystem for Metadata {
     }
 
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.tree.lookup(parent, name) {
-            Some(node) => reply.entry(&Face::ttl(&node), &self.tree.attr(&node), GENERATION),
+        match self.look_up(parent, name) {
+            Some(node) => reply.entry(&TTL, &self.attr(&node), GENERATION),
             None => reply.error(Errno::ENOENT),
         }
     }
 
     fn getattr(&self, _req: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        match self.tree.node(ino) {
-            Some(node) => reply.attr(&Face::ttl(&node), &self.tree.attr(&node)),
+        match self.node(ino) {
+            Some(node) => reply.attr(&TTL, &self.attr(&node)),
             None => reply.error(Errno::ESTALE),
         }
     }
@@ -183,37 +278,19 @@ impl Filesystem for Metadata {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
         _flags: Option<fuser::BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let Some(node) = self.tree.image(ino) else { return reply.error(Errno::EPERM) };
-        if size.is_some_and(|size| size != node.image.size()) {
-            self.events().add(&format!(
-                "refused: changing the size of {}: it is fixed by the configuration (to overwrite an image use \
-                 `dd conv=notrunc`, `qemu-img convert -n` or the like)",
-                node.image.name()
-            ));
-            return reply.error(Errno::EPERM);
+        let Some(node) = self.node(ino) else { return reply.error(Errno::ESTALE) };
+        let wish = Wish { mode, uid, gid, size, atime, mtime, ctime };
+        match self.set_attr(&node, wish, fh) {
+            Ok(()) => reply.attr(&TTL, &self.attr(&node)),
+            Err(errno) => reply.error(errno),
         }
-        let now = crate::clock::wall();
-        let time = |t| match t {
-            TimeOrNow::SpecificTime(time) => time,
-            TimeOrNow::Now => now,
-        };
-        let mut meta = node.meta();
-        // That the caller may do this the kernel has checked (default_permissions).
-        meta.mode = mode.map_or(meta.mode, |mode| (mode & 0o777) as u16);
-        meta.uid = uid.unwrap_or(meta.uid);
-        meta.gid = gid.unwrap_or(meta.gid);
-        meta.atime = atime.map_or(meta.atime, time);
-        meta.mtime = mtime.map_or(meta.mtime, time);
-        meta.ctime = ctime.unwrap_or(now);
-        drop(meta);
-        reply.attr(&TTL, &node.attr());
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -233,11 +310,7 @@ impl Filesystem for Metadata {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
-        if let Ok(index) = usize::try_from(fh.0) {
-            handles.try_remove(index);
-        }
-        drop(handles);
+        self.forget(fh);
         reply.ok();
     }
 
@@ -252,32 +325,40 @@ impl Filesystem for Metadata {
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_text(fh, offset, size, reply);
+        self.read_control(fh, offset, size as usize, reply);
     }
 
     fn write(
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
-        _offset: u64,
-        _data: &[u8],
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
         _write_flags: fuser::WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyWrite,
     ) {
-        reply.error(Errno::EPERM);
+        let append = flags.0 & libc::O_APPEND != 0;
+        self.write_control(fh, (!append).then_some(offset), data, reply);
     }
 
-    fn flush(&self, _req: &Request, _: INodeNo, _: FileHandle, _: fuser::LockOwner, reply: ReplyEmpty) {
-        // A close makes nothing durable, as with a block device; that is what fsync is for. Told so, the kernel
-        // never asks again.
-        reply.error(Errno::ENOSYS);
+    fn flush(
+        &self,
+        req: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _lock_owner: fuser::LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        // A close makes nothing durable, as with a block device; that is what fsync is for. But what was written to the
+        // configuration is put in force.
+        self.commit(fh, Some(req.pid()), reply);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        reply.ok();
+    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.commit(fh, None, reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -306,9 +387,9 @@ impl Filesystem for Metadata {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.tree.image(ino) {
-            Some(node) => self.seek_image(node, offset, whence, reply),
-            None => reply.error(Errno::EINVAL),
+        match self.node(ino) {
+            Some(Node::Image(node)) => self.seek_image(&node, offset, whence, reply),
+            _ => reply.error(Errno::EINVAL),
         }
     }
 
@@ -327,9 +408,8 @@ impl Filesystem for Metadata {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        // Attributes of control files are dear (their size is that of their text) and seldom wanted: NO_TTL.
         match self.list(ino, offset, |index, name, attr| {
-            reply.add(attr.ino, index, name, &NO_TTL, attr, GENERATION)
+            reply.add(attr.ino, index, name, &TTL, attr, GENERATION)
         }) {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
@@ -339,27 +419,62 @@ impl Filesystem for Metadata {
     fn statfs(&self, _req: &Request, _ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u32 = 4096;
         // Read-only images may overlap, so the sum has no bound.
-        let sizes = self.tree.images().iter().map(|node| node.image.size());
+        let tree = self.tree.load();
+        let sizes = tree.images().iter().map(|node| node.image.size());
         let size = sizes.fold(0, u64::saturating_add);
-        let files = self.tree.images().len() as u64;
+        let files = tree.images().len() as u64;
         // Nothing can be made here, so nothing is free.
         reply.statfs(size / u64::from(BLOCK), 0, 0, files, 0, BLOCK, 255, BLOCK);
     }
 
-    fn create(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: i32, reply: ReplyCreate) {
-        reply.error(self.refuse_new_name(name));
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        match self.make_scratch(req, parent, name, mode & !umask) {
+            Ok(file) => {
+                let (fh, opened) = self.open_scratch(file.clone(), OpenFlags(flags));
+                reply.created(&TTL, &file.attr(), GENERATION, fh, opened);
+            }
+            Err(errno) => reply.error(errno),
+        }
     }
 
-    fn mknod(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, _: u32, reply: ReplyEntry) {
-        reply.error(self.refuse_new_name(name));
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        _rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        if mode & libc::S_IFMT != libc::S_IFREG {
+            return reply.error(self.refuse_new_name(name));
+        }
+        match self.make_scratch(req, parent, name, mode & !umask) {
+            Ok(file) => reply.entry(&TTL, &file.attr(), GENERATION),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn mkdir(&self, _: &Request, _: INodeNo, name: &OsStr, _: u32, _: u32, reply: ReplyEntry) {
         reply.error(self.refuse_new_name(name));
     }
 
-    fn unlink(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        reply.error(self.refuse_new_name(name));
+    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.is_scratch(parent, name) {
+            Ok(name) if self.scratch.remove(&name).is_some() => reply.ok(),
+            Ok(_) => reply.error(Errno::ENOENT),
+            Err(errno) => reply.error(errno),
+        }
     }
 
     fn rmdir(&self, _: &Request, _: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -376,15 +491,15 @@ impl Filesystem for Metadata {
 
     fn rename(
         &self,
-        _: &Request,
-        _: INodeNo,
+        req: &Request,
+        parent: INodeNo,
         name: &OsStr,
-        _: INodeNo,
-        _: &OsStr,
-        _: fuser::RenameFlags,
+        new_parent: INodeNo,
+        new_name: &OsStr,
+        flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        reply.error(self.refuse_new_name(name));
+        self.rename_control((parent, name), (new_parent, new_name), flags, (req.uid(), req.gid()), reply);
     }
 
     // The rest says "not here" once, and the kernel does not ask again.
@@ -423,14 +538,14 @@ impl Filesystem for Metadata {
         &self,
         _: &Request,
         _: INodeNo,
-        _: FileHandle,
-        _: fuser::PollNotifier,
+        fh: FileHandle,
+        notifier: fuser::PollNotifier,
         _: fuser::PollEvents,
-        _: fuser::PollFlags,
+        flags: fuser::PollFlags,
         reply: fuser::ReplyPoll,
     ) {
-        // An image can always be read and written, which is what the kernel then says.
-        reply.error(Errno::ENOSYS);
+        let wants_word = flags.contains(fuser::PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
+        reply.poll(self.poll_control(fh, wants_word.then_some(notifier)));
     }
 
     fn copy_file_range(

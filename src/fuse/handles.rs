@@ -1,22 +1,38 @@
 //! Open files: what is opened, by whom, and whom a request through it is charged to.
 
-use super::face::Face;
-use super::tree::{ImageNode, Node};
+use super::face::{Face, Wish};
+use super::node::ImageNode;
+use super::scratch::ScratchFile;
+use super::tree::Node;
 use crate::classify::{Caller, Identity, Round, Who};
-use crate::control::ControlFile;
+use crate::clock;
+use crate::control::{Draft, Follower, Setting, Transaction};
 use crate::device::Seek;
-use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyData, ReplyLseek, Request};
+use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// An open file.
 #[derive(Debug)]
 pub(super) enum Handle {
-    /// An image: who opened it, to charge for what the kernel does on its own through this handle.
-    Image(Identity),
-    /// A control file as it was when it was opened, so that a reader in pieces sees one state.
+    /// An image, and who opened it, to charge for what the kernel does on its own through this handle.
+    Image { node: Arc<ImageNode>, opener: Identity },
+    /// A control file as it was when it was opened.
     Text(Vec<u8>),
+    /// The running configuration, being written.
+    Draft(Mutex<Draft>),
+    /// An editor's own file.
+    Scratch(Arc<ScratchFile>),
+    /// A conversation by `ctl`.
+    Transaction(Mutex<Transaction>),
+    /// A file of a device that is written to, and what it said when it was opened.
+    Setting { device: Arc<str>, setting: Setting, text: Vec<u8> },
+    /// The events, as they come.
+    Events(Mutex<Follower>),
 }
+
+/// A request through a handle: whom it is charged to, and by whom it was made; nobody if the kernel made it by itself.
+pub(super) type Charged = (Identity, Caller);
 
 impl Face {
     pub(super) fn open_node(
@@ -25,26 +41,19 @@ impl Face {
         ino: INodeNo,
         flags: OpenFlags,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        match self.tree.node(ino).ok_or(Errno::ESTALE)? {
-            Node::Root | Node::ControlDir => Err(Errno::EISDIR),
-            Node::ControlFile(file) => self.open_text(file, flags),
+        match self.node(ino).ok_or(Errno::ESTALE)? {
+            Node::Root | Node::ControlDir | Node::Devices | Node::Device(_) => Err(Errno::EISDIR),
+            Node::ControlFile(file) => self.open_control(file, flags),
+            Node::Scratch(file) => Ok(self.open_scratch(file, flags)),
+            setting @ Node::Setting(..) => self.open_setting(&setting, flags),
             Node::Image(node) => self.open_image(req, &node, flags),
         }
-    }
-
-    fn open_text(&self, file: ControlFile, flags: OpenFlags) -> Result<(FileHandle, FopenFlags), Errno> {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY {
-            return Err(Errno::EACCES);
-        }
-        let text = self.tree.text(file).into_bytes();
-        // Direct, so that what is read is never an older page.
-        Ok((self.remember(Handle::Text(text)), FopenFlags::FOPEN_DIRECT_IO))
     }
 
     fn open_image(
         &self,
         req: &Request,
-        node: &ImageNode,
+        node: &Arc<ImageNode>,
         flags: OpenFlags,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let name = node.image.name();
@@ -61,44 +70,78 @@ impl Face {
                 return Err(Errno::EPERM);
             }
         }
+        if !node.open() {
+            // The kernel looks its name up again and comes back.
+            return Err(Errno::ESTALE);
+        }
         let caller = Caller { uid: req.uid(), gid: req.gid(), tid: req.pid() };
-        let opener = match self.callers.resolve(caller) {
+        // Whole, because how callers are told apart can change while it is open.
+        let opener = match self.callers.resolve_whole(caller) {
             Who::Caller(identity) => identity,
             Who::Kernel => Identity::from_ids(req.uid(), req.gid()),
         };
-        let fh = self.remember(Handle::Image(opener));
-        Ok((fh, FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES))
+        let fh = self.remember(Handle::Image { node: node.clone(), opener });
+        Ok((
+            fh,
+            // Nothing is to be done when it is closed, so we are not asked.
+            FopenFlags::FOPEN_DIRECT_IO
+                | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
+                | FopenFlags::FOPEN_NOFLUSH,
+        ))
     }
 
-    /// Whom to charge: the caller, or the opener of the handle for what the kernel does by itself; and the caller, without a
-    /// thread id if it is the opener.
+    /// An open file is closed for good.
+    pub(super) fn forget(&self, fh: FileHandle) {
+        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
+        let handle = usize::try_from(fh.0).ok().and_then(|index| handles.try_remove(index));
+        drop(handles);
+        match handle.as_deref() {
+            Some(Handle::Image { node, .. }) => node.close(),
+            Some(Handle::Events(_)) => self.waiting.forget(fh),
+            _ => {}
+        }
+    }
+
+    /// Whom to charge: the caller, or the opener of the handle for what the kernel does by itself.
     pub(super) fn charge(
         &self,
         round: &Round<'_>,
         caller: Caller,
         fh: FileHandle,
         by_kernel: bool,
-    ) -> (Identity, Caller) {
+    ) -> Charged {
         if !by_kernel && let Who::Caller(identity) = round.resolve(caller) {
             return (identity, caller);
         }
-        let opener = match self.handle(fh).as_deref() {
-            Some(Handle::Image(opener)) => opener.clone(),
-            Some(Handle::Text(_)) | None => Identity::from_ids(caller.uid, caller.gid),
+        let identity = match self.handle(fh).as_deref() {
+            Some(Handle::Image { opener, .. }) => opener.clone(),
+            _ => Identity::from_ids(caller.uid, caller.gid),
         };
-        let caller = Caller { uid: opener.uid, gid: opener.gid, tid: 0 };
-        (opener, caller)
+        (identity, Caller { tid: 0, ..caller })
     }
 
-    pub(super) fn read_text(&self, fh: FileHandle, offset: u64, size: u32, reply: ReplyData) {
-        match self.handle(fh).as_deref() {
-            Some(Handle::Text(text)) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
-                let end = start.saturating_add(size as usize).min(text.len());
-                reply.data(&text[start..end]);
-            }
-            Some(Handle::Image(_)) | None => reply.error(Errno::EBADF),
+    pub(super) fn set_image_attr(&self, node: &ImageNode, wish: Wish) -> Result<(), Errno> {
+        if wish.size.is_some_and(|size| size != node.image.size()) {
+            self.events().add(&format!(
+                "refused: changing the size of {}: it is fixed by the configuration (to overwrite an image use \
+                 `dd conv=notrunc`, `qemu-img convert -n` or the like)",
+                node.image.name()
+            ));
+            return Err(Errno::EPERM);
         }
+        let now = clock::wall();
+        let time = |t| match t {
+            TimeOrNow::SpecificTime(time) => time,
+            TimeOrNow::Now => now,
+        };
+        let mut meta = node.meta();
+        meta.mode = wish.mode.map_or(meta.mode, |mode| (mode & 0o777) as u16);
+        meta.uid = wish.uid.unwrap_or(meta.uid);
+        meta.gid = wish.gid.unwrap_or(meta.gid);
+        meta.atime = wish.atime.map_or(meta.atime, time);
+        meta.mtime = wish.mtime.map_or(meta.mtime, time);
+        meta.ctime = wish.ctime.unwrap_or(now);
+        Ok(())
     }
 
     pub(super) fn seek_image(&self, node: &Arc<ImageNode>, offset: i64, whence: i32, reply: ReplyLseek) {

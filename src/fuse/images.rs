@@ -4,7 +4,8 @@
 
 use super::face::Face;
 use super::slots::Slot;
-use super::tree::ImageNode;
+use super::node::ImageNode;
+use super::tree::Tree;
 use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, WriteOut, opcode, parse};
 use crate::classify::{Caller, Round};
 use crate::clock;
@@ -88,15 +89,16 @@ type Asked = (u64, bool, Wish);
 
 impl Face {
     /// Looks at a request in a slot: its arguments, and the `data` bytes in the slot's room.
-    pub(super) fn judge(
+    pub(super) fn judge<'t>(
         &self,
+        tree: &'t Tree,
         round: &Round<'_>,
         header: InHeader,
         arguments: &[u8],
         data: usize,
         slot: Slot,
-    ) -> Verdict<'_> {
-        let Some(node) = self.tree.image(INodeNo(header.nodeid)) else { return Verdict::Forward(slot) };
+    ) -> Verdict<'t> {
+        let Some(node) = tree.image(INodeNo(header.nodeid)) else { return Verdict::Forward(slot) };
         let unique = header.unique;
         let answered = |kind, result| Answered { unique, kind, len: 0, result };
         let (fh, by_kernel, wish) = match wish(node, header.opcode, arguments, data) {
@@ -127,8 +129,8 @@ impl Face {
         };
         let caller = Caller { uid: header.uid, gid: header.gid, tid: header.pid };
         let (identity, caller) = self.charge(round, caller, FileHandle(fh), by_kernel);
-        let request = Request { image: node.image.clone(), offset, work, identity, caller };
-        let prepared = node.engine.prepare(request);
+        let image = node.image.clone();
+        let prepared = node.engine.prepare(Request { image, offset, work, identity, caller });
         Verdict::Submit(node, prepared, ticket)
     }
 }

@@ -1,31 +1,37 @@
 //! The only code that knows FUSE.
 //!
 //! * `mount`: mount(2) or fusermount3, unmounting, and telling a dead mount from a live one.
-//! * `tree`: what there is to see: images and the control directory, with their inode numbers and attributes.
+//! * `tree`: what there is to see at a moment: images and the control directory, with their inode numbers. `node` is an image
+//!   as a file, `scratch` what editors keep beside the configuration.
 //! * `server`: chooses the transport and starts the threads; `worker` is what each of them does.
 //! * `dev` and `rings`, the transports: /dev/fuse read by ourselves, and FUSE over io_uring. `slots` is the memory that
 //!   requests lie in, `wire` the kernel's words for them.
 //! * `images`: from a request for the bytes of an image to the engine of its disk.
-//! * `relay`: everything else goes to fuser, through a pair of sockets. `face` is what fuser calls, `handles` what is open.
+//! * `relay`: everything else goes to fuser, through a pair of sockets. `face` is what fuser calls, `handles` what is open,
+//!   `control_dir` the files of the control directory, `waiting` who waits for events.
 //! * `place`: on which processor a thread serves; `inbox`: what threads leave for each other.
 //! * `sys`: the one corner with `unsafe`.
 //!
 //! What is negotiated with the kernel, and why, stands at `Metadata::init` in `face`.
 #![deny(unsafe_code)]
 
+mod control_dir;
 mod dev;
 mod face;
 mod handles;
 mod images;
 mod inbox;
 mod mount;
+mod node;
 mod place;
 mod relay;
 mod rings;
+mod scratch;
 mod server;
 mod slots;
 mod sys;
 mod tree;
+mod waiting;
 mod wire;
 mod worker;
 
@@ -38,4 +44,5 @@ pub use mount::{
     resolved, unmount,
 };
 pub use server::{ServeError, ServeOptions, Server, TransportKind};
-pub use tree::{ImageNode, Tree, TreeError};
+pub use node::ImageNode;
+pub use tree::{Tree, TreeError};

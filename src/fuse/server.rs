@@ -14,7 +14,7 @@ use super::worker::{Source, Worker};
 use crate::clock::Clock;
 use crate::control::Service;
 use crate::device::{BackendKind, Lane, Waker};
-use crate::engine::Engine;
+use crate::engine::Engines;
 use fuser::SessionACL;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::OpenOptions;
@@ -90,8 +90,7 @@ pub struct Server {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) face: Arc<Face>,
-    /// In the order of their numbers.
-    pub(super) engines: Vec<Arc<Engine>>,
+    pub(super) engines: Arc<Engines>,
     pub(super) clock: Clock,
     pub(super) slots: &'static Slots,
     /// Those that /dev/fuse is read into.
@@ -155,7 +154,7 @@ impl Server {
     /// [`ServeError`]; the connection is closed then.
     pub fn start(
         face: Arc<Face>,
-        engines: Vec<Arc<Engine>>,
+        engines: Arc<Engines>,
         connection: OwnedFd,
         acl: SessionACL,
         options: ServeOptions,
@@ -217,10 +216,15 @@ impl Server {
         Service { by_uring, by_dev, ..self.service.clone() }
     }
 
+    /// Engines were changed: they want a visit.
+    pub fn engines_changed(&self) {
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
     /// Carries out and answers everything that was accepted, and ends the threads. What comes meanwhile is refused.
     pub fn finish(&self) {
         self.shared.closing.store(true, Ordering::Release);
-        for engine in &self.shared.engines {
+        for engine in self.shared.engines.load().iter() {
             engine.shut_down(&self.wakers);
         }
         // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and

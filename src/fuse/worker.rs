@@ -58,6 +58,7 @@ pub(super) struct Worker<'t> {
     lane: Lane,
     source: Source,
     place: Place,
+    /// In the order of the engines' numbers.
     visits: Vec<Visit>,
     outbox: Outbox,
     // Scratch, kept for its memory.
@@ -74,7 +75,7 @@ impl<'t> Worker<'t> {
             lane,
             source,
             place: Place::new(),
-            visits: shared.engines.iter().map(|_| Visit::default()).collect(),
+            visits: Vec::new(),
             outbox: Outbox::default(),
             events: Vec::new(),
             arrived: Vec::new(),
@@ -126,7 +127,7 @@ impl<'t> Worker<'t> {
         for event in self.events.drain(..) {
             match event {
                 Event::Finished(finished) => {
-                    self.visits[usize::from(finished.disk())].finished.push(finished);
+                    visit_of(&mut self.visits, finished.disk()).finished.push(finished);
                 }
                 Event::Readable => self.source.dev.state = State::Ready,
                 Event::Command { token, result: 0.. } => {
@@ -173,6 +174,7 @@ impl<'t> Worker<'t> {
     fn judge_all(&mut self) {
         let shared = self.shared;
         let round = shared.face.callers.round();
+        let tree = shared.face.tree.load();
         let mut arrived = std::mem::take(&mut self.arrived);
         for Arrived { slot, by_ring } in arrived.drain(..) {
             // The arguments of a request are few, and are needed when the slot has gone on already.
@@ -188,12 +190,12 @@ impl<'t> Worker<'t> {
             if let Some(rings) = self.source.rings.as_ref().filter(|_| by_ring) {
                 self.place.bind(rings.processor_of(&slot));
             }
-            match shared.face.judge(&round, header, &arguments[..len], data, slot) {
+            match shared.face.judge(&tree, &round, header, &arguments[..len], data, slot) {
                 Verdict::Submit(node, prepared, mut ticket) => {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
                     ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
-                    self.visits[usize::from(node.engine.number())].requests.push((prepared, ticket));
+                    visit_of(&mut self.visits, node.engine.number()).requests.push((prepared, ticket));
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
                 Verdict::Forward(slot) if by_ring => {
@@ -267,10 +269,15 @@ impl<'t> Worker<'t> {
         let closing = self.shared.closing.load(Ordering::Acquire);
         let due = self.visits.iter().any(|visit| visit.until.is_some());
         let now = if due { self.shared.clock.now() } else { Nanos(0) };
-        for (visit, engine) in self.visits.iter_mut().zip(&self.shared.engines) {
+        let engines = self.shared.engines.load();
+        if self.visits.len() < engines.len() {
+            self.visits.resize_with(engines.len(), Visit::default);
+        }
+        for (visit, engine) in self.visits.iter_mut().zip(engines.iter()) {
             let due = visit.until.is_some_and(|until| until <= now);
-            let asked = due || closing || engine.wants_visit();
-            if visit.requests.is_empty() && visit.finished.is_empty() && !asked {
+            // What was held may pass after a change, whoever made it.
+            let asked = closing || engine.wants_visit();
+            if visit.requests.is_empty() && visit.finished.is_empty() && !due && !asked {
                 continue;
             }
             let mut turn = engine.turn(&mut self.outbox);
@@ -340,6 +347,15 @@ fn log_refused(given: io::Result<()>) {
     if let Err(error) = given {
         tracing::error!(%error, "an answer cannot be given to the kernel");
     }
+}
+
+/// The visit to the engine with this number. Engines are added while there are threads.
+fn visit_of(visits: &mut Vec<Visit>, engine: u16) -> &mut Visit {
+    let at = usize::from(engine);
+    if at >= visits.len() {
+        visits.resize_with(at + 1, Visit::default);
+    }
+    &mut visits[at]
 }
 
 /// Counts up what only one thread writes.

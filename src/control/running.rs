@@ -1,0 +1,316 @@
+//! The running configuration: one plan, one text, and every way to change them.
+//!
+//! Whatever is written, wherever it is written, becomes another plan; the machinery then makes the mount be like it, all of it
+//! or nothing. Changes come one after the other. Each one, and each refusal, is an event.
+
+use super::command::Command;
+use super::draft::Draft;
+use super::edit;
+use super::events::Events;
+use super::grammar::Message;
+use super::json;
+use super::ls::{ImageLine, Service};
+use super::refusal::Refusal;
+use super::setting::Setting;
+use super::snapshot::Snapshot;
+use super::{ControlFile, ls, metrics, text};
+use crate::clock;
+use crate::config::{Defaults, LARGEST, Plan, Probe, Report, load_bytes};
+use crate::engine::DiskStatus;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
+
+/// What a running configuration is in force on.
+pub trait Machinery: Send + Sync {
+    /// What holds where a configuration says nothing.
+    fn defaults(&self) -> &Defaults;
+
+    /// Looks at paths of devices.
+    fn probe(&self) -> &dyn Probe;
+
+    /// Makes the mount, which is like `old`, be like `new`.
+    ///
+    /// # Errors
+    /// Why not; nothing is changed then.
+    fn apply(&self, old: &Plan, new: &Plan) -> Result<(), Refusal>;
+
+    /// Sets the counters of an ioband device to zero.
+    fn reset(&self, device: &str);
+
+    /// What the disks do.
+    fn disks(&self) -> Vec<DiskStatus>;
+
+    /// What images there are.
+    fn images(&self) -> Vec<ImageLine>;
+
+    /// How the mount is served, once it is.
+    fn service(&self) -> Option<Service>;
+
+    /// Writes a configuration to the file that was mounted; its name.
+    ///
+    /// # Errors
+    /// Why not.
+    fn save(&self, text: &str) -> Result<String, Refusal>;
+}
+
+/// The running configuration, and what is to be seen of it.
+pub struct Control {
+    events: Arc<Events>,
+    running: Mutex<Running>,
+    /// Held by whoever makes a change, from looking at what runs to what runs then.
+    changing: Mutex<()>,
+    machinery: OnceLock<Arc<dyn Machinery>>,
+}
+
+#[derive(Clone)]
+struct Running {
+    plan: Arc<Plan>,
+    /// Says the same as the plan, in the words of whoever wrote it last.
+    text: Arc<str>,
+    changed: SystemTime,
+}
+
+impl std::fmt::Debug for Control {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Control").field("plan", &self.plan()).finish_non_exhaustive()
+    }
+}
+
+/// What a new plan comes from: the text that somebody wrote, if it is one.
+type Wanted = (Plan, Option<Arc<str>>);
+
+impl Control {
+    /// A configuration that is about to run, with the text that it was read from.
+    pub fn new(events: Arc<Events>, plan: Plan, text: &str) -> Self {
+        let running = Running { plan: Arc::new(plan), text: text.into(), changed: clock::wall() };
+        Self {
+            events,
+            running: Mutex::new(running),
+            changing: Mutex::default(),
+            machinery: OnceLock::new(),
+        }
+    }
+
+    /// Says what it is in force on; until then nothing can be changed.
+    pub fn put_in_force_by(&self, machinery: Arc<dyn Machinery>) {
+        if self.machinery.set(machinery).is_err() {
+            debug_assert!(false, "a configuration runs on one mount");
+        }
+    }
+
+    /// The events of this mount.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// What runs.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.running().plan.clone()
+    }
+
+    /// The text of `control.yaml`, and since when it is that.
+    pub fn yaml(&self) -> (Arc<str>, SystemTime) {
+        let running = self.running();
+        (running.text.clone(), running.changed)
+    }
+
+    /// A draft of `control.yaml` for one editor.
+    pub fn draft(&self, emptied: bool) -> Draft {
+        let text = if emptied { Vec::new() } else { self.yaml().0.as_bytes().to_vec() };
+        // A little more than is accepted, so that what is too large can be told by its size.
+        Draft::new(text, LARGEST as usize + 1)
+    }
+
+    /// Puts a whole configuration in force. `origin` is what its errors call it.
+    ///
+    /// # Errors
+    /// All that is wrong with it, or why it cannot be in force now.
+    pub fn replace(&self, bytes: &[u8], origin: &str) -> Result<(), Refusal> {
+        self.change(origin, |machinery, plan| {
+            if is_empty(bytes) && !(plan.devices.is_empty() && plan.images.is_empty()) {
+                return Err(Refusal::invalid(
+                    "line 1, column 1: an empty configuration would take every device and image away; if that is meant, write `devices: {}`",
+                ));
+            }
+            let new = load_bytes(bytes, origin, machinery.defaults(), machinery.probe())
+                .map_err(|report| self.refuse_text(bytes, &report))?;
+            // It was read as text just now.
+            Ok((new, Some(String::from_utf8_lossy(bytes).into())))
+        })
+    }
+
+    /// Each problem is an event of its own; the last one is told as what was refused.
+    fn refuse_text(&self, bytes: &[u8], report: &Report) -> Refusal {
+        let line = |problem: &crate::config::Problem| {
+            let place = match problem.line {
+                0 => String::new(),
+                line => format!("line {line}, column {}: ", problem.column),
+            };
+            let hint = problem.hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("{place}{}{hint}", problem.message)
+        };
+        let mut lines: Vec<_> = report.problems.iter().map(line).collect();
+        if report.left_out > 0 {
+            lines.push(format!("and {} more problems", report.left_out));
+        }
+        let last = lines.pop().unwrap_or_default();
+        lines.iter().for_each(|line| self.events.add(&format!("refused: {}: {line}", report.origin)));
+        let errno = if bytes.len() as u64 > LARGEST { libc::EFBIG } else { libc::EINVAL };
+        Refusal { errno, sentence: last }
+    }
+
+    /// Carries out a command of `ctl`; its answer.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn command(&self, text: &[u8]) -> Result<String, Refusal> {
+        let command = std::str::from_utf8(text)
+            .map_err(|_| Refusal::invalid("a command is text in UTF-8"))
+            .and_then(Command::parse)
+            .inspect_err(|refusal| self.events.add(&format!("refused: {refusal}")))?;
+        let title = command.title();
+        match command {
+            Command::Create(devices) => self.change(&title, |machinery, plan| {
+                let mut plan = plan.clone();
+                for (name, table) in &devices {
+                    plan = edit::create(&plan, name, table, machinery.defaults(), machinery.probe())?;
+                }
+                Ok((plan, None))
+            }),
+            Command::Remove(name) => self.change(&title, |_, plan| Ok((edit::remove(plan, &name)?, None))),
+            Command::Message { device, message } => self.change(&title, |machinery, plan| {
+                let new = edit::message(plan, &device, &message)?;
+                if message == Message::Reset {
+                    machinery.reset(&device);
+                }
+                Ok((new, None))
+            }),
+            Command::Save => self.save(),
+        }?;
+        Ok(String::new())
+    }
+
+    /// Writes to the file of a setting of a device.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn set(&self, device: &str, setting: Setting, written: &str) -> Result<(), Refusal> {
+        let title = format!("devices/{device}/{}: {}", setting.name(), written.trim());
+        self.change(&title, |_, plan| {
+            let here = plan.devices.iter().find(|here| here.name == device).ok_or_else(|| gone(device))?;
+            let mut new = plan.clone();
+            for message in setting.messages(here, written)? {
+                new = edit::message(&new, device, &message)?;
+            }
+            Ok((new, None))
+        })
+    }
+
+    /// What a file of a setting holds; `None` if the device has gone.
+    pub fn setting(&self, device: &str, setting: Setting) -> Option<String> {
+        let plan = self.plan();
+        let here = plan.devices.iter().find(|here| here.name == device)?;
+        Some(setting.text(here))
+    }
+
+    fn save(&self) -> Result<(), Refusal> {
+        let _turn = self.turn();
+        let text = self.yaml().0;
+        let saved = self.machinery().and_then(|machinery| machinery.save(&text));
+        match &saved {
+            Ok(file) => self.events.add(&format!("saved to {file}")),
+            Err(refusal) => self.events.add(&format!("refused: save: {refusal}")),
+        }
+        saved.map(drop)
+    }
+
+    /// Makes a change, all of it or nothing, and tells of it as `what`.
+    fn change(
+        &self,
+        what: &str,
+        wanted: impl FnOnce(&dyn Machinery, &Plan) -> Result<Wanted, Refusal>,
+    ) -> Result<(), Refusal> {
+        let _turn = self.turn();
+        let old = self.plan();
+        let result = self.machinery().and_then(|machinery| {
+            let (mut plan, text) = wanted(&**machinery, &old)?;
+            let same = text.is_some() && settled(&plan) == settled(&old);
+            if !same {
+                machinery.apply(&old, &plan)?;
+            }
+            // What was to be made is made.
+            plan.devices.iter_mut().for_each(|device| device.create = None);
+            let text = match text {
+                Some(text) => text,
+                // A comment may have gone with what a message changed; a message that changes nothing takes nothing away.
+                None if settled(&plan) == settled(&old) => self.yaml().0,
+                None => plan.to_yaml(machinery.defaults()).into(),
+            };
+            *self.running() = Running { plan: Arc::new(plan), text, changed: clock::wall() };
+            Ok(same)
+        });
+        match &result {
+            Ok(same) => self.events.add(&format!("{what}: {}", if *same { "nothing changes" } else { "done" })),
+            Err(refusal) => self.events.add(&format!("refused: {what}: {refusal}")),
+        }
+        result.map(drop)
+    }
+
+    /// What a control file holds now.
+    pub fn text(&self, file: ControlFile) -> String {
+        let machinery = self.machinery.get();
+        let disks = || machinery.map(|machinery| machinery.disks()).unwrap_or_default();
+        let plan = self.plan();
+        let snapshot = |write: &dyn Fn(&Snapshot<'_>) -> String| {
+            let disks = disks();
+            let images = machinery.map(|machinery| machinery.images()).unwrap_or_default();
+            let service = machinery.and_then(|machinery| machinery.service());
+            write(&Snapshot { plan: &plan, disks: &disks, service: service.as_ref(), images: &images })
+        };
+        match file {
+            ControlFile::Yaml => self.yaml().0.to_string(),
+            ControlFile::Table => text::table(&plan),
+            ControlFile::Status => text::status(&plan, &disks()),
+            ControlFile::Events => self.events.text(),
+            ControlFile::Pid => format!("{}\n", std::process::id()),
+            ControlFile::Ctl => String::new(),
+            ControlFile::Ls => snapshot(&ls::list),
+            ControlFile::Metrics => snapshot(&metrics::metrics),
+            ControlFile::TableJson => snapshot(&json::table_json),
+            ControlFile::StatusJson => snapshot(&json::status_json),
+            ControlFile::LsJson => snapshot(&json::list_json),
+        }
+    }
+
+    fn machinery(&self) -> Result<&Arc<dyn Machinery>, Refusal> {
+        self.machinery.get().ok_or_else(|| Refusal {
+            errno: libc::EAGAIN,
+            sentence: "the mount is still being made; try again".to_owned(),
+        })
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A file that is still to be made makes no difference once it is.
+fn settled(plan: &Plan) -> Plan {
+    let mut plan = plan.clone();
+    plan.devices.iter_mut().for_each(|device| device.create = None);
+    plan
+}
+
+/// Whether a text says nothing at all, as a file does that was emptied to be written anew.
+fn is_empty(bytes: &[u8]) -> bool {
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(|line| line.trim_ascii());
+    lines.all(|line| line.is_empty() || line.starts_with(b"#"))
+}
+
+fn gone(device: &str) -> Refusal {
+    Refusal { errno: libc::ENXIO, sentence: format!("there is no ioband device {device} any more") }
+}

@@ -1,0 +1,498 @@
+//! Makes the mount be like a plan: at the start, where nothing is, and then with every change.
+//!
+//! First everything that can fail, in an order in which it can be taken back: devices are opened, images that become others
+//! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
+//! shown; what is not there any more is let go.
+
+use crate::classify::{Caller, GroupType, Identity, Wants, Who};
+use crate::clock::Clock;
+use crate::config::{Defaults, DevicePlan, ImagePlan, Plan, Probe, SimulatePlan};
+use crate::control::{ImageLine, Machinery, Refusal, Service};
+use crate::device::{OpenMode, Simulate, Target};
+use crate::engine::{
+    BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image,
+};
+use crate::fuse::{Face, ImageNode, Server, Tree};
+use crate::sched::Settings;
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A mount that changes.
+pub(super) struct Live {
+    defaults: Defaults,
+    probe: Box<dyn Probe + Send + Sync>,
+    /// The configuration that was mounted.
+    file: PathBuf,
+    face: Arc<Face>,
+    engines: Arc<Engines>,
+    server: Option<Arc<Server>>,
+    clock: Clock,
+    unscheduled: bool,
+    devices: Mutex<Devices>,
+}
+
+/// The ioband devices that are there, by their names.
+type Devices = HashMap<Arc<str>, Held>;
+
+/// An ioband device that is there.
+#[derive(Clone)]
+struct Held {
+    engine: Arc<Engine>,
+    band: BandId,
+    target: Arc<Target>,
+    path: PathBuf,
+    id: u32,
+}
+
+/// What becomes of the device of a plan.
+enum Fate {
+    /// It stays.
+    Stays(Held),
+    /// It is new, on something that is opened for it, or that another device was on.
+    Comes(Arc<Target>),
+}
+
+/// Takes back what was made for a change, unless it comes about.
+#[derive(Default)]
+struct Undo {
+    sealed: Vec<Arc<ImageNode>>,
+    files: Vec<PathBuf>,
+    bands: Vec<(Arc<Engine>, BandId)>,
+}
+
+impl Drop for Undo {
+    fn drop(&mut self) {
+        self.sealed.iter().for_each(|node| node.unseal());
+        for (engine, band) in &self.bands {
+            engine.change().remove_band(*band);
+        }
+        super::remove_files(&self.files);
+    }
+}
+
+impl Live {
+    pub(super) fn new(
+        defaults: Defaults,
+        probe: Box<dyn Probe + Send + Sync>,
+        file: PathBuf,
+        face: Arc<Face>,
+        engines: Arc<Engines>,
+        clock: Clock,
+        unscheduled: bool,
+    ) -> Self {
+        Self { defaults, probe, file, face, engines, server: None, clock, unscheduled, devices: Mutex::default() }
+    }
+
+    /// It is at work: a change is to be told to who serves.
+    pub(super) fn served_by(self, server: Arc<Server>) -> Self {
+        Self { server: Some(server), ..self }
+    }
+
+    fn devices(&self) -> MutexGuard<'_, Devices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the mount, which is like `old`, be like `new`; the files that were made for it.
+    pub(super) fn make(&self, old: &Plan, new: &Plan) -> Result<Vec<PathBuf>, Refusal> {
+        unchangeable(old, new)?;
+        let mut devices = self.devices();
+        let tree = self.face.tree();
+        let mut undo = Undo::default();
+
+        let fates = self.fates(new, &devices, &mut undo)?;
+        let stays: HashSet<&str> = new
+            .devices
+            .iter()
+            .zip(&fates)
+            .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
+            .collect();
+        self.close_what_changes(&tree, new, &stays, &mut undo)?;
+        let removed = removed(&tree, new, &stays)?;
+
+        let held = self.come(new, fates, &devices, &mut undo);
+        let tree = self.tree(&tree, old, new, &held, removed).inspect_err(|_| {
+            // What came goes again with `undo`.
+        })?;
+
+        // From here on nothing fails.
+        self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
+        self.change(new, &held);
+        self.face.show(tree);
+        let gone = devices.extract_if(|name, here| {
+            held.iter().all(|(device, there)| &**device != &**name || there.band != here.band)
+        });
+        for (_, gone) in gone {
+            gone.engine.change().remove_band(gone.band);
+        }
+        devices.extend(held.into_iter().map(|(name, held)| (Arc::from(name), held)));
+        self.face.callers().set_wants(wants(&new.devices));
+        if let Some(server) = &self.server {
+            server.engines_changed();
+        }
+        undo.sealed.clear();
+        undo.bands.clear();
+        Ok(std::mem::take(&mut undo.files))
+    }
+
+    /// What becomes of each device: opens what is to be opened.
+    fn fates(&self, new: &Plan, devices: &Devices, undo: &mut Undo) -> Result<Vec<Fate>, Refusal> {
+        new.devices
+            .iter()
+            .enumerate()
+            .map(|(index, device)| {
+                let images = || new.images.iter().filter(|image| image.device == index);
+                let read_only = images().next().is_some() && images().all(|image| image.read_only);
+                let same = |held: &Held| held.path == device.path || self.is_same(&held.path, &device.path);
+                let here = devices.get(device.name.as_str()).filter(|held| same(held));
+                let known = here.or_else(|| devices.values().find(|held| same(held)));
+                if let Some(Held { target, .. }) = known {
+                    if target.is_read_only() && !read_only {
+                        return Err(Refusal {
+                            errno: libc::EBUSY,
+                            sentence: format!(
+                                "{} was opened for reading only, because all images of device {} were `read_only`; \
+                                 take the device out, and put it in again with a writable image",
+                                device.path.display(),
+                                device.name
+                            ),
+                        });
+                    }
+                    return Ok(match here.filter(|held| held.id == device.id) {
+                        Some(held) => Fate::Stays(held.clone()),
+                        None => Fate::Comes(target.clone()),
+                    });
+                }
+                let target = Target::open(&device.path, device.create, OpenMode { read_only })
+                    .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))?;
+                undo.files.extend(device.create.map(|_| device.path.clone()));
+                Ok(Fate::Comes(Arc::new(target)))
+            })
+            .collect()
+    }
+
+    /// Whether two paths lead to the same file or block device.
+    fn is_same(&self, one: &Path, other: &Path) -> bool {
+        let identity = |path| self.probe.probe(path).ok().flatten().and_then(|found| found.identity);
+        identity(one).is_some_and(|one| Some(one) == identity(other))
+    }
+
+    /// Closes to new openers the images that become other ones. Nobody may have them open.
+    fn close_what_changes(
+        &self,
+        tree: &Tree,
+        new: &Plan,
+        stays: &HashSet<&str>,
+        undo: &mut Undo,
+    ) -> Result<(), Refusal> {
+        for node in tree.images() {
+            let name = node.image.name();
+            let wanted = new.images.iter().find(|image| image.name == name);
+            let device_stays = stays.contains(&*node.device);
+            match wanted {
+                Some(wanted) if device_stays && is_like(node, wanted, new) => continue,
+                // Who has it open keeps it.
+                None if device_stays => continue,
+                _ => {}
+            }
+            node.seal().map_err(|opens| {
+                let what = match wanted {
+                    Some(_) if device_stays => format!("image {name} cannot become another one"),
+                    _ => format!("device {} cannot be taken away or become another one", node.device),
+                };
+                in_use(&what, name, opens)
+            })?;
+            undo.sealed.push(node.clone());
+        }
+        Ok(())
+    }
+
+    /// Makes the bands of the devices that come; all devices that there are then, in the order of the plan.
+    fn come(
+        &self,
+        new: &Plan,
+        fates: Vec<Fate>,
+        devices: &Devices,
+        undo: &mut Undo,
+    ) -> Vec<(String, Held)> {
+        let mut by_id: HashMap<u32, Arc<Engine>> = HashMap::new();
+        for fate in &fates {
+            if let Fate::Stays(held) = fate {
+                by_id.insert(held.id, held.engine.clone());
+            }
+        }
+        // A disk that loses its last device in this very change is not given to another one before that.
+        let busy: HashSet<u16> = devices.values().map(|held| held.engine.number()).collect();
+        let all = self.engines.load_full();
+        let mut idle = all.iter().filter(|engine| !busy.contains(&engine.number()));
+        let mut next = all.len();
+        let mut held = Vec::with_capacity(fates.len());
+        for (device, fate) in new.devices.iter().zip(fates) {
+            let target = match fate {
+                Fate::Stays(here) => {
+                    held.push((device.name.clone(), here));
+                    continue;
+                }
+                Fate::Comes(target) => target,
+            };
+            let engine = by_id.entry(device.id).or_insert_with(|| {
+                if let Some(engine) = idle.next() {
+                    engine.change().id(device.id);
+                    return engine.clone();
+                }
+                // There are fewer disks than 16 bits number: a configuration that is small enough to be read has no more.
+                let number = u16::try_from(next).unwrap_or(u16::MAX);
+                next += 1;
+                let settings = EngineSettings {
+                    id: device.id,
+                    settings: settings(device),
+                    unscheduled: self.unscheduled,
+                    simulate: simulate(device),
+                };
+                let engine = Arc::new(Engine::new(number, settings, self.clock));
+                self.engines.extend([engine.clone()]);
+                engine
+            });
+            let band = engine.change().add_band(BandSettings {
+                name: device.name.clone(),
+                target: target.clone(),
+                group_type: device.group_type,
+                policy: device.policy,
+                weight: device.weight,
+                limits: device.limits,
+                groups: device.groups.clone(),
+            });
+            undo.bands.push((engine.clone(), band));
+            let path = device.path.clone();
+            held.push((device.name.clone(), Held { engine: engine.clone(), band, target, path, id: device.id }));
+        }
+        held
+    }
+
+    /// What is to be seen then.
+    fn tree(
+        &self,
+        before: &Tree,
+        old: &Plan,
+        new: &Plan,
+        held: &[(String, Held)],
+        mut removed: Vec<Arc<ImageNode>>,
+    ) -> Result<Tree, Refusal> {
+        let names: Vec<Arc<str>> = held.iter().map(|(name, _)| Arc::from(name.as_str())).collect();
+        let mut images = Vec::with_capacity(new.images.len());
+        for wanted in &new.images {
+            let Held { engine, band, target, .. } = &held[wanted.device].1;
+            let is_it = |node: &ImageNode| {
+                node.image.name() == wanted.name && node.image.band() == *band && is_like(node, wanted, new)
+            };
+            let owner = (wanted.owner, wanted.group);
+            if let Some(node) = before.named(&wanted.name).filter(|node| is_it(node)) {
+                let was = old.images.iter().find(|image| image.name == wanted.name);
+                if was.is_none_or(|was| (was.owner, was.group, was.mode) != (owner.0, owner.1, wanted.mode)) {
+                    node.give_to(owner, wanted.mode);
+                }
+                images.push(node.clone());
+                continue;
+            }
+            // It was taken out and is put in again, while somebody has it open.
+            if let Some(at) = removed.iter().position(|node| is_it(node)) {
+                let node = removed.swap_remove(at);
+                node.give_to(owner, wanted.mode);
+                images.push(node);
+                continue;
+            }
+            let image =
+                Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
+            let (device, engine) = (names[wanted.device].clone(), engine.clone());
+            let taken = |ino| removed.iter().any(|node| node.ino == ino);
+            let node = ImageNode::new(
+                Arc::new(image),
+                device,
+                engine,
+                wanted.read_only,
+                owner,
+                wanted.mode,
+                taken,
+            );
+            images.push(Arc::new(node));
+        }
+        let tree = Tree::new(new.control.clone(), names, images, removed.clone());
+        let tree = tree.map_err(|error| Refusal::invalid(error.to_string()))?;
+        tree.images().iter().for_each(|node| node.set_removed(false));
+        removed.iter().for_each(|node| node.set_removed(true));
+        Ok(tree)
+    }
+
+    /// Changes every disk, each in one step.
+    fn change(&self, new: &Plan, held: &[(String, Held)]) {
+        let reidentify = |caller: Caller| -> Option<Identity> {
+            match self.face.callers().resolve_whole(caller) {
+                Who::Caller(identity) => Some(identity),
+                Who::Kernel => None,
+            }
+        };
+        let mut done = HashSet::new();
+        for (_, Held { engine, .. }) in held {
+            if !done.insert(engine.number()) {
+                continue;
+            }
+            let mut change = engine.change();
+            let all = new.devices.iter().zip(held);
+            for (device, (_, here)) in all.filter(|(_, (_, here))| here.engine.number() == engine.number()) {
+                change.settings(settings(device));
+                change.simulate(simulate(device));
+                let wanted = BandChange {
+                    group_type: device.group_type,
+                    policy: device.policy,
+                    weight: device.weight,
+                    limits: device.limits,
+                    groups: device.groups.clone(),
+                };
+                change.update_band(here.band, wanted, &reidentify);
+            }
+        }
+    }
+}
+
+impl Machinery for Live {
+    fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    fn probe(&self) -> &dyn Probe {
+        &*self.probe
+    }
+
+    fn apply(&self, old: &Plan, new: &Plan) -> Result<(), Refusal> {
+        self.make(old, new).map(drop)
+    }
+
+    fn reset(&self, device: &str) {
+        if let Some(held) = self.devices().get(device) {
+            held.engine.change().reset(held.band);
+        }
+    }
+
+    fn disks(&self) -> Vec<DiskStatus> {
+        let engines = self.engines.load_full();
+        engines.iter().map(|engine| engine.status()).filter(|disk| !disk.bands.is_empty()).collect()
+    }
+
+    fn images(&self) -> Vec<ImageLine> {
+        self.face.tree().images().iter().map(|node| node.line()).collect()
+    }
+
+    fn service(&self) -> Option<Service> {
+        self.server.as_ref().map(|server| server.service())
+    }
+
+    fn save(&self, text: &str) -> Result<String, Refusal> {
+        let name = self.file.display().to_string();
+        write_over(&self.file, text).map_err(|error| {
+            let errno = error.raw_os_error().unwrap_or(libc::EIO);
+            Refusal::new(errno, format!("{name} cannot be written: {error}"))
+        })?;
+        Ok(name)
+    }
+}
+
+/// What a mount keeps for as long as it is there.
+fn unchangeable(old: &Plan, new: &Plan) -> Result<(), Refusal> {
+    let sentence = if old.mountpoint != new.mountpoint {
+        "`mountpoint` cannot change while it is mounted: `ioband umount` and mount again, or leave it as it was"
+    } else if old.control.dir != new.control.dir {
+        "`control: {dir: …}` cannot change while it is mounted: `ioband umount` and mount again, or leave it as it was"
+    } else {
+        return Ok(());
+    };
+    Err(Refusal::new(libc::EBUSY, sentence))
+}
+
+/// The images that nobody finds any more and somebody has open. Nothing else may be in their place.
+fn removed(tree: &Tree, new: &Plan, stays: &HashSet<&str>) -> Result<Vec<Arc<ImageNode>>, Refusal> {
+    let wanted = |node: &ImageNode| {
+        new.images.iter().find(|image| image.name == node.image.name() && is_like(node, image, new))
+    };
+    let open = tree.images().iter().filter(|node| node.opens() > 0);
+    let leaving = open.filter(|node| new.images.iter().all(|image| image.name != node.image.name()));
+    let removed: Vec<_> = leaving.chain(tree.removed()).cloned().collect();
+    for node in &removed {
+        let name = node.image.name();
+        if !stays.contains(&*node.device) {
+            return Err(in_use(&format!("device {} cannot be taken away", node.device), name, node.opens()));
+        }
+        if wanted(node).is_some() {
+            continue;
+        }
+        for image in &new.images {
+            let overlap = *node.device == *new.devices[image.device].name
+                && !(image.read_only && node.read_only)
+                && image.extents.iter().any(|a| {
+                    node.image.extents().iter().any(|b| {
+                        a.offset.0 < b.offset.0 + b.size.0 && b.offset.0 < a.offset.0 + a.size.0
+                    })
+                });
+            if overlap {
+                let what = format!("image {} cannot be where image {name} was", image.name);
+                return Err(in_use(&what, name, node.opens()));
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether an image is what a plan wants it to be, but for its owner and mode.
+fn is_like(node: &ImageNode, wanted: &ImagePlan, plan: &Plan) -> bool {
+    node.read_only == wanted.read_only
+        && *node.device == *plan.devices[wanted.device].name
+        && node.image.extents() == wanted.extents
+}
+
+fn in_use(what: &str, image: &str, opens: u64) -> Refusal {
+    let times = if opens == 1 { "once".to_owned() } else { format!("{opens} times") };
+    Refusal::new(
+        libc::EBUSY,
+        format!("{what} while image {image} is open ({times}); end who uses it first (`fuser -v` tells who)"),
+    )
+}
+
+fn wants<'p>(devices: impl IntoIterator<Item = &'p DevicePlan>) -> Wants {
+    Wants::of(devices.into_iter().map(|device| -> GroupType { device.group_type }))
+}
+
+fn settings(device: &DevicePlan) -> Settings {
+    let DevicePlan { io_throttle, io_limit, token_base, .. } = *device;
+    Settings { io_throttle, io_limit, token_base }
+}
+
+fn simulate(device: &DevicePlan) -> Option<Simulate> {
+    device.simulate.map(|SimulatePlan { iops, bandwidth, parallel }| Simulate {
+        iops,
+        bandwidth: bandwidth.map(|b| b.0),
+        parallel,
+    })
+}
+
+/// Replaces a file by one with this text, so that whoever reads it gets the one or the other.
+fn write_over(path: &Path, text: &str) -> std::io::Result<()> {
+    // Behind links, so that they stay.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let fresh = folder.join(name);
+    let written = || {
+        let mut file = std::fs::File::create(&fresh)?;
+        file.write_all(text.as_bytes())?;
+        if let Ok(before) = std::fs::metadata(&path) {
+            use std::os::unix::fs::MetadataExt;
+            file.set_permissions(before.permissions())?;
+            // Who may not give files away is its owner anyhow.
+            let _ = std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()));
+        }
+        file.sync_all()?;
+        std::fs::rename(&fresh, &path)
+    };
+    written().inspect_err(|_| drop(std::fs::remove_file(&fresh)))
+}

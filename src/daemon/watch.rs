@@ -1,0 +1,252 @@
+//! Watches the configuration that was mounted: a valid edit of the file is put in force like one of `control.yaml`.
+//!
+//! Editors rename, scripts truncate and write, Kubernetes swaps a symbolic link two steps away. So what is watched are the
+//! folders on the way to the file, links included, and what counts is the file as it is when it has been quiet for a moment.
+
+use crate::control::Control;
+use anyhow::Context;
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+
+/// It has been quiet for so long before it is read, in milliseconds.
+const QUIET: u16 = 20;
+/// As many links as the kernel follows.
+const MOST_LINKS: usize = 40;
+
+/// Starts to watch `path`, whose content is in force as `bytes`.
+///
+/// # Errors
+/// When it cannot be watched.
+pub(super) fn start(path: PathBuf, bytes: Vec<u8>, control: Arc<Control>) -> anyhow::Result<()> {
+    let inotify = Inotify::init().context("cannot watch files")?;
+    let mut watch = Watch { inotify, path, bytes, control, folders: HashMap::new(), state: State::There };
+    watch.follow().with_context(|| format!("cannot watch {}", watch.path.display()))?;
+    thread::Builder::new().name("watch".into()).spawn(move || watch.run())?;
+    Ok(())
+}
+
+struct Watch {
+    inotify: Inotify,
+    path: PathBuf,
+    /// What was in it last.
+    bytes: Vec<u8>,
+    control: Arc<Control>,
+    /// The folders on the way, and with which names in each the way goes on.
+    folders: HashMap<WatchDescriptor, Vec<OsString>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    There,
+    /// Somebody has it open and has written some of it.
+    HalfWritten,
+    Gone,
+}
+
+impl Watch {
+    fn run(mut self) {
+        // It may have changed between being read and being watched.
+        self.look();
+        loop {
+            match self.wait() {
+                Ok(()) => self.look(),
+                Err(error) => {
+                    let name = self.path.display();
+                    return self
+                        .control
+                        .events()
+                        .add(&format!("{name} is not watched any more: {error}; edit control.yaml instead"));
+                }
+            }
+        }
+    }
+
+    /// Waits until something has happened on the way to the file, and it is quiet again.
+    fn wait(&mut self) -> io::Result<()> {
+        let mut concerned = false;
+        loop {
+            let timeout = if concerned { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
+            match poll(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)], timeout) {
+                Err(nix::errno::Errno::EINTR) => {}
+                Ok(0) => return Ok(()),
+                result => {
+                    result?;
+                    concerned |= self.read()?;
+                }
+            }
+        }
+    }
+
+    /// Whether something that happened concerns the file.
+    fn read(&mut self) -> io::Result<bool> {
+        let mut buffer = [0; 4096];
+        let mut concerned = false;
+        let events = match self.inotify.read_events(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            events => events?,
+        };
+        for event in events {
+            if event.mask.contains(EventMask::Q_OVERFLOW) || event.name.is_none() {
+                concerned = true;
+                continue;
+            }
+            let mut names = self.folders.get(&event.wd).into_iter().flatten();
+            let on_the_way = names.any(|name| Some(&**name) == event.name);
+            if !on_the_way {
+                continue;
+            }
+            if event.mask.contains(EventMask::MODIFY) {
+                self.state = State::HalfWritten;
+                continue;
+            }
+            if self.state == State::HalfWritten {
+                self.state = State::There;
+            }
+            concerned = true;
+        }
+        Ok(concerned)
+    }
+
+    /// Looks at the file, and puts in force what is new.
+    fn look(&mut self) {
+        if let Err(error) = self.follow() {
+            tracing::warn!(path = %self.path.display(), %error, "cannot watch the way to the configuration");
+        }
+        if self.state == State::HalfWritten {
+            return;
+        }
+        let bytes = match read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                if self.state != State::Gone {
+                    self.state = State::Gone;
+                    let name = self.path.display();
+                    self.control
+                        .events()
+                        .add(&format!("{name} cannot be read: {error}; what runs stays as it is"));
+                }
+                return;
+            }
+        };
+        let was_gone = std::mem::replace(&mut self.state, State::There) == State::Gone;
+        // A file that was just made, or emptied, is about to be written.
+        if bytes.is_empty() || (bytes == self.bytes && !was_gone) {
+            return;
+        }
+        let known = bytes == self.bytes || bytes == self.control.yaml().0.as_bytes();
+        self.bytes = bytes;
+        if !known {
+            // A refusal has become an event.
+            let _ = self.control.replace(&self.bytes, &self.path.display().to_string());
+        }
+    }
+
+    /// Watches every folder on the way to the file as it is now.
+    fn follow(&mut self) -> io::Result<()> {
+        let mask = WatchMask::CLOSE_WRITE
+            | WatchMask::MODIFY
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_FROM
+            | WatchMask::MOVED_TO
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
+            | WatchMask::ONLYDIR;
+        let mut folders: HashMap<_, Vec<_>> = HashMap::new();
+        for (folder, name) in way(&self.path) {
+            // The same folder has the same descriptor.
+            let descriptor = self.inotify.watches().add(&folder, mask)?;
+            folders.entry(descriptor).or_default().push(name);
+        }
+        for old in std::mem::replace(&mut self.folders, folders).into_keys() {
+            if !self.folders.contains_key(&old) {
+                // Gone by itself if the folder is.
+                let _ = self.inotify.watches().remove(old);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// No more than a configuration has, and a byte that tells that it is too large.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(crate::config::LARGEST + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The folders on the way to a file, each with the name that the way goes on with, as far as they are there: those that
+/// hold a symbolic link, and the one that holds the file.
+fn way(path: &Path) -> Vec<(PathBuf, OsString)> {
+    let mut way = Vec::new();
+    let mut here = PathBuf::from("/");
+    let mut left: Vec<OsString> = names(path);
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        if name == ".." {
+            here.pop();
+            continue;
+        }
+        let next = here.join(&name);
+        let found = std::fs::symlink_metadata(&next).ok();
+        let link = found.as_ref().filter(|found| found.is_symlink() && links < MOST_LINKS);
+        if left.is_empty() || found.is_none() || link.is_some() {
+            way.push((here.clone(), name));
+        }
+        match link.and_then(|_| std::fs::read_link(&next).ok()) {
+            Some(target) => {
+                links += 1;
+                if target.is_absolute() {
+                    here = PathBuf::from("/");
+                }
+                left.extend(names(&target));
+            }
+            None if found.is_none() => break,
+            None => here = next,
+        }
+    }
+    way
+}
+
+/// The parts of a path, the last one first.
+fn names(path: &Path) -> Vec<OsString> {
+    let named = |part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    };
+    path.components().rev().filter_map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn the_way_to_a_file_has_every_link_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().canonicalize().unwrap();
+        let at = |name: &str| root.join(name);
+        std::fs::create_dir_all(at("etc/..2026")).unwrap();
+        std::fs::write(at("etc/..2026/c.yaml"), "").unwrap();
+        symlink("..2026", at("etc/..data")).unwrap();
+        symlink("..data/c.yaml", at("etc/c.yaml")).unwrap();
+        let steps = |path: &Path| way(path).into_iter().map(|(at, name)| at.join(name)).collect::<Vec<_>>();
+        assert_eq!(steps(&at("etc/c.yaml")), [at("etc/c.yaml"), at("etc/..data"), at("etc/..2026/c.yaml")]);
+        assert_eq!(steps(&at("etc/../etc/..2026/c.yaml")), [at("etc/..2026/c.yaml")]);
+        // As far as it is there.
+        assert_eq!(steps(&at("none/c.yaml")), [at("none")]);
+        symlink("loop", at("loop")).unwrap();
+        assert!(!steps(&at("loop")).is_empty());
+    }
+}
