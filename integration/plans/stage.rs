@@ -10,16 +10,16 @@ use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 
 /// Disks of this machine: each a name, and how large it is.
 const DISKS: u64 = 8;
 
 /// `/dev/d0` to `/dev/d7` are block devices of 1 to 8 MiB, `f0` to `f7` in the folder `/srv/my disks` files of as much and a
 /// bit, and `/dev/by-name/d0` is a link.
-pub struct Machine;
+pub(crate) struct Machine;
 
-pub fn defaults() -> Defaults {
+pub(crate) fn defaults() -> Defaults {
     Defaults { owner: 0, group: 4321, folder: "/srv/my disks".into() }
 }
 
@@ -53,17 +53,17 @@ impl Probe for Machine {
     }
 }
 
-pub fn plan(yaml: &str) -> Plan {
+pub(crate) fn plan(yaml: &str) -> Plan {
     load(yaml, "plan.yaml", &defaults(), &Machine).unwrap_or_else(|report| panic!("{yaml}\n{report}"))
 }
 
 /// The plan again, by way of its YAML.
-pub fn reread(plan: &Plan) -> Plan {
+pub(crate) fn reread(plan: &Plan) -> Plan {
     self::plan(&plan.to_yaml(&defaults()))
 }
 
 /// Names with everything that YAML and tables might take for something else.
-pub fn names() -> impl Strategy<Value = String> {
+pub(crate) fn names() -> impl Strategy<Value = String> {
     const ODD: &[&str] = &[
         "~",
         "null",
@@ -196,7 +196,7 @@ fn sketches() -> impl Strategy<Value = Sketch> {
 }
 
 /// A plan of up to four devices, some of which look as if `create` had made them, with images on them.
-pub fn plans() -> impl Strategy<Value = Plan> {
+pub(crate) fn plans() -> impl Strategy<Value = Plan> {
     let disk = (0u32..9, 9u32..20, 0u32..3, prop::option::of((1u64..1000, 1u64..1 << 30, 1u32..9)));
     let devices = prop::collection::vec((sketches(), 0u64..DISKS, any::<bool>(), 0usize..3), 0..4);
     let disks = prop::collection::vec(disk, 3..4);

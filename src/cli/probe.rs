@@ -83,4 +83,25 @@ mod tests {
         let found = Machine.probe(Path::new("/")).unwrap().unwrap();
         assert_eq!(found.kind, FoundKind::Other(DIRECTORY));
     }
+
+    #[test]
+    fn a_block_device_is_found_by_its_number() {
+        for entry in std::fs::read_dir("/sys/dev/block").unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            let (major, minor) = name.split_once(':').unwrap();
+            let number = (major.parse().unwrap(), minor.parse().unwrap());
+            let path = Machine.block(number.0, number.1).unwrap();
+            // In a container there may be devices without a node.
+            if let Ok(Some(found)) = Machine.probe(&path) {
+                assert_eq!(
+                    (found.kind, found.number),
+                    (FoundKind::Block, Some(number)),
+                    "{}",
+                    path.display()
+                );
+            }
+        }
+        assert_eq!(Machine.block(4095, 1 << 19), None);
+        assert_eq!(Machine.probe(Path::new("/dev/null")).unwrap().unwrap().number, None);
+    }
 }

@@ -231,11 +231,9 @@ fn is_plain(text: &str) -> bool {
         return true;
     }
     let safe = |b: u8| b.is_ascii_alphanumeric() || b"/._-@+".contains(&b);
-    let first = text.bytes().next();
+    let first = text.strip_prefix('.').unwrap_or(text).bytes().next();
     let word = first.is_some_and(|b| b.is_ascii_alphabetic() || b == b'/' || b == b'_');
-    let dotted =
-        text.starts_with('.') && text.bytes().nth(1).is_some_and(|b| b.is_ascii_alphabetic() || b == b'/');
     let lower = text.to_ascii_lowercase();
     let taken = ["null", "true", "false", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"];
-    (word || dotted) && text.bytes().all(safe) && !taken.contains(&lower.as_str())
+    word && text.bytes().all(safe) && !taken.contains(&lower.as_str())
 }

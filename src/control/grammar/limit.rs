@@ -3,6 +3,7 @@
 use super::words::{MOST_KILOBYTES, value};
 use crate::config::values;
 use crate::control::Refusal;
+use crate::sched::Policy;
 use crate::units::{Bytes, Weight};
 
 /// What one group is to have.
@@ -25,6 +26,14 @@ pub struct Share {
 }
 
 impl Share {
+    /// The word of a table for a group with this id; an empty one stands for the default group.
+    pub fn word(&self, id: &str, policy: Policy) -> String {
+        match policy {
+            Policy::Weight | Policy::WeightIosize => format!("{id}:{}", self.weight),
+            Policy::RangeBw => format!("{id}:{}:{}", self.min, self.max),
+        }
+    }
+
     /// What is said of one of the limits.
     pub fn limit(&self, key: LimitKey) -> Option<u64> {
         match key {

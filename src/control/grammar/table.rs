@@ -253,12 +253,7 @@ impl fmt::Display for TableLine {
         write!(f, "0 {length} ioband {device} {id} {io_throttle} {io_limit} {group_type} ")?;
         write!(f, "{} {token_base}", policy.as_str())?;
         for (id, share) in self.all() {
-            match policy {
-                Policy::Weight | Policy::WeightIosize => write!(f, " {id}:{}", share.weight)?,
-                Policy::RangeBw => {
-                    write!(f, " {id}:{}:{}", share.min, share.max)?;
-                }
-            }
+            write!(f, " {}", share.word(id, *policy))?;
         }
         for key in self.extra_keys() {
             for (id, share) in self.all() {
