@@ -276,8 +276,9 @@ proptest! {
                     let old = std::mem::take(&mut groups);
                     groups.extend((0..count).map(|_| disk.add_group(Policy::Weight, Weight::default())));
                     let to = |id: u64| groups[(id % count) as usize];
-                    old.into_iter().for_each(|gone| disk.remove_group(gone, now, |request| to(request.id)));
-                    held.iter_mut().for_each(|(id, group)| *group = to(*id));
+                    old.iter().for_each(|gone| disk.remove_group(*gone, now, |request| to(request.id)));
+                    // What a retired group holds stays with it.
+                    held.iter_mut().filter(|(_, g)| old.contains(g)).for_each(|(id, g)| *g = to(*id));
                     counted.clear();
                 }
                 Step::Reset { group } => {
