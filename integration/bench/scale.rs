@@ -13,7 +13,7 @@
 
 use anyhow::Context;
 use clap::Parser;
-use ioband::classify::{GroupId, GroupType, Identity};
+use ioband::classify::{Caller, GroupId, GroupType, Identity};
 use ioband::clock::Clock;
 use ioband::config::{Extent, GroupPlan};
 use ioband::device::{BackendKind, Event, Lane, OpenMode, Payload, Target};
@@ -69,12 +69,13 @@ fn main() -> anyhow::Result<()> {
 fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
     let folder = tempfile::tempdir_in("/dev/shm").context("a folder on a tmpfs")?;
     let target = Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode::default())?;
+    let target = Arc::new(target);
     let mut free: Vec<_> = (0..batch).map(|_| Payload::zeroed(&target, 0, BLOCK as usize)).collect();
     let weight = Weight::default();
     let plan = |id| GroupPlan { id: GroupId::Number(id), weight, limits: Limits::default() };
     let band = BandSettings {
         name: "scale".into(),
-        target,
+        target: target.clone(),
         group_type: GroupType::User,
         policy: Policy::Weight,
         weight,
@@ -83,10 +84,11 @@ fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
     };
     // Everything that is asked for may be in flight: what the lock costs does not depend on the depth.
     let settings = Settings { io_limit: batch as u32, ..Settings::default() };
-    let settings = EngineSettings { id: 1, settings, unscheduled: false, simulate: None, bands: vec![band] };
+    let settings = EngineSettings { id: 1, settings, unscheduled: false, simulate: None };
     let engine = Engine::new(0, settings, Clock::start());
+    let band = engine.change().add_band(band);
     let extents = vec![Extent { offset: Bytes(0), size: Bytes(SIZE) }];
-    let image = Arc::new(Image::new("scale.img".into(), 0, extents));
+    let image = Arc::new(Image::new("scale.img".into(), target, band, extents));
     let mut lane = Lane::new(BackendKind::Auto, 256)?;
     let (mut outbox, mut events) = (Outbox::default(), Vec::new());
     let (mut asked, mut answered, mut held) = (0_u64, 0_u64, 0_u128);
@@ -99,7 +101,8 @@ fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
                 let uid = 1 + (unique % u64::from(groups)) as u32;
                 let work = Work::Read { len: BLOCK, into: Some(into) };
                 let identity = Identity::from_ids(uid, 0);
-                let request = Request { image: image.clone(), offset, work, identity };
+                let caller = Caller { uid, gid: 0, tid: 0 };
+                let request = Request { image: image.clone(), offset, work, identity, caller };
                 (engine.prepare(request), Ticket { slot: 0, kind: 0, len: 0, unique })
             })
             .collect();

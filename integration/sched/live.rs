@@ -3,8 +3,8 @@
 
 use crate::sim::Run;
 use crate::sim::run::sizes;
-use crate::{assert_near, floods, ms, plain, scenario};
-use ioband::sched::{Cap, Limits, Policy, Settings};
+use crate::{assert_near, floods, ms, plain, scenario, servers};
+use ioband::sched::{Cap, Disk, Limits, Policy, Settings};
 use std::num::NonZeroU64;
 
 /// Two backlogged groups with 300 requests outstanding each, after two seconds.
@@ -96,4 +96,21 @@ fn what_a_cap_held_back_passes_when_it_is_lifted() {
     run.until(ms(4000));
     run.set_limits(0, Limits::default());
     assert_shares_follow(run, &[60.0, 40.0]);
+}
+
+#[test]
+fn what_was_learned_of_the_device_stays_unless_it_is_another() {
+    let mut run = Run::new(&scenario(servers(32, 200.0), floods(&[(60, 300), (40, 300)])));
+    run.until(ms(4000));
+    let learned = run.disk.depth();
+    assert!(learned >= 16, "{learned}");
+    run.set_settings(Settings { token_base: 4096, ..Settings::default() });
+    assert_eq!(run.disk.depth(), learned, "how long an epoch is says nothing about the depth");
+    run.disk.forget_device();
+    assert_eq!(run.disk.depth(), Disk::new(Settings::default()).depth());
+    // And it is learned again.
+    let now = run.now();
+    run.until(now.after(ms(4000)));
+    assert!(run.disk.depth() >= 16, "{}", run.disk.depth());
+    run.finish();
 }

@@ -148,6 +148,10 @@ enum Step {
         group: usize,
         to: usize,
     },
+    /// A group goes away once what it holds is served.
+    Retire {
+        group: usize,
+    },
     /// Of what a group holds, one in so many goes elsewhere.
     Reroute {
         group: usize,
@@ -193,6 +197,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (any::<usize>(), any::<usize>(), 1u64..4).prop_map(|(group, to, one_in)| Step::Reroute { group, to, one_in }),
         1 => (1u64..6).prop_map(|groups| Step::Type { groups }),
         1 => any::<usize>().prop_map(|group| Step::Reset { group }),
+        1 => any::<usize>().prop_map(|group| Step::Retire { group }),
         1 => (any::<usize>(), rate(1 << 30), rate(1 << 30), rate(1 << 14)).prop_map(
             |(group, min_bandwidth, max_bandwidth, max_iops)| Step::Limits { group, min_bandwidth, max_bandwidth, max_iops }
         ),
@@ -243,7 +248,10 @@ proptest! {
                     disk.set_settings(settings);
                 }
                 Step::Attach { weight } => {
-                    groups.push(disk.add_group(Policy::Weight, Weight::new(weight).expect("in range")));
+                    let new = disk.add_group(Policy::Weight, Weight::new(weight).expect("in range"));
+                    // The scheduler hands the keys of what is gone out again.
+                    counted.remove(&new);
+                    groups.push(new);
                 }
                 Step::Detach { group, to } if groups.len() > 1 => {
                     let gone = groups.swap_remove(group % groups.len());
@@ -253,6 +261,11 @@ proptest! {
                     held.values_mut().filter(|g| **g == gone).for_each(|g| *g = to);
                 }
                 Step::Detach { .. } => {}
+                Step::Retire { group } if groups.len() > 1 => {
+                    let gone = groups.swap_remove(group % groups.len());
+                    disk.retire_group(gone, now);
+                }
+                Step::Retire { .. } => {}
                 Step::Reroute { group, to, one_in } => {
                     let (from, to) = (groups[group % groups.len()], groups[to % groups.len()]);
                     let moves = |id: u64| id.is_multiple_of(one_in);
@@ -263,9 +276,9 @@ proptest! {
                     let old = std::mem::take(&mut groups);
                     groups.extend((0..count).map(|_| disk.add_group(Policy::Weight, Weight::default())));
                     let to = |id: u64| groups[(id % count) as usize];
-                    old.into_iter().for_each(|gone| disk.remove_group(gone, now, |request| to(request.id)));
-                    held.iter_mut().for_each(|(id, group)| *group = to(*id));
-                    // The scheduler hands the keys of what is gone out again.
+                    old.iter().for_each(|gone| disk.remove_group(*gone, now, |request| to(request.id)));
+                    // What a retired group holds stays with it.
+                    held.iter_mut().filter(|(_, g)| old.contains(g)).for_each(|(id, g)| *g = to(*id));
                     counted.clear();
                 }
                 Step::Reset { group } => {

@@ -309,4 +309,42 @@ mod tests {
         assert_eq!(map.classify(&caller(later), "x"), DEFAULT);
         assert_eq!(map.classify(&caller(us), "x"), 1);
     }
+
+    #[test]
+    fn groups_that_stay_are_the_same_groups_in_another_order() {
+        let mut map = map(GroupType::User, &[1, 2, 3].map(|n| (GroupId::Number(n), n as i32)));
+        let wanted = |all: &[u32]| all.iter().map(|n| (GroupId::Number(*n), *n as i32)).collect::<Vec<_>>();
+        let keys = |map: &GroupMap<i32>| map.iter().map(|(_, key)| key).collect::<Vec<_>>();
+        // New ones get keys of ten times their number; where one is wanted twice the first stands.
+        let key = |key: Option<i32>, n: i32| key.unwrap_or(10 * n);
+        assert_eq!(map.rearrange(GroupType::User, wanted(&[4, 3, 1, 4]), key), [2]);
+        assert_eq!(keys(&map), [40, 3, 1]);
+        for (n, key) in [(1, 1), (2, DEFAULT), (3, 3), (4, 40)] {
+            assert_eq!(map.classify(&Identity::from_ids(n, 0), "x"), key);
+        }
+        // Under another type the same number is another group.
+        assert_eq!(map.rearrange(GroupType::Gid, wanted(&[1]), key), [1, 3, 40]);
+        assert_eq!((keys(&map), map.group_type()), (vec![10], GroupType::Gid));
+        assert_eq!(map.classify(&Identity::from_ids(0, 1), "x"), 10);
+        assert_eq!(map.classify(&Identity::from_ids(1, 0), "x"), DEFAULT);
+    }
+
+    #[test]
+    fn an_ended_process_never_matches_again_whatever_changes_around_its_group() {
+        let tgid = 1 << 30;
+        let mut map = map(GroupType::Pid, &[(GroupId::Number(tgid), 1)]);
+        let process =
+            |started| Identity { process: Some(ProcessId { tgid, started }), ..Identity::from_ids(0, 0) };
+        assert_eq!(map.classify(&process(1), "x"), 1);
+        let wanted = || [(GroupId::Number(5), 5), (GroupId::Number(tgid), 1)];
+        assert_eq!(map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new)), []);
+        assert_eq!(map.classify(&process(2), "x"), DEFAULT, "another process with the same number");
+        assert_eq!(map.classify(&process(1), "x"), 1);
+        assert_eq!(map.processes().nth(1), Some(Some(ProcessId { tgid, started: 1 })));
+        // Detached and attached again, it is the group of who has the number then.
+        assert_eq!(map.rearrange(GroupType::Pid, [], |key, new| key.unwrap_or(new)), [5, 1]);
+        map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new));
+        assert_eq!(map.classify(&process(2), "x"), 1);
+        assert_eq!(map.classify(&process(1), "x"), DEFAULT);
+    }
 }

@@ -211,3 +211,45 @@ impl Drop for Device {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::OpenMode;
+    use crate::units::Bytes;
+
+    #[test]
+    fn another_speed_changes_nothing_for_what_was_begun() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target =
+            Target::open(&folder.path().join("disk"), Some(Bytes(4096)), OpenMode { read_only: false });
+        let target = Arc::new(target.expect("a file"));
+        let at = |iops| Some(Simulate { iops: Some(iops), bandwidth: None, parallel: 1 });
+        let mut device = Device::new(0, at(1000));
+        let mut calls = Calls::default();
+        // Reading nothing takes no call, so all time is the model's.
+        let mut submit = |device: &mut Device, token| {
+            let part = Part { token, target: target.clone(), op: Op::Read, offset: 0, len: 0, payload: None };
+            device.submit(part, Nanos(0), &mut calls);
+        };
+        let collect = |device: &mut Device, ms| {
+            let mut done = Vec::new();
+            let next = device.collect(Nanos::from_millis(ms), &mut done);
+            (done.iter().map(|done| done.token).collect::<Vec<_>>(), next.map(|next| next.0 / 1_000_000))
+        };
+        submit(&mut device, 1);
+        // The same speed: the server is still busy with the first.
+        device.set_simulate(at(1000));
+        submit(&mut device, 2);
+        device.set_simulate(at(10));
+        submit(&mut device, 3);
+        device.set_simulate(None);
+        submit(&mut device, 4);
+        assert_eq!(collect(&mut device, 0), (vec![4], Some(1)));
+        assert_eq!(collect(&mut device, 2), (vec![1, 2], Some(100)));
+        device.set_simulate(at(1000));
+        submit(&mut device, 5);
+        assert_eq!(collect(&mut device, 3), (vec![5], Some(100)));
+        assert_eq!(collect(&mut device, 100), (vec![3], None));
+    }
+}

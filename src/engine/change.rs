@@ -4,7 +4,7 @@ use super::band::{BandChange, BandId, BandSettings};
 use super::core::{Engine, Stage, State};
 use crate::classify::{Caller, Identity};
 use crate::device::Simulate;
-use crate::sched::{Disk, Request, Settings};
+use crate::sched::{Request, Settings};
 use crate::units::Nanos;
 use std::collections::HashMap;
 use std::sync::MutexGuard;
@@ -39,14 +39,14 @@ impl<'a> Change<'a> {
         self.state.device.set_simulate(simulate);
     }
 
-    /// Gives the engine another device id. With no ioband device left it may be that of another disk: nothing that was
-    /// learned of the old one is kept, once its last request is answered.
+    /// Gives the engine another device id. With no ioband device left it is then that of another disk, of which nothing is
+    /// known yet; requests of the old one may still be on their way.
     pub fn id(&mut self, id: u32) {
-        let state = &mut *self.state;
-        state.id = id;
-        if state.bands.len() == 0 && state.table.is_empty() && !state.closing {
-            state.disk = Disk::new(state.disk.settings());
+        let State { bands, disk, .. } = &mut *self.state;
+        if bands.len() == 0 {
+            disk.forget_device();
         }
+        self.state.id = id;
     }
 
     /// How many ioband devices there are.
@@ -69,7 +69,8 @@ impl<'a> Change<'a> {
     }
 
     /// Makes an ioband device what is wanted of it now. Groups that stay keep their counters and, under type `pid`, their
-    /// process. What is held is classified again, in order of arrival. When the type changes, what was found out of callers
+    /// process; they stand in the order in which they are wanted. What is held is classified again, in order of arrival, so
+    /// that a new group takes along what the default group holds of it. When the type changes, what was found out of callers
     /// when they came may not be what counts now: `reidentify` is asked about those that are known (it may read /proc,
     /// once for each thread); who is not there any more is what it was.
     pub fn update_band(

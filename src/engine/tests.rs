@@ -1,5 +1,7 @@
 //! The engine on real files: every request is answered exactly once, whatever ends it.
 
+mod changes;
+
 use super::*;
 use crate::classify::{Caller, GroupType, Identity};
 use crate::clock::Clock;

@@ -1,6 +1,7 @@
 //! What may change while requests are held: each change acts on them at once (share rule R10), and none loses one (R9).
 
 use super::super::counters::Counters;
+use super::super::depth::DepthControl;
 use super::super::group::{Group, Held, Request};
 use super::super::limits::Limits;
 use super::super::order::Slot;
@@ -93,6 +94,12 @@ impl Disk {
         self.settings = settings;
         // A shorter epoch begins now, and not when the long one is over.
         self.epoch_end = self.epoch_end.min(self.now.plus(self.epoch_span()));
+    }
+
+    /// From now on it is the scheduler of another device: what was learned of the old one says nothing.
+    pub fn forget_device(&mut self) {
+        (self.depth, self.latency) = (DepthControl::new(), Nanos(0));
+        self.depth.pin(self.settings.io_throttle, self.settings.io_limit);
     }
 
     /// Sends on what a group holds and what belongs elsewhere now: each request goes to the group that `to` says, in order
