@@ -12,7 +12,7 @@ mod watch;
 use crate::classify::{Callers, Wants};
 use crate::clock::Clock;
 use crate::config::{Defaults, Plan, Probe};
-use crate::control::{Control, Events, Machinery, Service};
+use crate::control::{Control, Events, Service};
 use crate::engine::Engines;
 use crate::fuse::{Face, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use anyhow::Context;
@@ -80,8 +80,7 @@ pub fn serve(
     let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
     let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
     let unscheduled = options.unscheduled;
-    let live =
-        Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, unscheduled);
+    let live = Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, unscheduled);
     let mut made = RemoveOnDrop(live.make(&nothing, &plan)?);
 
     let (stop, stopped) = mpsc::channel();

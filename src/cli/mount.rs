@@ -79,14 +79,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
-    let plan = match probe::load(&args.config) {
-        Ok(plan) => plan,
+    let configuration = match probe::configuration(&args.config) {
+        Ok(configuration) => configuration,
         Err(report) => {
             eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
     };
-    let mountpoint = mountpoint(&args, &plan)?;
+    let mountpoint = mountpoint(&args, &configuration.plan)?;
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
         Backend::Uring => BackendKind::Uring,
@@ -100,8 +100,8 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
     let serve = ServeOptions { transport, backend, slots: args.slots, keep };
     let options = daemon::Options { serve, unscheduled: args.no_scheduling };
-    let summary = summary(&plan);
-    daemon::serve(plan, &mountpoint, options, |mounted| match args.ready {
+    let summary = summary(&configuration.plan);
+    daemon::serve(configuration, &mountpoint, options, |mounted| match args.ready {
         true => detach(mounted, &summary),
         false => {
             tracing::info!("{summary}");

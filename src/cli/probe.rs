@@ -1,6 +1,9 @@
 //! What is at a device's path on this machine: the eyes of the configuration check.
 
-use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, Report, load_file};
+use crate::config::{
+    DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, Report, load_bytes, load_file, read_file,
+};
+use crate::daemon::Configuration;
 use crate::device;
 use nix::sys::stat::{major, minor};
 use nix::unistd::{getegid, geteuid};
@@ -40,6 +43,16 @@ fn number(seen: &Metadata) -> (u64, u64) {
 /// same one. No filesystem has the number that stands for block devices here.
 fn identity(seen: &Metadata) -> (u64, u64) {
     if seen.file_type().is_block_device() { (u64::MAX, seen.rdev()) } else { (seen.dev(), seen.ino()) }
+}
+
+/// Reads a configuration as the current user on this machine, with all that is needed to read it again.
+pub(super) fn configuration(path: &Path) -> Result<Configuration, Report> {
+    let (defaults, origin) = (defaults(), path.display().to_string());
+    let bytes = read_file(path)?;
+    let plan = load_bytes(&bytes, &origin, &defaults, &Machine)?;
+    // It was read as text just now.
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Configuration { plan, text, file: defaults.folder.join(path), defaults, probe: Box::new(Machine) })
 }
 
 /// Loads a configuration as the current user on this machine.

@@ -102,11 +102,14 @@ pub fn load_bytes(
 /// # Errors
 /// As [`load_bytes`]; a file that cannot be read is reported as one problem, too.
 pub fn load_file(path: &Path, defaults: &Defaults, probe: &dyn Probe) -> Result<Plan, Report> {
-    let origin = path.display().to_string();
-    load_bytes(&read(path, &origin)?, &origin, defaults, probe)
+    load_bytes(&read_file(path)?, &path.display().to_string(), defaults, probe)
 }
 
-fn read(path: &Path, origin: &str) -> Result<Vec<u8>, Report> {
+/// Reads a file that may be a configuration: at most one byte more than [`LARGEST`], which tells that it is none.
+///
+/// # Errors
+/// A report of one problem, if it cannot be read.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, Report> {
     let failed = |error: io::Error| {
         let (message, hint) = match error.kind() {
             io::ErrorKind::NotFound => {
@@ -117,10 +120,10 @@ fn read(path: &Path, origin: &str) -> Result<Vec<u8>, Report> {
             }
             _ => (format!("cannot be read: {error}"), "check the file and its permissions"),
         };
-        Report::about_file(origin, message, hint)
+        Report::about_file(&path.display().to_string(), message, hint)
     };
     let mut bytes = Vec::new();
-    // One byte more than is allowed tells a file that is too large, and a device without an end is left in time.
+    // A device without an end is left in time.
     File::open(path).and_then(|file| file.take(LARGEST + 1).read_to_end(&mut bytes)).map_err(failed)?;
     Ok(bytes)
 }

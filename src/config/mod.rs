@@ -18,7 +18,9 @@ mod tree;
 pub(crate) mod values;
 
 pub(crate) use group_id::{Images, group_id};
-pub use load::{DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file};
+pub use load::{
+    DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file, read_file,
+};
 pub(crate) use names::file_name;
 pub use plan::*;
 pub(crate) use print::device_path;

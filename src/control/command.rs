@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
+pub(super) enum Command {
     /// Make ioband devices, all of them or none.
     Create(Vec<(String, TableLine)>),
     /// Take an ioband device away.
@@ -35,7 +35,7 @@ impl Command {
     ///
     /// # Errors
     /// EINVAL and what would be right.
-    pub fn parse(text: &str) -> Result<Self, Refusal> {
+    pub(super) fn parse(text: &str) -> Result<Self, Refusal> {
         let text = text.trim();
         let (verb, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         match verb {
@@ -54,7 +54,8 @@ impl Command {
                     ));
                 };
                 if sector != "0" {
-                    let sentence = format!("the sector of a message is 0, not `{sector}`: message {device} 0 …");
+                    let sentence =
+                        format!("the sector of a message is 0, not `{sector}`: message {device} 0 …");
                     return Err(Refusal::invalid(sentence));
                 }
                 let message = words.collect::<Vec<_>>().join(" ");
@@ -63,12 +64,14 @@ impl Command {
             "save" if rest.trim().is_empty() => Ok(Self::Save),
             "save" => Err(Refusal::invalid("`save` takes nothing: it writes to the file that was mounted")),
             "" => Err(Refusal::invalid("an empty command; write create, remove, message or save")),
-            _ => Err(Refusal::invalid(format!("`{verb}` is no command; write create, remove, message or save"))),
+            _ => Err(Refusal::invalid(format!(
+                "`{verb}` is no command; write create, remove, message or save"
+            ))),
         }
     }
 
     /// The command as it is told in events, without what is long.
-    pub fn title(&self) -> String {
+    pub(super) fn title(&self) -> String {
         match self {
             Self::Create(devices) => {
                 let names: Vec<_> = devices.iter().map(|(name, _)| name.as_str()).collect();
@@ -94,7 +97,9 @@ fn create(text: &str, rest: &str) -> Result<Command, Refusal> {
         vec![(name.to_owned(), table.parse()?)]
     };
     if devices.is_empty() {
-        return Err(Refusal::invalid("`create` takes a name and a table: create NAME 0 LENGTH ioband DEVICE …"));
+        return Err(Refusal::invalid(
+            "`create` takes a name and a table: create NAME 0 LENGTH ioband DEVICE …",
+        ));
     }
     Ok(Command::Create(devices))
 }
@@ -103,7 +108,8 @@ fn create(text: &str, rest: &str) -> Result<Command, Refusal> {
 fn named(line: &str) -> Result<(String, TableLine), Refusal> {
     let table: TableLine = line.parse()?;
     let Some(name) = &table.name else {
-        let sentence = format!("each line of several begins with the name of its device, `NAME: `, unlike `{line}`");
+        let sentence =
+            format!("each line of several begins with the name of its device, `NAME: `, unlike `{line}`");
         return Err(Refusal::invalid(sentence));
     };
     Ok((name.clone(), table))

@@ -168,7 +168,10 @@ mod tests {
         assert!(text.len() <= MOST && text.len() >= MOST / 3, "{}", text.len());
         assert!(text.lines().last().is_some_and(|l| l.ends_with("event 9999")));
         let numbers = text.lines().map(|l| l.rsplit(' ').next().unwrap().parse::<u32>().unwrap());
-        assert!(numbers.clone().zip(numbers.skip(1)).all(|(a, b)| b == a + 1), "lines are whole and in order");
+        assert!(
+            numbers.clone().zip(numbers.skip(1)).all(|(a, b)| b == a + 1),
+            "lines are whole and in order"
+        );
     }
 
     #[test]
@@ -205,8 +208,7 @@ mod tests {
             }
         }
         got += &read_all(&events, &mut follower, offset);
-        let numbers: Vec<u32> =
-            got.lines().map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        let numbers: Vec<u32> = got.lines().map(|l| l.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!(numbers, (0..5000).collect::<Vec<_>>());
     }
 

@@ -29,17 +29,17 @@ impl Serialize for Id<'_> {
 }
 
 /// The file `table.json`: a list of ioband devices with their settings.
-pub fn table_json(snapshot: &Snapshot<'_>) -> String {
+pub(super) fn table_json(snapshot: &Snapshot<'_>) -> String {
     text(&snapshot.plan.devices.iter().map(TableDevice::of).collect::<Vec<_>>())
 }
 
 /// The file `status.json`: a list of ioband devices with what their groups did.
-pub fn status_json(snapshot: &Snapshot<'_>) -> String {
+pub(super) fn status_json(snapshot: &Snapshot<'_>) -> String {
     text(&snapshot.devices().iter().map(StatusDevice::of).collect::<Vec<_>>())
 }
 
 /// The file `ls.json`: how the mount is served, its images, devices and disks.
-pub fn list_json(snapshot: &Snapshot<'_>) -> String {
+pub(super) fn list_json(snapshot: &Snapshot<'_>) -> String {
     text(&List::of(snapshot))
 }
 

@@ -30,8 +30,6 @@ pub struct Service {
 pub struct ImageLine {
     /// Its name.
     pub name: String,
-    /// Its ioband device, as (engine, number there).
-    pub device: (usize, usize),
     /// Its size.
     pub size: Bytes,
     /// Writes are refused.
@@ -40,10 +38,12 @@ pub struct ImageLine {
     pub mode: u16,
     /// Owner and group.
     pub owner: (u32, u32),
+    /// How many files of it are open.
+    pub opens: u64,
 }
 
 /// The file `ls`.
-pub fn list(snapshot: &Snapshot<'_>) -> String {
+pub(super) fn list(snapshot: &Snapshot<'_>) -> String {
     let devices = snapshot.devices();
     snapshot.service.map(service_lines).unwrap_or_default()
         + &image_lines(snapshot.images().into_iter())
@@ -72,9 +72,10 @@ pub(super) fn image_lines<'a>(images: impl Iterator<Item = (&'a ImageLine, &'a s
             image.size.to_string(),
             access.to_owned(),
             format!("{mode:04o} {uid}:{gid}"),
+            image.opens.to_string(),
         ]
     });
-    columns(&["IMAGE", "DEVICE", "SIZE", "ACCESS", "OWNER"], rows)
+    columns(&["IMAGE", "DEVICE", "SIZE", "ACCESS", "OWNER", "OPEN"], rows)
 }
 
 pub(super) fn device_lines<'a>(bands: impl Iterator<Item = (u32, &'a BandStatus)>) -> String {
@@ -176,11 +177,12 @@ mod tests {
     fn columns_are_as_wide_as_they_need() {
         let image = |name: &str, read_only| ImageLine {
             name: name.into(),
-            device: (0, 0),
             size: Bytes(2 << 30),
             read_only,
             mode: 0o660,
             owner: (0, 107),
+            opens: 2,
+            opens: 2,
         };
         let images = [image("vm1.img", false), image("v.img", true)];
         assert_eq!(

@@ -169,7 +169,7 @@ fn group(seen: &Seen<'_>, status: &GroupStatus) -> (Labels, Group) {
 }
 
 /// The text of the file.
-pub fn metrics(snapshot: &Snapshot<'_>) -> String {
+pub(super) fn metrics(snapshot: &Snapshot<'_>) -> String {
     let mut families = Families(Vec::new());
     families.add(OF_BUILDS, &[(vec![("version", env!("CARGO_PKG_VERSION").to_owned())], "")]);
     if let Some(Service { by_uring, by_dev, .. }) = snapshot.service {

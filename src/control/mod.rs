@@ -21,6 +21,8 @@ mod refusal;
 mod running;
 mod setting;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod text;
 mod transaction;
 

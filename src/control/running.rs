@@ -83,12 +83,7 @@ impl Control {
     /// A configuration that is about to run, with the text that it was read from.
     pub fn new(events: Arc<Events>, plan: Plan, text: &str) -> Self {
         let running = Running { plan: Arc::new(plan), text: text.into(), changed: clock::wall() };
-        Self {
-            events,
-            running: Mutex::new(running),
-            changing: Mutex::default(),
-            machinery: OnceLock::new(),
-        }
+        Self { events, running: Mutex::new(running), changing: Mutex::default(), machinery: OnceLock::new() }
     }
 
     /// Says what it is in force on; until then nothing can be changed.
@@ -250,7 +245,9 @@ impl Control {
             Ok(same)
         });
         match &result {
-            Ok(same) => self.events.add(&format!("{what}: {}", if *same { "nothing changes" } else { "done" })),
+            Ok(same) => {
+                self.events.add(&format!("{what}: {}", if *same { "nothing changes" } else { "done" }))
+            }
             Err(refusal) => self.events.add(&format!("refused: {what}: {refusal}")),
         }
         result.map(drop)

@@ -40,11 +40,11 @@ impl Stage {
         }
         let images = plan.images.iter().map(|image| ImageLine {
             name: image.name.clone(),
-            device: (0, 0),
             size: image.size(),
             read_only: image.read_only,
             mode: image.mode,
             owner: (image.owner, image.group),
+            opens: 0,
         });
         let images = images.collect();
         let service = Service {

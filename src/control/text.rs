@@ -8,7 +8,7 @@
 //! default group is -1. Behind the id of a process that has ended stands `(gone)`.
 
 use super::edit;
-use super::grammar::word;
+use super::grammar::escaped;
 use crate::config::Plan;
 use crate::engine::{BandStatus, DiskStatus};
 use std::fmt::Write;
@@ -32,7 +32,7 @@ pub(super) fn status(plan: &Plan, disks: &[DiskStatus]) -> String {
 fn status_line(band: &BandStatus, id: u32) -> String {
     let mut line = format!("{}: 0 {} ioband {id}", band.name, band.sectors);
     for group in &band.groups {
-        let id = group.id.as_ref().map_or_else(|| "-1".to_owned(), |id| word(&id.to_string()));
+        let id = group.id.as_ref().map_or_else(|| "-1".to_owned(), |id| escaped(&id.to_string()));
         let gone = if group.gone { "(gone)" } else { "" };
         let (r, w) = (group.counters.read, group.counters.write);
         // Writing to a String cannot fail.

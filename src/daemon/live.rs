@@ -9,9 +9,7 @@ use crate::clock::Clock;
 use crate::config::{Defaults, DevicePlan, ImagePlan, Plan, Probe, SimulatePlan};
 use crate::control::{ImageLine, Machinery, Refusal, Service};
 use crate::device::{OpenMode, Simulate, Target};
-use crate::engine::{
-    BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image,
-};
+use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
@@ -82,7 +80,17 @@ impl Live {
         clock: Clock,
         unscheduled: bool,
     ) -> Self {
-        Self { defaults, probe, file, face, engines, server: None, clock, unscheduled, devices: Mutex::default() }
+        Self {
+            defaults,
+            probe,
+            file,
+            face,
+            engines,
+            server: None,
+            clock,
+            unscheduled,
+            devices: Mutex::default(),
+        }
     }
 
     /// It is at work: a change is to be told to who serves.
@@ -209,13 +217,7 @@ impl Live {
     }
 
     /// Makes the bands of the devices that come; all devices that there are then, in the order of the plan.
-    fn come(
-        &self,
-        new: &Plan,
-        fates: Vec<Fate>,
-        devices: &Devices,
-        undo: &mut Undo,
-    ) -> Vec<(String, Held)> {
+    fn come(&self, new: &Plan, fates: Vec<Fate>, devices: &Devices, undo: &mut Undo) -> Vec<(String, Held)> {
         let mut by_id: HashMap<u32, Arc<Engine>> = HashMap::new();
         for fate in &fates {
             if let Fate::Stays(held) = fate {
@@ -265,7 +267,10 @@ impl Live {
             });
             undo.bands.push((engine.clone(), band));
             let path = device.path.clone();
-            held.push((device.name.clone(), Held { engine: engine.clone(), band, target, path, id: device.id }));
+            held.push((
+                device.name.clone(),
+                Held { engine: engine.clone(), band, target, path, id: device.id },
+            ));
         }
         held
     }
@@ -306,15 +311,8 @@ impl Live {
                 Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
             let (device, engine) = (names[wanted.device].clone(), engine.clone());
             let taken = |ino| removed.iter().any(|node| node.ino == ino);
-            let node = ImageNode::new(
-                Arc::new(image),
-                device,
-                engine,
-                wanted.read_only,
-                owner,
-                wanted.mode,
-                taken,
-            );
+            let node =
+                ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
             images.push(Arc::new(node));
         }
         let tree = Tree::new(new.control.clone(), names, images, removed.clone());
@@ -429,9 +427,10 @@ fn removed(tree: &Tree, new: &Plan, stays: &HashSet<&str>) -> Result<Vec<Arc<Ima
             let overlap = *node.device == *new.devices[image.device].name
                 && !(image.read_only && node.read_only)
                 && image.extents.iter().any(|a| {
-                    node.image.extents().iter().any(|b| {
-                        a.offset.0 < b.offset.0 + b.size.0 && b.offset.0 < a.offset.0 + a.size.0
-                    })
+                    node.image
+                        .extents()
+                        .iter()
+                        .any(|b| a.offset.0 < b.offset.0 + b.size.0 && b.offset.0 < a.offset.0 + a.size.0)
                 });
             if overlap {
                 let what = format!("image {} cannot be where image {name} was", image.name);

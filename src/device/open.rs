@@ -124,6 +124,7 @@ impl Target {
         let target = Target {
             path: path.to_owned(),
             size: opened.len(),
+            read_only: mode.read_only,
             number: None,
             block: 1,
             direct: false,

@@ -20,6 +20,8 @@ pub struct Target {
     pub(super) file: File,
     pub(super) path: PathBuf,
     pub(super) size: u64,
+    /// It was opened for reading only.
+    pub(super) read_only: bool,
     /// `MAJOR:MINOR` of a block device.
     pub(super) number: Option<(u64, u64)>,
     pub(super) block: u32,
@@ -79,6 +81,11 @@ impl Target {
     /// Whether I/O bypasses the page cache.
     pub fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// Whether it was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.read_only
     }
 
     /// Whether it is a block device.

@@ -46,7 +46,9 @@ impl Face {
                 let (size, changed) = self.events().size();
                 (size, changed.unwrap_or(now), false)
             }
-            Node::ControlFile(file) => (self.control.text(*file).len() as u64, now, *file == ControlFile::Ctl),
+            Node::ControlFile(file) => {
+                (self.control.text(*file).len() as u64, now, *file == ControlFile::Ctl)
+            }
             Node::Setting(device, setting) => {
                 let text = self.control.setting(device, *setting).unwrap_or_default();
                 (text.len() as u64, now, true)
@@ -177,7 +179,9 @@ impl Metadata {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
         if let Handle::Transaction(transaction) = &*handle {
             // What was written without a newline is a command, too.
-            if let Some(command) = lock(transaction).complete() {
+            let command = lock(transaction).complete();
+            if let Some(command) = command {
+                let handle = handle.clone();
                 return self.later(move |face| {
                     let Handle::Transaction(transaction) = &*handle else { return };
                     match face.run(transaction, &command) {
@@ -213,7 +217,7 @@ impl Metadata {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
         // A write comes in pieces of far less than 32 bits.
         let len = data.len() as u32;
-        let written = |reply: ReplyWrite, result: Result<(), Errno>| match result {
+        let written = move |reply: ReplyWrite, result: Result<(), Errno>| match result {
             Ok(()) => reply.written(len),
             Err(errno) => reply.error(errno),
         };
@@ -245,12 +249,17 @@ impl Metadata {
                     });
                 }
             },
-            Handle::Setting { .. } if data.len() > LONGEST_SETTING => reply.error(Errno::from_i32(libc::E2BIG)),
+            Handle::Setting { .. } if data.len() > LONGEST_SETTING => {
+                reply.error(Errno::from_i32(libc::E2BIG))
+            }
             Handle::Setting { .. } => {
                 let (handle, text) = (handle.clone(), String::from_utf8_lossy(data).into_owned());
                 self.later(move |face| {
                     let Handle::Setting { device, setting, .. } = &*handle else { return };
-                    written(reply, face.control.set(device, *setting, &text).map_err(|refusal| errno(&refusal)));
+                    written(
+                        reply,
+                        face.control.set(device, *setting, &text).map_err(|refusal| errno(&refusal)),
+                    );
                 });
             }
             Handle::Text(_) | Handle::Events(_) | Handle::Image { .. } => reply.error(Errno::EPERM),
@@ -348,7 +357,11 @@ impl Face {
         result
     }
 
-    pub(super) fn open_setting(&self, node: &Node, flags: OpenFlags) -> Result<(FileHandle, FopenFlags), Errno> {
+    pub(super) fn open_setting(
+        &self,
+        node: &Node,
+        flags: OpenFlags,
+    ) -> Result<(FileHandle, FopenFlags), Errno> {
         let Node::Setting(device, setting) = node else { return Err(Errno::EISDIR) };
         let text = self.control.setting(device, *setting).ok_or(Errno::ESTALE)?.into_bytes();
         let handle = match flags.acc_mode() {
@@ -367,4 +380,3 @@ fn errno(refusal: &Refusal) -> Errno {
 fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
-

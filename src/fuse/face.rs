@@ -179,9 +179,7 @@ impl Face {
 /// A thread that does what it is sent, in its order.
 fn lane(name: &str) -> io::Result<mpsc::Sender<SlowWork>> {
     let (lane, work) = mpsc::channel::<SlowWork>();
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(move || work.into_iter().for_each(|work| work()))?;
+    std::thread::Builder::new().name(name.into()).spawn(move || work.into_iter().for_each(|work| work()))?;
     Ok(lane)
 }
 
@@ -310,7 +308,7 @@ impl Filesystem for Metadata {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.forget(fh);
+        self.close(fh);
         reply.ok();
     }
 
@@ -408,9 +406,9 @@ impl Filesystem for Metadata {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        match self.list(ino, offset, |index, name, attr| {
-            reply.add(attr.ino, index, name, &TTL, attr, GENERATION)
-        }) {
+        match self
+            .list(ino, offset, |index, name, attr| reply.add(attr.ino, index, name, &TTL, attr, GENERATION))
+        {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }

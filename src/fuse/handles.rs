@@ -91,7 +91,7 @@ impl Face {
     }
 
     /// An open file is closed for good.
-    pub(super) fn forget(&self, fh: FileHandle) {
+    pub(super) fn close(&self, fh: FileHandle) {
         let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
         let handle = usize::try_from(fh.0).ok().and_then(|index| handles.try_remove(index));
         drop(handles);

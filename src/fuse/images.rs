@@ -3,8 +3,8 @@
 //! Everything about an image that is not here (its attributes, opening it, looking for holes) is on fuser's side, in `face`.
 
 use super::face::Face;
-use super::slots::Slot;
 use super::node::ImageNode;
+use super::slots::Slot;
 use super::tree::Tree;
 use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, WriteOut, opcode, parse};
 use crate::classify::{Caller, Round};

@@ -43,6 +43,6 @@ pub use mount::{
     MountError, Mounted, MountedAt, State, check_mountpoint, default_acl, ioband_mounts, probe_mountpoint,
     resolved, unmount,
 };
-pub use server::{ServeError, ServeOptions, Server, TransportKind};
 pub use node::ImageNode;
+pub use server::{ServeError, ServeOptions, Server, TransportKind};
 pub use tree::{Tree, TreeError};

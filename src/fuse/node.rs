@@ -133,11 +133,10 @@ impl ImageNode {
     }
 
     /// As `ls` shows it.
-    pub(super) fn line(&self) -> ImageLine {
+    pub fn line(&self) -> ImageLine {
         let meta = *self.meta();
         ImageLine {
             name: self.image.name().to_owned(),
-            device: self.device.to_string(),
             size: Bytes(self.image.size()),
             read_only: self.read_only,
             mode: meta.mode,
@@ -174,13 +173,7 @@ pub(super) fn folder_attr(ino: INodeNo, perm: u16, owner: (u32, u32), time: Syst
     attr(ino, FileType::Directory, perm, owner, time)
 }
 
-pub(super) fn file_attr(
-    ino: INodeNo,
-    size: u64,
-    perm: u16,
-    owner: (u32, u32),
-    time: SystemTime,
-) -> FileAttr {
+pub(super) fn file_attr(ino: INodeNo, size: u64, perm: u16, owner: (u32, u32), time: SystemTime) -> FileAttr {
     FileAttr { size, blocks: size.div_ceil(512), ..attr(ino, FileType::RegularFile, perm, owner, time) }
 }
 

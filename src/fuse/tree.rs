@@ -151,8 +151,7 @@ impl Tree {
         Some(match folder {
             Node::Root => {
                 let images = self.images.iter();
-                let images =
-                    images.map(|node| (node.image.name().to_owned(), Node::Image(node.clone())));
+                let images = images.map(|node| (node.image.name().to_owned(), Node::Image(node.clone())));
                 std::iter::once((self.plan.dir.clone(), Node::ControlDir)).chain(images).collect()
             }
             Node::ControlDir => {

@@ -130,8 +130,7 @@ const WHOLE: &[(&str, Way)] = &[
         sh(script, &[new, &stage.yaml()]).status.success()
     }),
     ("vim, which writes a copy first", |stage, new, _| {
-        let script =
-            "vim -N -u NONE -i NONE -es -c 'set backupcopy=no backup' -c '%d' -c \"0r $1\" -c '$d' -c 'wq' \"$2\" </dev/null; \
+        let script = "vim -N -u NONE -i NONE -es -c 'set backupcopy=no backup' -c '%d' -c \"0r $1\" -c '$d' -c 'wq' \"$2\" </dev/null; \
              status=$?; rm -f \"$2~\"; exit $status";
         sh(script, &[new, &stage.yaml()]).status.success()
     }),
@@ -284,9 +283,16 @@ impl Stage {
         let (name, edit) = ON_DISK[way];
         edit(&new, &self.vmdisk.folder().join("config.yaml"));
         let start = Instant::now();
-        wait_until(|| self.weight() == weight, || {
-            format!("{name}: weight {} and not {weight}:\n{}", self.weight(), self.vmdisk.control("events"))
-        });
+        wait_until(
+            || self.weight() == weight,
+            || {
+                format!(
+                    "{name}: weight {} and not {weight}:\n{}",
+                    self.weight(),
+                    self.vmdisk.control("events")
+                )
+            },
+        );
         self.longest = self.longest.max(start.elapsed());
     }
 
@@ -298,7 +304,10 @@ impl Stage {
         fs::write(&new, bytes).expect("a file");
         let events = self.vmdisk.control("events").lines().count();
         let refusal = |events_text: &str| {
-            events_text.lines().skip(events.min(1)).any(|line| line.contains("refused: ") && line.contains(place))
+            events_text
+                .lines()
+                .skip(events.min(1))
+                .any(|line| line.contains("refused: ") && line.contains(place))
         };
         let way = number / 3 % (WHOLE.len() + ON_DISK.len());
         match WHOLE.get(way) {
@@ -310,7 +319,11 @@ impl Stage {
             None => {
                 ON_DISK[way - WHOLE.len()].1(&new, &self.vmdisk.folder().join("config.yaml"));
                 self.vmdisk.wait_for("events", |events| {
-                    events.lines().rev().take(3).any(|line| line.contains("config.yaml") && line.contains(place))
+                    events
+                        .lines()
+                        .rev()
+                        .take(3)
+                        .any(|line| line.contains("config.yaml") && line.contains(place))
                 });
             }
         }
@@ -324,7 +337,8 @@ impl Stage {
         fs::write(&half, "devices: {}\n").expect("a file");
         let script = "exec >\"$2\"; printf '%s\\n' \"$(cat \"$1\")\"; kill -9 $$";
         assert!(!sh(script, &[&half, &self.yaml()]).status.success());
-        self.vmdisk.wait_for("events", |events| events.contains("was killed (signal 9) before it was closed"));
+        self.vmdisk
+            .wait_for("events", |events| events.contains("was killed (signal 9) before it was closed"));
         assert_eq!((self.text(), self.vmdisk.control("table")), (text, table));
     }
 
@@ -332,7 +346,8 @@ impl Stage {
     fn too_much(&self) {
         let (text, table) = (self.text(), self.vmdisk.control("table"));
         let write = |bytes: &[u8]| {
-            let mut file = OpenOptions::new().write(true).truncate(true).open(self.yaml()).expect("an editor");
+            let mut file =
+                OpenOptions::new().write(true).truncate(true).open(self.yaml()).expect("an editor");
             file.write_all(bytes).and_then(|()| file.sync_all()).map_err(|error| error.raw_os_error())
         };
         assert_eq!(write(&b"# ten megabytes\n".repeat(10 << 16)), Err(Some(libc::EFBIG)));

@@ -57,12 +57,16 @@ impl Stage {
     fn expect(&self, what: &str, parts: &[(&str, f64)]) {
         let from = self.after(&self.requests(), GRACE);
         let to = self.after(&from, COUNTED);
-        let got: Vec<_> = from.iter().zip(&to).map(|((id, from), (_, to))| (id.as_str(), to - from)).collect();
+        let got: Vec<_> =
+            from.iter().zip(&to).map(|((id, from), (_, to))| (id.as_str(), to - from)).collect();
         let sum: u64 = got.iter().map(|(_, n)| n).sum();
         for (id, part) in parts {
             let n = got.iter().find(|(group, _)| group == id).map_or(0, |(_, n)| *n);
             let percent = n as f64 * 100.0 / sum as f64;
-            assert!((percent - part).abs() < 4.0, "{what}: {id} got {percent:.1} % and not {part} %: {got:?}");
+            assert!(
+                (percent - part).abs() < 4.0,
+                "{what}: {id} got {percent:.1} % and not {part} %: {got:?}"
+            );
         }
     }
 }

@@ -71,4 +71,4 @@ mod words;
 pub use limit::{LimitKey, Share};
 pub use message::Message;
 pub use table::{TableDevice, TableLine};
-pub(super) use words::MOST_KILOBYTES;
+pub(super) use words::{MOST_KILOBYTES, escaped};

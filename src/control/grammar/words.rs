@@ -24,7 +24,7 @@ pub(super) fn value<T>(
 }
 
 /// The text as one word: blanks, control characters and backslashes as in /proc/mounts.
-pub(super) fn escaped(text: &str) -> String {
+pub(in crate::control) fn escaped(text: &str) -> String {
     let mut word = String::with_capacity(text.len());
     for character in text.chars() {
         if character.is_whitespace() || character.is_control() || character == '\\' {
