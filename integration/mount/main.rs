@@ -7,6 +7,7 @@ mod access;
 mod alone;
 mod charge;
 mod cli;
+mod commands;
 mod daemon;
 mod data;
 mod forbidden;
@@ -48,6 +49,7 @@ fn main() {
         startup::trials(),
         forbidden::trials(),
         cli::trials(),
+        commands::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
