@@ -32,7 +32,10 @@ fn here(args: &[&str]) -> Said {
 
 fn help() {
     let help = here(&["--help"]).ok();
-    for command in ["mount", "umount", "check", "ls", "table", "status"] {
+    let commands = [
+        "mount", "umount", "check", "create", "remove", "message", "table", "status", "targets", "ls", "save",
+    ];
+    for command in commands {
         let is_it = |line: &str| line.split_whitespace().next() == Some(command);
         assert!(help.lines().any(is_it), "nothing of {command} in {help}");
         assert!(here(&[command, "--help"]).ok().contains("Usage: ioband"));
@@ -48,6 +51,22 @@ fn help() {
         "--no-scheduling",
     ] {
         assert!(mount.contains(words), "nothing of {words} in {mount}");
+    }
+    let message = here(&["message", "--help"]).ok();
+    for word in [
+        "type",
+        "attach",
+        "detach",
+        "weight",
+        "policy",
+        "range-bw",
+        "token",
+        "io_throttle",
+        "io_limit",
+        "reset",
+    ] {
+        let is_it = |line: &str| line.split_whitespace().next() == Some(word);
+        assert!(message.lines().any(is_it), "nothing of {word} in {message}");
     }
     assert_eq!(here(&["--version"]).ok(), format!("ioband {}\n", env!("CARGO_PKG_VERSION")));
 }
@@ -67,6 +86,16 @@ fn wrong_usage() {
         (&["umount"], "<MOUNTPOINT>"),
         (&["check"], "<CONFIG>"),
         (&["table", "a", "b"], "unexpected argument 'b'"),
+        (&["create", "a", "b"], "unexpected argument 'b'"),
+        (&["create", "a", "--table"], "a value is required for '--table <TABLE>'"),
+        (&["remove"], "<NAME>"),
+        (&["remove", "a", "b"], "unexpected argument 'b'"),
+        (&["message"], "<NAME>"),
+        (&["message", "a", "0"], "<MESSAGE>..."),
+        (&["message", "a", "b", "reset"], "invalid value 'b' for '<SECTOR>'"),
+        (&["message", "a", "0", "reset", "--frob"], "unexpected argument '--frob'"),
+        (&["targets", "a"], "unexpected argument 'a'"),
+        (&["save", "a", "b"], "unexpected argument 'b'"),
     ];
     for (args, words) in wrong {
         let said = here(args);
@@ -108,7 +137,18 @@ const TABLE: &str = "d: 0 8192 ioband";
 fn find_the_mount() {
     let place = Alone::new();
     place.ioband(&["table"]).refused(&["there is no ioband mount on this machine", "`ioband mount CONFIG`"]);
-    place.ioband(&["status"]).refused(&["there is no ioband mount on this machine"]);
+    let commands: [&[&str]; 6] = [
+        &["status"],
+        &["ls"],
+        &["create", "d"],
+        &["remove", "d"],
+        &["message", "d", "0", "reset"],
+        &["save"],
+    ];
+    for command in commands {
+        place.ioband(command).refused(&["there is no ioband mount on this machine"]);
+    }
+    assert_eq!(place.ioband(&["targets"]).ok(), "ioband v1.0.0\n");
 
     place.write("one.yaml", ONE);
     place.ioband(&["mount", "one.yaml", "one"]).ok();
@@ -118,7 +158,7 @@ fn find_the_mount() {
     place.write("two.yaml", &ONE.replace("d:", "e:").replace("disk", "disk2"));
     place.ioband(&["mount", "two.yaml", "two with a blank"]).ok();
     let at = |name: &str| place.folder().join(name).display().to_string();
-    for command in ["table", "status", "ls"] {
+    for command in ["table", "status", "ls", "create", "save"] {
         let both = [at("one"), at("two with a blank")];
         place.ioband(&[command]).refused(&["several ioband mounts", &both[0], &both[1], "--mountpoint DIR"]);
         place.ioband(&[command, "--mountpoint", "three"]).refused(&["nothing of ioband is mounted at three"]);
@@ -279,9 +319,16 @@ images:
          iso.img  d       1MiB  read-only   0600 {owner}:{group}\n\n\
          DEVICE  DISK  SIZE  TYPE  POLICY         GROUPS  ON\n\
          fast    3     6GiB  user  weight         2       {path}\n\
-         d       1     4MiB  none  weight-iosize  0       {path}2\n"
+         d       1     4MiB  none  weight-iosize  0       {path}2\n\n"
     );
-    assert_eq!(rest, wanted);
+    let groups = "\
+DEVICE  GROUP    WEIGHT  ASKED   GOT  READS  WRITES  HELD
+fast    default  100     62.5%   -    0      0       0
+fast    60001    40      25.0%   -    0      0       0
+fast    60002    20      12.5%   -    0      0       0
+d       default  100     100.0%  -    0      0       0
+";
+    assert_eq!(rest, format!("{wanted}{groups}"));
     for name in ["vm1.img", "iso.img"] {
         let image = File::open(mount.file(name)).expect("an image");
         image.read_exact_at(&mut [0; 512], 0).expect("a read");
@@ -291,7 +338,14 @@ images:
         .expect("it is ours");
     let (service, rest) = list();
     assert_eq!(service[1], "served     0 requests by io_uring, 2 by /dev/fuse");
-    assert_eq!(rest, wanted.replace("0640", "0644"));
+    let groups = "\
+DEVICE  GROUP    WEIGHT  ASKED   GOT     READS  WRITES  HELD
+fast    default  100     62.5%   100.0%  1      0       0
+fast    60001    40      25.0%   0.0%    0      0       0
+fast    60002    20      12.5%   0.0%    0      0       0
+d       default  100     100.0%  100.0%  1      0       0
+";
+    assert_eq!(rest, format!("{}{groups}", wanted.replace("0640", "0644")));
 }
 
 fn umount_nothing() {
@@ -330,6 +384,13 @@ fn forbidden() {
         ".ioband/table",
         "`control: {owner:",
     ]);
+    for command in [&["remove", "d"][..], &["message", "d", "0", "reset"]] {
+        as_other(&[command, &["--mountpoint", &at]].concat()).refused(&[
+            "Permission denied",
+            ".ioband/ctl",
+            "`control: {owner:",
+        ]);
+    }
     as_other(&["umount", &at])
         .refused(&[&format!("cannot unmount {at}"), "only root and the user who mounted it may"]);
     assert!(mount.runs());

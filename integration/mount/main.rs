@@ -8,6 +8,7 @@ mod alone;
 mod charge;
 mod cli;
 mod control;
+mod commands;
 mod daemon;
 mod data;
 mod forbidden;
@@ -50,6 +51,7 @@ fn main() {
         forbidden::trials(),
         cli::trials(),
         control::trials(),
+        commands::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.

@@ -337,7 +337,7 @@ mod tests {
             |started| Identity { process: Some(ProcessId { tgid, started }), ..Identity::from_ids(0, 0) };
         assert_eq!(map.classify(&process(1), "x"), 1);
         let wanted = || [(GroupId::Number(5), 5), (GroupId::Number(tgid), 1)];
-        assert_eq!(map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new)), []);
+        assert_eq!(map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new)), Vec::<i32>::new());
         assert_eq!(map.classify(&process(2), "x"), DEFAULT, "another process with the same number");
         assert_eq!(map.classify(&process(1), "x"), 1);
         assert_eq!(map.processes().nth(1), Some(Some(ProcessId { tgid, started: 1 })));

@@ -10,7 +10,7 @@
 
 mod command;
 mod draft;
-mod edit;
+pub mod edit;
 mod events;
 mod files;
 pub mod grammar;
@@ -27,7 +27,6 @@ mod text;
 mod transaction;
 
 pub use draft::{Draft, TooLarge};
-pub use edit::{create, message, remove, table};
 pub use events::{Events, Follower};
 pub use files::ControlFile;
 pub use ls::{ImageLine, Service};

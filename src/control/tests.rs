@@ -6,15 +6,19 @@ use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Pro
 use crate::engine::{BandStatus, DiskStatus, GroupStatus};
 use crate::sched::{Counters, Direction, Settings};
 use crate::units::Bytes;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A machine without the files that a plan is about, so that they are to be made.
 struct Empty;
 
 impl Probe for Empty {
     fn probe(&self, path: &Path) -> std::io::Result<Option<Found>> {
-        let root = Found { size: Bytes(0), kind: FoundKind::Other(DIRECTORY), identity: None };
+        let root = Found { size: Bytes(0), kind: FoundKind::Other(DIRECTORY), identity: None, number: None };
         Ok((path == Path::new("/")).then_some(root))
+    }
+
+    fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+        None
     }
 }
 
@@ -29,7 +33,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Nothing has been asked of it yet.
     pub(super) fn new(yaml: &str) -> Self {
-        let plan = load(yaml, "stage.yaml", &Defaults { owner: 0, group: 0 }, &Empty).unwrap();
+        let plan = load(yaml, "stage.yaml", &Defaults { owner: 0, group: 0, folder: PathBuf::new() }, &Empty).unwrap();
         let mut disks: Vec<DiskStatus> = Vec::new();
         for device in &plan.devices {
             let at = disks.iter().position(|disk| disk.id == device.id).unwrap_or_else(|| {

@@ -49,8 +49,8 @@ fn status_line(band: &BandStatus, id: u32) -> String {
 mod tests {
     use super::*;
     use crate::classify::{GroupId, GroupType};
-    use crate::engine::BandId;
-    use crate::sched::{Cap, Counters, Direction, Limits};
+    use crate::engine::{BandId, GroupStatus};
+    use crate::sched::{Counters, Direction, Limits, Policy};
     use crate::units::{Sectors, Weight};
 
     fn group(id: Option<u32>, weight: u32, [r, dr, sr, w, dw, sw]: [u64; 6]) -> GroupStatus {
@@ -93,36 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_one_word() {
-        assert_eq!(word("/home/me/my stuff/disk"), "/home/me/my\\040stuff/disk");
-        assert_eq!(word("a\\b\nc\u{a0}d"), "a\\134b\\012c\\302\\240d");
-        assert_eq!(word("/dev/disk/by-id/ü"), "/dev/disk/by-id/ü");
-    }
-
-    #[test]
-    fn a_table_has_every_argument() {
-        let settings = Settings { io_throttle: 10, io_limit: 400, token_base: 2048 };
-        assert_eq!(
-            table_line(&band(), 128, &settings),
-            "ioband1: 0 44371467 ioband 8:29 128 10 400 user weight 2048 :100 1001:80 1002:20"
-        );
-    }
-
-    #[test]
-    fn a_table_of_range_bw_has_bandwidths_in_kilobytes() {
-        let rate = |rate| NonZeroU64::new(rate).expect("a test's rate is not zero");
+    fn an_id_is_one_word_and_says_if_its_process_has_gone() {
         let mut band = band();
-        band.policy = Policy::RangeBw;
-        band.groups[1].limits.min_bandwidth = Some(rate(1000 << 10));
-        band.groups[1].limits.max_bandwidth = Some(Cap::new(rate(2000 << 10)));
-        // A single byte a second is not none.
-        band.groups[2].limits.min_bandwidth = Some(rate(1));
-        band.groups[2].limits.max_bandwidth = Some(Cap::new(rate(1025)));
-        // Caps of requests have no place in it.
-        band.groups[2].limits.max_iops = Some(Cap::new(rate(7)));
-        assert_eq!(
-            table_line(&band, 128, &Settings::default()),
-            "ioband1: 0 44371467 ioband 8:29 128 0 0 user range-bw 2048 :0:0 1001:1000:2000 1002:1:2"
-        );
+        band.groups[1].gone = true;
+        band.groups[2].id = Some(GroupId::Name("a\u{a0}b".into()));
+        let line = status_line(&band, 128);
+        assert!(line.contains(" 1001(gone) 166 "), "{line}");
+        assert!(line.contains(" a\\302\\240b 211 "), "{line}");
     }
 }
