@@ -14,9 +14,11 @@ use proptest::prelude::*;
 use std::fmt::Write as _;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 const GIB: u64 = 1 << 30;
-const DEFAULTS: Defaults = Defaults { owner: 1234, group: 5678, folder: PathBuf::new() };
+static DEFAULTS: LazyLock<Defaults> =
+    LazyLock::new(|| Defaults { owner: 1234, group: 5678, folder: PathBuf::new() });
 
 /// A machine with two disks and a few files.
 struct Machine;
@@ -424,8 +426,9 @@ fn a_file_that_exists_with_its_size_is_used_again() {
 
 #[test]
 fn relative_paths_count_from_the_folder_of_the_mount() {
-    let load =
-        |text: &str, folder: &str| load(text, "f", &Defaults { folder: folder.into(), ..DEFAULTS }, &Machine);
+    let load = |text: &str, folder: &str| {
+        load(text, "f", &Defaults { folder: folder.into(), ..DEFAULTS.clone() }, &Machine)
+    };
     let text = "devices: {a: {path: sdb1}, b: {path: ./sdc1}, c: {path: /dev/sdb2}}";
     let plan = load(text, "/dev").unwrap();
     let paths: Vec<_> = plan.devices.iter().map(|device| device.path.to_str().unwrap()).collect();
