@@ -231,7 +231,9 @@ mod tests {
         let told = Arc::new(AtomicUsize::new(0));
         events.on_new({
             let told = told.clone();
-            move || drop(told.fetch_add(1, Ordering::Relaxed))
+            move || {
+                told.fetch_add(1, Ordering::Relaxed);
+            }
         });
         events.add("a");
         events.add("b");

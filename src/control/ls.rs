@@ -182,7 +182,6 @@ mod tests {
             mode: 0o660,
             owner: (0, 107),
             opens: 2,
-            opens: 2,
         };
         let images = [image("vm1.img", false), image("v.img", true)];
         assert_eq!(

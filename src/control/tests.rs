@@ -3,7 +3,7 @@
 use super::snapshot::Snapshot;
 use super::{ImageLine, Service};
 use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Probe, load};
-use crate::engine::{BandStatus, DiskStatus, GroupStatus};
+use crate::engine::{BandId, BandStatus, DiskStatus, GroupStatus};
 use crate::sched::{Counters, Direction, Settings};
 use crate::units::Bytes;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,8 @@ pub(super) struct Stage {
 impl Stage {
     /// Nothing has been asked of it yet.
     pub(super) fn new(yaml: &str) -> Self {
-        let plan = load(yaml, "stage.yaml", &Defaults { owner: 0, group: 0, folder: PathBuf::new() }, &Empty).unwrap();
+        let plan = load(yaml, "stage.yaml", &Defaults { owner: 0, group: 0, folder: PathBuf::new() }, &Empty)
+            .unwrap();
         let mut disks: Vec<DiskStatus> = Vec::new();
         for device in &plan.devices {
             let at = disks.iter().position(|disk| disk.id == device.id).unwrap_or_else(|| {
@@ -97,6 +98,7 @@ fn band(device: &DevicePlan) -> BandStatus {
     };
     let others = device.groups.iter().map(|g| group(Some(g.id.clone()), g.weight, g.limits));
     BandStatus {
+        id: BandId::default(),
         name: device.name.clone(),
         sectors: device.size.whole_sectors(),
         device: device.path.display().to_string(),

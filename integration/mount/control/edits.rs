@@ -22,7 +22,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         let mut needs = transport.needs().to_vec();
         needs.extend(["vim", "nano", "yq", "jq", "sed", "script"].map(Need::Tool));
         let name = format!("200 live edits under the writes of four users ({})", transport.name());
-        trial(name, needs, move || live_edits(transport))
+        trial(&name, &needs, move || live_edits(transport))
     });
     both.into_iter().collect()
 }

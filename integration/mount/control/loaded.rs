@@ -16,7 +16,7 @@ const COUNTED: u64 = 800;
 pub(crate) fn trials() -> Vec<Trial> {
     let both = Transport::BOTH.map(|transport| {
         let name = format!("attach, detach, type and weight with hundreds held ({})", transport.name());
-        trial(name, transport.needs(), move || changes(transport))
+        trial(&name, transport.needs(), move || changes(transport))
     });
     both.into_iter().collect()
 }
