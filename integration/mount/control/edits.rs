@@ -200,7 +200,8 @@ const ON_DISK: &[(&str, fn(&Path, &Path))] = &[
     ("a symbolic link swapped", |new, file| {
         // As Kubernetes does it: the file is a link into a folder that is a link, and that one is exchanged.
         let folder = file.parent().expect("a folder");
-        let version = folder.join(format!("..v{}", fs::read_dir(folder).expect("a folder").count()));
+        let version = (0..).map(|n| folder.join(format!("..v{n}"))).find(|path| !path.exists());
+        let version = version.expect("a name that is free");
         fs::create_dir(&version).expect("a folder");
         fs::copy(new, version.join("config.yaml")).expect("a copy");
         let swap = |target: &Path, link: &Path| {
