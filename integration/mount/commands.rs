@@ -128,19 +128,23 @@ fn create_refused() {
         run(&mount, &["create", "d", "--table", &line.replace("ioband a", "ioband b")]),
         &["`d`", "already"],
     );
-    refused(run(&mount, &["create", "e", "--table", line]), &["is behind device d already"]);
+    refused(run(&mount, &["create", "e", "--table", line]), &["is behind device `d` already"]);
     assert_eq!(run(&mount, &["table"]).ok(), table);
     assert!(mount.control("events").lines().count() > 1, "refusals are events");
 }
 
 fn table_and_back() {
     let files = folder();
-    sparse(&files.path().join("a file with blanks"), 4 << 20);
+    sparse(&files.path().join("a\\file"), 4 << 20);
+    sparse(&files.path().join("a file"), 4 << 20);
     sparse(&files.path().join("b"), 4 << 20);
     let mount = Vmdisk::mount_in(files, "", &[]);
-    let table = "one: 0 8192 ioband a\\040file\\040with\\040blanks 7 2 9 cgroup weight-iosize 4096 :1 /a:b:2 /c:32767\n\
+    let table = "one: 0 8192 ioband a\\134file 7 2 9 cgroup weight-iosize 4096 :1 /a:b:2 /c:32767\n\
                  two: 0 2048 ioband b 3 0 0 user range-bw 2048 :0:0 1000:10:20\n";
     quiet(fed(&mount, &["create"], table));
+    // A word of a table it can be, but not a path in a configuration.
+    let blank = "0 8192 ioband a\\040file 7 2 9 none weight 0 :1";
+    refused(run(&mount, &["create", "three", "--table", blank]), &["a\\040file", "symbolic link"]);
     let printed = run(&mount, &["table"]).ok();
     let folder = format!("{}/", mount.folder().display());
     assert_eq!(printed.replace(&folder, ""), table);
