@@ -1,7 +1,7 @@
 //! What the document has not, or does not say: groups that are cgroups, by commands, while they are at work, and a group
 //! whose process has ended.
 
-use super::machine::{MACHINE, Machine, Program, SIMULATE, end};
+use super::machine::{DEPTH, MACHINE, Machine, Program, SIMULATE, end};
 use crate::load::Load;
 use crate::support::{Need, trial};
 use libtest_mimic::Trial;
@@ -86,7 +86,7 @@ fn cgroups(root: &Path) {
     one.take("below", loads[0].pid());
     two.take("", loads[1].pid());
     for load in &mut loads {
-        load.open(&machine.image("ioband1"), "--depth 8");
+        load.open(&machine.image("ioband1"), &format!("--depth {DEPTH}"));
         load.start();
     }
     machine.assert_shares(&[("ioband1", "-1", 100)]);

@@ -2,7 +2,7 @@
 //! `phy:` and tapdisk for `tap:aio:`, are processes of QEMU that serve an image each, and in the place of the virtual
 //! machines others that ask them for blocks all the time.
 
-use super::machine::{MACHINE, Machine, Program, SIMULATE, wait_for};
+use super::machine::{DEPTH, MACHINE, Machine, Program, SIMULATE, wait_for};
 use crate::support::{Need, trial};
 use libtest_mimic::Trial;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,17 @@ impl Virtual {
         let socket: PathBuf = folder.join(name);
         let mut backend = Command::new("qemu-nbd");
         backend.args(["--persistent", "--format=raw", "--cache=none", "--aio=threads", "--socket"]);
-        let backend = backend.arg(&socket).arg(image).stdin(Stdio::null()).spawn().expect("qemu-nbd");
+        let backend = backend
+            .arg(&socket)
+            .arg(image)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("qemu-nbd");
         wait_for(&socket);
         let mut machine = Command::new("qemu-img");
-        machine.args(["bench", "-f", "raw", "-t", "none", "-d", "8", "-s", "4096", "-c", "100000000"]);
+        machine.args(["bench", "-f", "raw", "-t", "none", "-s", "4096", "-c", "100000000"]);
+        machine.args(["-d", &DEPTH.to_string()]);
         machine.arg(format!("nbd+unix:///?socket={}", socket.display())).stdout(Stdio::null());
         Self { backend, machine: machine.spawn().expect("qemu-img") }
     }
