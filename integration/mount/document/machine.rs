@@ -5,7 +5,7 @@
 //! device, `/dev/mapper` the mount or, for the shim, a folder of links, and `/mnt1` is in the trial's folder.
 
 use crate::alone::Said;
-use crate::daemon::{Vmdisk, groups, wait_until};
+use crate::daemon::{Vmdisk, groups};
 use crate::load::Load;
 use crate::support::{Loop, Need, folder, run, sparse};
 use crate::writers::PATIENCE;
@@ -29,14 +29,13 @@ pub(super) const WITH_FILESYSTEMS: &[Need] = &[
 ];
 
 /// Bytes of a disk.
-pub(super) const DISK: u64 = 64 << 20;
+const DISK: u64 = 64 << 20;
 
-/// What makes a disk exact, and so slow that any machine can follow: even with QEMU's processes in between, and with
-/// others that want its processors.
+/// What makes a disk exact, and so slow that any machine can follow, also while others want its processors.
 pub(super) const SIMULATE: &str = "simulate 250:0:1";
 
 /// Requests that each reader has in flight: while a machine that does something else keeps it from its next ones, these are
-/// there, so that its group goes on to want its share. QEMU's server takes no more.
+/// there, so that its group goes on to want its share.
 pub(super) const DEPTH: u32 = 16;
 
 /// Points of a hundred that a share may be off.
@@ -285,9 +284,4 @@ pub(super) fn end(readers: Vec<Load>) {
         let report = reader.report();
         assert!(report.errors == 0 && report.requests > 0, "{report:?}");
     }
-}
-
-/// Waits for a socket or file that somebody makes.
-pub(super) fn wait_for(path: &Path) {
-    wait_until(|| path.exists(), || format!("{} does not come", path.display()));
 }

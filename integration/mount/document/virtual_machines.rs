@@ -1,66 +1,47 @@
 //! Examples 4 and 5: virtual machines. Xen is not needed for what they are about: in the place of its backends, blkback for
-//! `phy:` and tapdisk for `tap:aio:`, are processes of QEMU that serve an image each, and in the place of the virtual
-//! machines others that ask them for blocks all the time.
+//! `phy:` and tapdisk for `tap:aio:`, is the block layer of QEMU, a process of its own for each image, whose threads ask for
+//! blocks all the time.
 
-use super::machine::{DEPTH, MACHINE, Machine, Program, SIMULATE, wait_for};
+use super::machine::{MACHINE, Machine, Program, SIMULATE};
 use crate::support::{Need, trial};
 use libtest_mimic::Trial;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 pub(super) fn trials() -> Vec<Trial> {
-    let needs: Vec<_> =
-        MACHINE.iter().copied().chain([Need::Tool("qemu-nbd"), Need::Tool("qemu-img")]).collect();
+    let needs: Vec<_> = MACHINE.iter().copied().chain([Need::Tool("qemu-img")]).collect();
     vec![
         trial("document: example 4, Xen's virtual block devices share 80:40", &needs, phy),
         trial("document: example 5, Xen's blktap devices share 80:40", &needs, blktap),
     ]
 }
 
-/// A virtual machine and the process that is its disk.
-struct Virtual {
-    backend: Child,
-    machine: Child,
-}
+/// The process that is the disk of a virtual machine.
+struct Backend(Child);
 
-impl Virtual {
-    /// The disk is an image; `name` is that of the virtual machine.
-    fn start(image: &Path, folder: &Path, name: &str) -> Self {
-        let socket: PathBuf = folder.join(name);
-        let mut backend = Command::new("qemu-nbd");
-        backend.args(["--persistent", "--format=raw", "--cache=none", "--aio=threads", "--socket"]);
-        let backend = backend
-            .arg(&socket)
-            .arg(image)
-            .stdin(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("qemu-nbd");
-        wait_for(&socket);
-        let mut machine = Command::new("qemu-img");
-        machine.args(["bench", "-f", "raw", "-t", "none", "-s", "4096", "-c", "100000000"]);
-        machine.args(["-d", &DEPTH.to_string()]);
-        machine.arg(format!("nbd+unix:///?socket={}", socket.display())).stdout(Stdio::null());
-        Self { backend, machine: machine.spawn().expect("qemu-img") }
+impl Backend {
+    /// As many requests as its threads can wait for: on a busy machine it takes them long to ask for the next ones.
+    fn start(image: &Path) -> Self {
+        let mut qemu = Command::new("qemu-img");
+        qemu.args(["bench", "-f", "raw", "-t", "none", "-i", "threads", "-d", "64", "-s", "4096"]);
+        Self(qemu.args(["-c", "100000000"]).arg(image).stdout(Stdio::null()).spawn().expect("qemu-img"))
     }
 
     /// The process that `lsof` finds with the image open.
     fn pid(&self) -> u32 {
-        self.backend.id()
+        self.0.id()
     }
 
-    /// Neither has ended, as they would at an error.
+    /// It has not ended, as it would at an error.
     fn runs(&mut self) -> bool {
-        [&mut self.backend, &mut self.machine].into_iter().all(|child| matches!(child.try_wait(), Ok(None)))
+        matches!(self.0.try_wait(), Ok(None))
     }
 }
 
-impl Drop for Virtual {
+impl Drop for Backend {
     fn drop(&mut self) {
-        for child in [&mut self.machine, &mut self.backend] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -75,10 +56,9 @@ fn phy() {
 # dmsetup message ioband1 0 {SIMULATE}
 "#
     ));
-    let start = |device, name| Virtual::start(&machine.image(device), machine.mount().folder(), name);
-    let mut both = [start("ioband1", "vm1"), start("ioband2", "vm2")];
+    let mut both = ["ioband1", "ioband2"].map(|device| Backend::start(&machine.image(device)));
     machine.assert_shares(&[("ioband1", "-1", 80), ("ioband2", "-1", 40)]);
-    assert!(both.iter_mut().all(Virtual::runs), "a virtual machine has ended");
+    assert!(both.iter_mut().all(Backend::runs), "a backend has ended");
 }
 
 /// In the document a file system on ioband1 holds the two images. Here they are images of ioband: what is put in the place of
@@ -99,10 +79,9 @@ fn blktap() {
         "vm1.img: {device: ioband1, size: 32MiB}\n  vm2.img: {device: ioband1, offset: 32MiB, size: 32MiB}";
     std::fs::write(&yaml, format!("{devices}\nimages:\n  {images}\n")).expect("a configuration");
 
-    let start = |image, name| Virtual::start(&machine.image(image), machine.mount().folder(), name);
-    let mut both = [start("vm1.img", "vm1"), start("vm2.img", "vm2")];
+    let mut both = ["vm1.img", "vm2.img"].map(|image| Backend::start(&machine.image(image)));
     machine.assert_shares(&[("ioband1", "-1", 100)]);
-    let [one, two] = both.each_ref().map(Virtual::pid);
+    let [one, two] = both.each_ref().map(Backend::pid);
     machine.follow(&format!(
         "# dmsetup message ioband1 0 type pid\n\
          # dmsetup message ioband1 0 attach {one}\n\
@@ -114,5 +93,5 @@ fn blktap() {
     ));
     let (one, two) = (one.to_string(), two.to_string());
     machine.assert_shares(&[("ioband1", &one, 80), ("ioband1", &two, 40)]);
-    assert!(both.iter_mut().all(Virtual::runs), "a virtual machine has ended");
+    assert!(both.iter_mut().all(Backend::runs), "a backend has ended");
 }
