@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::thread;
 
 /// It has been quiet for so long before it is read.
-const QUIET: Nanos = Nanos::from_millis(20);
+const QUIET: Nanos = Nanos::from_millis(10);
 /// But where it never is, it is read after so long.
-const RESTLESS: Nanos = Nanos::from_millis(60);
+const RESTLESS: Nanos = Nanos::from_millis(50);
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 

@@ -85,11 +85,15 @@ impl Mistake {
 
 /// A way to get a text into the configuration: what runs, and whether it is content.
 type Way = fn(&Stage, &Path, &str) -> bool;
+/// The same for a weight.
+type InPlace = fn(&Stage, u32) -> bool;
+/// A way to put a new text in the place of a file.
+type OnDisk = fn(&Path, &Path);
 
 struct Stage {
     vmdisk: Vmdisk,
-    /// The longest time from the end of an edit of the file on disk to its being in force.
-    longest: Duration,
+    /// The times from the end of each edit of the file on disk to its being in force.
+    delays: Vec<Duration>,
 }
 
 fn sh(script: &str, args: &[&Path]) -> Output {
@@ -148,7 +152,7 @@ const WHOLE: &[(&str, Way)] = &[
 ];
 
 /// Ways that change the weight in the text that is there.
-const IN_PLACE: &[(&str, fn(&Stage, u32) -> bool)] = &[
+const IN_PLACE: &[(&str, InPlace)] = &[
     ("sed -i", |stage, weight| {
         let script = format!("sed -i 's/^      1001: .*/      1001: {weight}/' \"$1\"");
         sh(&script, &[&stage.yaml()]).status.success()
@@ -187,7 +191,7 @@ const IN_PLACE: &[(&str, fn(&Stage, u32) -> bool)] = &[
 ];
 
 /// Ways to change the configuration on disk.
-const ON_DISK: &[(&str, fn(&Path, &Path))] = &[
+const ON_DISK: &[(&str, OnDisk)] = &[
     ("renamed over", |new, file| fs::rename(new, file).expect("a rename")),
     ("truncated and written", |new, file| {
         fs::write(file, fs::read(new).expect("a text")).expect("a write");
@@ -218,7 +222,7 @@ const ON_DISK: &[(&str, fn(&Path, &Path))] = &[
 
 fn live_edits(transport: Transport) {
     let vmdisk = Vmdisk::mount_in(folder(), &config(), &transport.and(&[]));
-    let mut stage = Stage { vmdisk, longest: Duration::ZERO };
+    let mut stage = Stage { vmdisk, delays: Vec::new() };
     let images: Vec<_> = (1..=USERS).map(|n| stage.vmdisk.file(&format!("vm{n}.img"))).collect();
     let images: Vec<_> = images.into_iter().zip((0..).map(|n| n * IMAGE)).collect();
     let writers = Writers::start_as(&images, 32, |thread| 1001 + thread as u32 % USERS);
@@ -250,9 +254,12 @@ fn live_edits(transport: Transport) {
     let outcomes = writers.join();
     assert_eq!(outcomes.errors(), 0, "no edit is an I/O error");
     outcomes.assert_on(&stage.vmdisk.folder().join("disk"));
+    stage.delays.sort();
+    let [median, longest] =
+        [stage.delays.len() / 2, stage.delays.len() - 1].map(|at| stage.delays[at].as_millis());
     eprintln!(
-        "{valid} valid and {refused} mistaken edits under {answered} writes; of the file on disk at most {} ms later in force",
-        stage.longest.as_millis()
+        "{valid} valid and {refused} mistaken edits under {answered} writes; those of the file on disk in force {median} ms \
+         later, at most {longest} ms"
     );
 }
 
@@ -295,7 +302,7 @@ impl Stage {
                 )
             },
         );
-        self.longest = self.longest.max(start.elapsed());
+        self.delays.push(start.elapsed());
     }
 
     /// An edit that is to be refused, with its place, and change nothing.
