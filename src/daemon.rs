@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod live;
+mod replace;
 mod watch;
 
 use crate::classify::{Callers, Wants};
@@ -19,6 +20,7 @@ use anyhow::Context;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
+pub use replace::replace_file;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::path::{Path, PathBuf};
@@ -121,7 +123,7 @@ pub fn serve(
     // Now there may be data in them.
     made.0.clear();
     events.add(&format!("mounted at {}", mountpoint.display()));
-    if let Err(error) = watch::start(file, text.into_bytes(), control) {
+    if let Err(error) = watch::start(file, control) {
         events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
     }
 

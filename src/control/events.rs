@@ -12,6 +12,9 @@ const MOST: usize = 64 << 10;
 /// One event is no longer than this, in bytes.
 const LONGEST: usize = 4 << 10;
 
+/// The same event is told so often, and then less and less often.
+const TOLD: u64 = 10;
+
 /// The last events, oldest first, bounded.
 #[derive(Default)]
 pub struct Events {
@@ -25,7 +28,7 @@ struct Log {
     text: String,
     /// Bytes of older events that have gone.
     gone: u64,
-    /// The last event without its time, and how often it came again.
+    /// The last event without its time, and how often it came.
     last: String,
     again: u64,
     changed: Option<SystemTime>,
@@ -115,16 +118,18 @@ impl Log {
             text.push('…');
         }
         // A program that repeats a refused call in a loop must not push everything else out.
-        if text == self.last {
-            self.again += 1;
+        if text != self.last {
+            self.push(&text);
+            (self.last, self.again) = (text, 1);
             return;
         }
-        if self.again > 0 {
-            let again = format!("(the same, {} more times)", self.again);
-            self.push(&again);
+        self.again += 1;
+        if self.again <= TOLD {
+            self.push(&text);
+        } else if self.again.is_multiple_of(10_u64.pow(self.again.ilog10())) {
+            let so_often = format!("(the same, {} times by now)", self.again);
+            self.push(&so_often);
         }
-        self.push(&text);
-        (self.last, self.again) = (text, 0);
     }
 
     fn push(&mut self, text: &str) {
@@ -177,14 +182,19 @@ mod tests {
     }
 
     #[test]
-    fn a_repeated_event_stands_once_and_in_one_line() {
+    fn an_event_is_one_line_and_one_that_is_repeated_pushes_nothing_out() {
         let events = Events::default();
-        (0..5).for_each(|_| events.add("a\nb"));
-        assert_eq!(events.text().lines().count(), 1);
-        events.add("c");
+        events.add("first");
+        (0..100_000).for_each(|_| events.add("a\nb"));
         let text = events.text();
-        assert!(text.lines().nth(1).is_some_and(|l| l.ends_with("(the same, 4 more times)")), "{text}");
-        assert!(text.lines().nth(2).is_some_and(|l| l.ends_with(" c")), "{text}");
+        assert!(text.lines().next().is_some_and(|l| l.ends_with(" first")), "{text}");
+        assert_eq!(text.lines().filter(|l| l.ends_with(" a b")).count(), TOLD as usize);
+        assert!(text.lines().any(|l| l.ends_with("(the same, 300 times by now)")), "{text}");
+        assert!(
+            text.lines().last().is_some_and(|l| l.ends_with("(the same, 100000 times by now)")),
+            "{text}"
+        );
+        assert!(text.lines().count() < 60);
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub struct Control {
     /// Held by whoever makes a change, from looking at what runs to what runs then.
     changing: Mutex<()>,
     machinery: OnceLock<Arc<dyn Machinery>>,
+    /// What was written to the configuration on disk last, until whoever watches that has seen it.
+    saved: Mutex<Option<Arc<str>>>,
 }
 
 #[derive(Clone)]
@@ -83,7 +85,13 @@ impl Control {
     /// A configuration that is about to run, with the text that it was read from.
     pub fn new(events: Arc<Events>, plan: Plan, text: &str) -> Self {
         let running = Running { plan: Arc::new(plan), text: text.into(), changed: clock::wall() };
-        Self { events, running: Mutex::new(running), changing: Mutex::default(), machinery: OnceLock::new() }
+        Self {
+            events,
+            running: Mutex::new(running),
+            changing: Mutex::default(),
+            machinery: OnceLock::new(),
+            saved: Mutex::default(),
+        }
     }
 
     /// Says what it is in force on; until then nothing can be changed.
@@ -211,12 +219,19 @@ impl Control {
     fn save(&self) -> Result<(), Refusal> {
         let _turn = self.turn();
         let text = self.yaml().0;
+        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
         let saved = self.machinery().and_then(|machinery| machinery.save(&text));
         match &saved {
             Ok(file) => self.events.add(&format!("saved to {file}")),
             Err(refusal) => self.events.add(&format!("refused: save: {refusal}")),
         }
         saved.map(drop)
+    }
+
+    /// Whether this is what was just saved: not an edit, whatever has changed since. True once.
+    pub fn is_saved(&self, bytes: &[u8]) -> bool {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        saved.take_if(|saved| saved.as_bytes() == bytes).is_some()
     }
 
     /// Makes a change, all of it or nothing, and tells of it as `what`.

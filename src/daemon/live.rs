@@ -13,7 +13,6 @@ use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, Engine
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -41,6 +40,8 @@ struct Held {
     band: BandId,
     target: Arc<Target>,
     path: PathBuf,
+    /// What was at that path when it was opened.
+    identity: Option<(u64, u64)>,
     id: u32,
 }
 
@@ -116,8 +117,8 @@ impl Live {
             .zip(&fates)
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
-        self.close_what_changes(&tree, new, &stays, &mut undo)?;
-        let removed = removed(&tree, new, &stays)?;
+        let leaving = self.close_what_changes(&tree, new, &stays, &mut undo)?;
+        let removed = removed(leaving, &tree, new, &stays)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
         let tree = self.tree(&tree, old, new, &held, removed).inspect_err(|_| {
@@ -152,8 +153,11 @@ impl Live {
             .map(|(index, device)| {
                 let images = || new.images.iter().filter(|image| image.device == index);
                 let read_only = images().next().is_some() && images().all(|image| image.read_only);
-                let same = |held: &Held| held.path == device.path || self.is_same(&held.path, &device.path);
-                let here = devices.get(device.name.as_str()).filter(|held| same(held));
+                let identity = self.identity(&device.path);
+                let same = |held: &Held| held.identity.is_some() && held.identity == identity;
+                // What it was opened on stays what it is on, whatever is at that path by now.
+                let here = devices.get(device.name.as_str());
+                let here = here.filter(|held| held.path == device.path || same(held));
                 let known = here.or_else(|| devices.values().find(|held| same(held)));
                 if let Some(Held { target, .. }) = known {
                     if target.is_read_only() && !read_only {
@@ -172,6 +176,13 @@ impl Live {
                         None => Fate::Comes(target.clone()),
                     });
                 }
+                if device.path.is_relative() {
+                    let (name, path) = (&device.name, device.path.display());
+                    return Err(Refusal::new(
+                        libc::ENXIO,
+                        format!("device {name}: {path} counts from the folder that this runs in, which is not there any more"),
+                    ));
+                }
                 let target = Target::open(&device.path, device.create, OpenMode { read_only })
                     .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))?;
                 undo.files.extend(device.create.map(|_| device.path.clone()));
@@ -180,20 +191,21 @@ impl Live {
             .collect()
     }
 
-    /// Whether two paths lead to the same file or block device.
-    fn is_same(&self, one: &Path, other: &Path) -> bool {
-        let identity = |path| self.probe.probe(path).ok().flatten().and_then(|found| found.identity);
-        identity(one).is_some_and(|one| Some(one) == identity(other))
+    /// What tells the file or block device at a path from others.
+    fn identity(&self, path: &Path) -> Option<(u64, u64)> {
+        self.probe.probe(path).ok().flatten().and_then(|found| found.identity)
     }
 
-    /// Closes to new openers the images that become other ones. Nobody may have them open.
+    /// Closes to new openers the images that go, and those that become other ones, which nobody may have open. Those that go
+    /// and that somebody has open.
     fn close_what_changes(
         &self,
         tree: &Tree,
         new: &Plan,
         stays: &HashSet<&str>,
         undo: &mut Undo,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Vec<Arc<ImageNode>>, Refusal> {
+        let mut leaving = Vec::new();
         for node in tree.images() {
             let name = node.image.name();
             let wanted = new.images.iter().find(|image| image.name == name);
@@ -201,7 +213,10 @@ impl Live {
             match wanted {
                 Some(wanted) if device_stays && is_like(node, wanted, new) => continue,
                 // Who has it open keeps it.
-                None if device_stays => continue,
+                None if device_stays && node.seal().is_err() => {
+                    leaving.push(node.clone());
+                    continue;
+                }
                 _ => {}
             }
             node.seal().map_err(|opens| {
@@ -213,7 +228,7 @@ impl Live {
             })?;
             undo.sealed.push(node.clone());
         }
-        Ok(())
+        Ok(leaving)
     }
 
     /// Makes the bands of the devices that come; all devices that there are then, in the order of the plan.
@@ -266,10 +281,10 @@ impl Live {
                 groups: device.groups.clone(),
             });
             undo.bands.push((engine.clone(), band));
-            let path = device.path.clone();
+            let (path, identity) = (device.path.clone(), self.identity(&device.path));
             held.push((
                 device.name.clone(),
-                Held { engine: engine.clone(), band, target, path, id: device.id },
+                Held { engine: engine.clone(), band, target, path, identity, id: device.id },
             ));
         }
         held
@@ -387,7 +402,7 @@ impl Machinery for Live {
 
     fn save(&self, text: &str) -> Result<String, Refusal> {
         let name = self.file.display().to_string();
-        write_over(&self.file, text).map_err(|error| {
+        super::replace_file(&self.file, text.as_bytes()).map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             Refusal::new(errno, format!("{name} cannot be written: {error}"))
         })?;
@@ -408,13 +423,16 @@ fn unchangeable(old: &Plan, new: &Plan) -> Result<(), Refusal> {
 }
 
 /// The images that nobody finds any more and somebody has open. Nothing else may be in their place.
-fn removed(tree: &Tree, new: &Plan, stays: &HashSet<&str>) -> Result<Vec<Arc<ImageNode>>, Refusal> {
+fn removed(
+    leaving: Vec<Arc<ImageNode>>,
+    tree: &Tree,
+    new: &Plan,
+    stays: &HashSet<&str>,
+) -> Result<Vec<Arc<ImageNode>>, Refusal> {
     let wanted = |node: &ImageNode| {
         new.images.iter().find(|image| image.name == node.image.name() && is_like(node, image, new))
     };
-    let open = tree.images().iter().filter(|node| node.opens() > 0);
-    let leaving = open.filter(|node| new.images.iter().all(|image| image.name != node.image.name()));
-    let removed: Vec<_> = leaving.chain(tree.removed()).cloned().collect();
+    let removed: Vec<_> = leaving.into_iter().chain(tree.removed().cloned()).collect();
     for node in &removed {
         let name = node.image.name();
         if !stays.contains(&*node.device) {
@@ -471,27 +489,4 @@ fn simulate(device: &DevicePlan) -> Option<Simulate> {
         bandwidth: bandwidth.map(|b| b.0),
         parallel,
     })
-}
-
-/// Replaces a file by one with this text, so that whoever reads it gets the one or the other.
-fn write_over(path: &Path, text: &str) -> std::io::Result<()> {
-    // Behind links, so that they stay.
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = folder.join(name);
-    let written = || {
-        let mut file = std::fs::File::create(&fresh)?;
-        file.write_all(text.as_bytes())?;
-        if let Ok(before) = std::fs::metadata(&path) {
-            use std::os::unix::fs::MetadataExt;
-            file.set_permissions(before.permissions())?;
-            // Who may not give files away is its owner anyhow.
-            let _ = std::os::unix::fs::fchown(&file, Some(before.uid()), Some(before.gid()));
-        }
-        file.sync_all()?;
-        std::fs::rename(&fresh, &path)
-    };
-    written().inspect_err(|_| drop(std::fs::remove_file(&fresh)))
 }

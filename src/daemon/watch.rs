@@ -15,6 +15,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -26,14 +27,14 @@ const RESTLESS: Nanos = Nanos::from_millis(50);
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
-/// Starts to watch `path`, whose content is in force as `bytes`.
+/// Starts to watch `path`, whose content is in force.
 ///
 /// # Errors
 /// When it cannot be watched.
-pub(super) fn start(path: PathBuf, bytes: Vec<u8>, control: Arc<Control>) -> anyhow::Result<()> {
+pub(super) fn start(path: PathBuf, control: Arc<Control>) -> anyhow::Result<()> {
     let inotify = Inotify::init().context("cannot watch files")?;
     let (clock, folders) = (Clock::start(), HashMap::new());
-    let mut watch = Watch { inotify, clock, path, bytes, control, folders, file: None, state: State::There };
+    let mut watch = Watch { inotify, clock, path, control, folders, file: None, state: State::There };
     watch.follow().with_context(|| format!("cannot watch {}", watch.path.display()))?;
     thread::Builder::new().name("watch".into()).spawn(move || watch.run())?;
     Ok(())
@@ -43,8 +44,6 @@ struct Watch {
     inotify: Inotify,
     clock: Clock,
     path: PathBuf,
-    /// What was in it last.
-    bytes: Vec<u8>,
     control: Arc<Control>,
     /// The folders on the way, and with which names in each the way goes on.
     folders: HashMap<WatchDescriptor, Vec<OsString>>,
@@ -68,7 +67,15 @@ impl Watch {
         self.look();
         loop {
             match self.wait() {
-                Ok(()) => self.look(),
+                Ok(()) => {
+                    // Whatever a text may do to us: the next one is looked at.
+                    let looked = catch_unwind(AssertUnwindSafe(|| self.look()));
+                    if looked.is_err() {
+                        self.control
+                            .events()
+                            .add(&format!("reading {} failed inside ioband", self.path.display()));
+                    }
+                }
                 Err(error) => {
                     let name = self.path.display();
                     return self
@@ -162,17 +169,13 @@ impl Watch {
                 return;
             }
         };
-        let was_gone = std::mem::replace(&mut self.state, State::There) == State::Gone;
+        self.state = State::There;
         // A file that was just made, or emptied, is about to be written.
-        if bytes.is_empty() || (bytes == self.bytes && !was_gone) {
+        if bytes.is_empty() || self.control.is_saved(&bytes) || *bytes == *self.control.yaml().0.as_bytes() {
             return;
         }
-        let known = bytes == self.bytes || bytes == self.control.yaml().0.as_bytes();
-        self.bytes = bytes;
-        if !known {
-            // A refusal has become an event.
-            let _ = self.control.replace(&self.bytes, &self.path.display().to_string());
-        }
+        // Also what was refused before: what stood in its way may have gone. A refusal has become an event.
+        let _ = self.control.replace(&bytes, &self.path.display().to_string());
     }
 
     /// Watches every folder on the way to the file as it is now.

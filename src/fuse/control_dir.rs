@@ -292,10 +292,7 @@ impl Metadata {
                 }
                 written(reply, fits.map_err(|_| Errno::EFBIG));
             }
-            Handle::Scratch(file) if self.scratch.has_room(data.len()) => {
-                written(reply, file.write(offset, data));
-            }
-            Handle::Scratch(_) => reply.error(Errno::ENOSPC),
+            Handle::Scratch(file) => written(reply, file.write(offset, data)),
             Handle::Transaction(transaction) => match lock(transaction).write(data) {
                 Ok(None) => reply.written(len),
                 Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
@@ -384,7 +381,7 @@ impl Metadata {
             let Some(file) = self.scratch.named(&name) else { return reply.error(Errno::ENOENT) };
             return self.later(move |face| match face.control.replace(&file.content(), YAML) {
                 Ok(()) => {
-                    face.scratch.remove(&name);
+                    face.scratch.remove_file(&name, &file);
                     face.absence.end();
                     reply.ok();
                 }

@@ -18,6 +18,7 @@ use fuser::{
 use slab::Slab;
 use std::ffi::OsStr;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock, mpsc};
 use std::time::{Duration, SystemTime};
 
@@ -60,7 +61,8 @@ impl Face {
     /// When its helper threads cannot be started.
     pub fn new(owner: (u32, u32), tree: Tree, control: Arc<Control>, callers: Callers) -> io::Result<Self> {
         let waiting = Arc::new(Waiting::default());
-        control.events().on_new({
+        let events = control.events().clone();
+        events.on_new({
             let waiting = waiting.clone();
             move || waiting.wake()
         });
@@ -74,8 +76,8 @@ impl Face {
             scratch: Scratch::default(),
             absence: Absence::default(),
             waiting,
-            slow: lane("slow-lane")?,
-            changes: lane("changes")?,
+            slow: lane("slow-lane", events.clone())?,
+            changes: lane("changes", events)?,
         })
     }
 
@@ -188,9 +190,16 @@ impl Face {
 }
 
 /// A thread that does what it is sent, in its order.
-fn lane(name: &str) -> io::Result<mpsc::Sender<SlowWork>> {
-    let (lane, work) = mpsc::channel::<SlowWork>();
-    std::thread::Builder::new().name(name.into()).spawn(move || work.into_iter().for_each(|work| work()))?;
+fn lane(name: &str, events: Arc<Events>) -> io::Result<mpsc::Sender<SlowWork>> {
+    let (lane, all) = mpsc::channel::<SlowWork>();
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        for work in all {
+            // Whoever asked gets EIO for a reply that is dropped. The next one is to find somebody here.
+            if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                events.add("what was asked for failed inside ioband; its log says where");
+            }
+        }
+    })?;
     Ok(lane)
 }
 

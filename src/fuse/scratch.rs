@@ -7,6 +7,7 @@ use crate::clock;
 use crate::control::Draft;
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -25,6 +26,8 @@ const MOST_BYTES: usize = 16 << 20;
 pub(super) struct ScratchFile {
     pub(super) ino: INodeNo,
     inner: Mutex<Inner>,
+    /// Bytes of all of them, those without a name included.
+    used: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -42,9 +45,10 @@ pub(super) struct Scratch(Mutex<Files>);
 
 #[derive(Debug, Default)]
 struct Files {
-    by_name: BTreeMap<String, Arc<ScratchFile>>,
     /// Files without a name live as long as their handles; those keep them.
+    by_name: BTreeMap<String, Arc<ScratchFile>>,
     last: u64,
+    used: Arc<AtomicUsize>,
 }
 
 impl Scratch {
@@ -62,15 +66,18 @@ impl Scratch {
     ) -> Result<Arc<ScratchFile>, Errno> {
         let mut files = self.files();
         let there = files.by_name.contains_key(name);
-        if (files.by_name.len() >= MOST && !there) || files.bytes() + content.len() > MOST_BYTES {
+        // Besides those with a name there are those that lost theirs and are open.
+        if (files.by_name.len() >= MOST && !there) || Arc::strong_count(&files.used) > 4 * MOST {
             return Err(Errno::ENOSPC);
         }
+        take(&files.used, content.len())?;
         files.last += 1;
         let now = clock::wall();
         let content = Draft::new(content, LARGEST);
         let file = Arc::new(ScratchFile {
             ino: INodeNo(files.last | SCRATCH_BIT),
             inner: Mutex::new(Inner { content, mode, owner, atime: now, mtime: now }),
+            used: files.used.clone(),
         });
         files.by_name.insert(name.to_owned(), file.clone());
         Ok(file)
@@ -101,15 +108,25 @@ impl Scratch {
         true
     }
 
-    /// Whether there is room for `more` bytes.
-    pub(super) fn has_room(&self, more: usize) -> bool {
-        self.files().bytes() + more <= MOST_BYTES
+    /// Takes a file away, if it has that name still.
+    pub(super) fn remove_file(&self, name: &str, file: &Arc<ScratchFile>) {
+        let mut files = self.files();
+        if files.by_name.get(name).is_some_and(|there| Arc::ptr_eq(there, file)) {
+            files.by_name.remove(name);
+        }
     }
 }
 
-impl Files {
-    fn bytes(&self) -> usize {
-        self.by_name.values().map(|file| file.inner().content.bytes().len()).sum()
+/// Takes room for so many bytes more.
+fn take(used: &AtomicUsize, more: usize) -> Result<(), Errno> {
+    let fits = |used: usize| used.checked_add(more).filter(|used| *used <= MOST_BYTES);
+    used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).map(drop).map_err(|_| Errno::ENOSPC)
+}
+
+impl Drop for ScratchFile {
+    fn drop(&mut self) {
+        let size = self.inner().content.bytes().len();
+        self.used.fetch_sub(size, Ordering::Relaxed);
     }
 }
 
@@ -130,14 +147,29 @@ impl ScratchFile {
     pub(super) fn write(&self, offset: Option<u64>, data: &[u8]) -> Result<(), Errno> {
         let mut inner = self.inner();
         let at = offset.unwrap_or(inner.content.bytes().len() as u64);
+        let end = usize::try_from(at).unwrap_or(usize::MAX).saturating_add(data.len());
+        self.grow(&inner, end)?;
         inner.mtime = clock::wall();
         inner.content.write(at, data).map_err(|_| Errno::EFBIG)
     }
 
     pub(super) fn resize(&self, len: u64) -> Result<(), Errno> {
         let mut inner = self.inner();
+        let end = usize::try_from(len).unwrap_or(usize::MAX);
+        let before = inner.content.bytes().len();
+        self.grow(&inner, end)?;
         inner.mtime = clock::wall();
-        inner.content.resize(len).map_err(|_| Errno::EFBIG)
+        inner.content.resize(len).map_err(|_| Errno::EFBIG)?;
+        self.used.fetch_sub(before.saturating_sub(end), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes room for a file that is to end there.
+    fn grow(&self, inner: &Inner, end: usize) -> Result<(), Errno> {
+        if end > LARGEST {
+            return Err(Errno::EFBIG);
+        }
+        take(&self.used, end.saturating_sub(inner.content.bytes().len()))
     }
 
     pub(super) fn attr(&self) -> FileAttr {
@@ -181,6 +213,25 @@ mod tests {
         assert!(file.write(Some(LARGEST as u64), b"x").is_err());
         assert!(file.write(None, b"abc").is_ok());
         assert_eq!(file.read(1, 9), b"bc");
+    }
+
+    #[test]
+    fn all_together_are_bounded_with_and_without_names() {
+        let scratch = Scratch::default();
+        let file = |name: &str| scratch.make(name, Vec::new(), 0o600, (0, 0)).unwrap();
+        let open: Vec<_> = (0..4).map(|n| file(&n.to_string())).collect();
+        for (n, file) in open.iter().enumerate() {
+            file.write(Some(LARGEST as u64 - 1), b"x").unwrap();
+            scratch.remove(&n.to_string());
+        }
+        let more = file("more");
+        assert!(more.write(None, b"x").is_err() && more.resize(1).is_err());
+        open[0].resize(10).unwrap();
+        assert!(more.write(None, b"x").is_ok());
+        drop(open);
+        assert!(more.resize(LARGEST as u64).is_ok());
+        drop((more, scratch.remove("more")));
+        assert_eq!(scratch.files().used.load(Ordering::Relaxed), 0);
     }
 
     #[test]
