@@ -11,6 +11,7 @@ mod commands;
 mod control;
 mod daemon;
 mod data;
+mod documents;
 mod forbidden;
 mod lifecycle;
 mod limits;
@@ -52,6 +53,7 @@ fn main() {
         cli::trials(),
         control::trials(),
         commands::trials(),
+        documents::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
