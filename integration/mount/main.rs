@@ -11,6 +11,7 @@ mod commands;
 mod control;
 mod daemon;
 mod data;
+mod document;
 mod documents;
 mod forbidden;
 mod lifecycle;
@@ -53,6 +54,7 @@ fn main() {
         cli::trials(),
         control::trials(),
         commands::trials(),
+        document::trials(),
         documents::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());

@@ -56,6 +56,25 @@ fn a_folder_that_no_path_can_name_is_left_out_of_it() {
     assert!(plan.to_yaml(&elsewhere).contains("    path: /dev/d3\n"));
 }
 
+#[test]
+fn the_longest_names_fit_a_key() {
+    let refused = |id: &str| {
+        let text = format!("devices: {{d: {{path: /dev/d0, type: cgroup, groups: {{? '{id}' : 5}}}}}}");
+        load(&text, "f", &defaults(), &Machine).is_err()
+    };
+    // What is printed of each character: itself, an escape, and as little or as much in a name.
+    for (character, bytes) in [('a', 1), ('"', 1), ('\u{feff}', 3), ('日', 3), ('🦀', 4)] {
+        let path = |length: usize| format!("/{}", character.to_string().repeat((length - 1) / bytes));
+        let (longest, name) = (path(4095), character.to_string().repeat(255 / bytes));
+        let text = format!(
+            "devices: {{'{name}': {{path: /dev/d0, type: cgroup, groups: {{? '{longest}' : 5}}}}}}\nimages: {{'{name}': {{device: '{name}'}}}}"
+        );
+        let plan = plan(&text);
+        assert_eq!(reread(&plan), plan);
+        assert!(refused(&path(4096 + bytes)));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

@@ -16,6 +16,8 @@ pub(crate) enum Need {
     LoopDevice,
     /// A program.
     Tool(&'static str),
+    /// A file of the kernel's.
+    Path(&'static str),
     /// io_uring that is neither missing nor forbidden.
     Uring,
     /// FUSE mounts.
@@ -30,6 +32,7 @@ impl Need {
             Need::Root => (nix::unistd::geteuid().is_root(), "root".to_owned()),
             Need::LoopDevice => (run("losetup", &["-f"]).is_ok(), "loop devices".to_owned()),
             Need::Tool(name) => (has_tool(name), name.to_owned()),
+            Need::Path(path) => (Path::new(path).exists(), path.to_owned()),
             Need::Fuse => {
                 (File::options().read(true).write(true).open("/dev/fuse").is_ok(), "/dev/fuse".to_owned())
             }

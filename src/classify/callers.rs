@@ -1,6 +1,6 @@
 //! From a request's thread id to who that is, from a cache.
 
-use super::proc::{self, Stat};
+use super::proc::{self, Thread};
 use super::watch::{Guard, Ticket, Watch};
 use super::{Caller, Identity, ProcessId, Wants, Who};
 use crate::clock::Clock;
@@ -133,7 +133,7 @@ impl Callers {
 
     /// Reads again what the thread can have changed; `None` if it ended meanwhile.
     fn reread(&self, caller: Caller, wants: u8, ticket: Ticket) -> Option<Who> {
-        let pgrp = Stat::read(ticket.tid).ok()?.pgrp;
+        let pgrp = Thread::read(ticket.tid).ok()?.pgrp;
         let movable = Movable::read(ticket.tid, pgrp, wants).ok()?;
         // What was read is this thread's if it still lives now: its number was never free in between.
         self.watch.drain(|ended| self.forget(ended));
@@ -243,12 +243,12 @@ impl Round<'_> {
 
 impl Known {
     fn read(tid: u32, wants: u8) -> io::Result<Self> {
-        let stat = Stat::read(tid)?;
-        let process = if wants & PROCESS != 0 { Some(ProcessId::of_thread(tid, &stat)?) } else { None };
+        let thread = Thread::read(tid)?;
+        let process = if wants & PROCESS != 0 { Some(ProcessId::of_thread(&thread)?) } else { None };
         Ok(Self {
-            kernel_thread: stat.kernel_thread,
+            kernel_thread: thread.kernel_thread,
             process,
-            movable: Movable::read(tid, stat.pgrp, wants)?,
+            movable: Movable::read(tid, thread.pgrp, wants)?,
         })
     }
 

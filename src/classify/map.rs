@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn each_type_looks_at_its_own_number() {
-        let process = ProcessId { tgid: 3, started: 9 };
+        let process = ProcessId { tgid: 3, birth: 9 };
         let caller = Identity { process: Some(process), pgrp: Some(4), ..Identity::from_ids(1, 2) };
         let groups: Vec<_> = (1..=4).map(|n| (GroupId::Number(n), n as i32)).collect();
         for (group_type, key) in [
@@ -293,7 +293,7 @@ mod tests {
         let tgid = 1 << 30;
         let map = map(GroupType::Pid, &[(GroupId::Number(tgid), 1)]);
         let process =
-            |started| Identity { process: Some(ProcessId { tgid, started }), ..Identity::from_ids(0, 0) };
+            |birth| Identity { process: Some(ProcessId { tgid, birth }), ..Identity::from_ids(0, 0) };
         assert_eq!(map.classify(&process(1), "x"), 1);
         assert_eq!(map.classify(&process(2), "x"), DEFAULT);
         assert_eq!(map.clone().classify(&process(2), "x"), DEFAULT);
@@ -305,7 +305,7 @@ mod tests {
         let us = ProcessId::running(std::process::id()).unwrap();
         let map = map(GroupType::Pid, &[(GroupId::Number(us.tgid), 1)]);
         let caller = |process| Identity { process: Some(process), ..Identity::from_ids(0, 0) };
-        let later = ProcessId { started: us.started + 1, ..us };
+        let later = ProcessId { birth: us.birth + 1, ..us };
         assert_eq!(map.classify(&caller(later), "x"), DEFAULT);
         assert_eq!(map.classify(&caller(us), "x"), 1);
     }
@@ -334,13 +334,13 @@ mod tests {
         let tgid = 1 << 30;
         let mut map = map(GroupType::Pid, &[(GroupId::Number(tgid), 1)]);
         let process =
-            |started| Identity { process: Some(ProcessId { tgid, started }), ..Identity::from_ids(0, 0) };
+            |birth| Identity { process: Some(ProcessId { tgid, birth }), ..Identity::from_ids(0, 0) };
         assert_eq!(map.classify(&process(1), "x"), 1);
         let wanted = || [(GroupId::Number(5), 5), (GroupId::Number(tgid), 1)];
         assert_eq!(map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new)), Vec::<i32>::new());
         assert_eq!(map.classify(&process(2), "x"), DEFAULT, "another process with the same number");
         assert_eq!(map.classify(&process(1), "x"), 1);
-        assert_eq!(map.processes().nth(1), Some(Some(ProcessId { tgid, started: 1 })));
+        assert_eq!(map.processes().nth(1), Some(Some(ProcessId { tgid, birth: 1 })));
         // Detached and attached again, it is the group of who has the number then.
         assert_eq!(map.rearrange(GroupType::Pid, [], |key, new| key.unwrap_or(new)), [5, 1]);
         map.rearrange(GroupType::Pid, wanted(), |key, new| key.unwrap_or(new));

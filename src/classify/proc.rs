@@ -1,59 +1,102 @@
-//! What `/proc` knows of a thread.
+//! What the kernel knows of a thread.
+//!
+//! `/proc/TID/stat` would have most of it in one line, but a reader of that can have to wait for a thread that is in the
+//! middle of an exec (Linux 6.18: `exec_update_lock`), and such a thread may be waiting for us: exec closes files, and waits
+//! for asynchronous requests, which may be files and requests of this mount. So it is only read where somebody may wait.
 
+use nix::sys::statfs::fstatfs;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 /// One process, told apart from any later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ProcessId {
     /// The thread group id: what people call the pid.
     pub tgid: u32,
-    /// When it started, in clock ticks since boot. A number comes round again only after the whole number space,
+    /// What only this process has: the inode number of its pidfd, which the kernel gives out once since it booted. Before
+    /// Linux 6.9, when it started, in clock ticks since boot: a number comes round again only after the whole number space,
     /// which takes far longer than a tick (10 ms).
-    pub started: u64,
+    pub birth: u64,
 }
+
+/// The file system of pidfds whose inode numbers tell processes apart.
+const PIDFS: i64 = 0x5049_4446;
 
 impl ProcessId {
     /// The process that has this number now.
     pub fn running(tgid: u32) -> Option<Self> {
-        Stat::read(tgid).ok().map(|stat| Self { tgid, started: stat.started })
+        Some(Self { tgid, birth: birth(tgid).ok()? })
     }
 
     /// The process that a thread belongs to.
-    pub(super) fn of_thread(tid: u32, thread: &Stat) -> io::Result<Self> {
-        let tgid = tgid(tid)?;
-        // A main thread that has exited stays as a zombie while its other threads live, so this can be read.
-        let started = if tgid == tid { thread.started } else { Stat::read(tgid)?.started };
-        Ok(Self { tgid, started })
+    pub(super) fn of_thread(thread: &Thread) -> io::Result<Self> {
+        Ok(Self { tgid: thread.tgid, birth: birth(thread.tgid)? })
     }
 }
 
-/// The fields we need of `/proc/TID/stat`.
+/// See [`ProcessId::birth`]. A main thread that has exited stays as a zombie while its other threads live, so it can be asked.
+fn birth(tgid: u32) -> io::Result<u64> {
+    let pid = i32::try_from(tgid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+    match pidfd_open(pid, PidfdFlags::empty()).map(File::from) {
+        Ok(pidfd) if fstatfs(&pidfd).is_ok_and(|found| found.filesystem_type().0 == PIDFS) => {
+            Ok(pidfd.metadata()?.ino())
+        }
+        Err(rustix::io::Errno::SRCH) => Err(rustix::io::Errno::SRCH.into()),
+        // An older kernel, on which that does not wait.
+        _ => {
+            let stat = read(tgid, "stat")?;
+            // STARTTIME is the 22nd field.
+            field(&stat, 22).ok_or_else(|| malformed(tgid, "stat"))
+        }
+    }
+}
+
+/// What we need of `/proc/TID/status`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Stat {
+pub(super) struct Thread {
+    pub(super) tgid: u32,
     pub(super) pgrp: u32,
     pub(super) kernel_thread: bool,
-    pub(super) started: u64,
 }
 
-/// The kernel's mark for its own threads (`PF_KTHREAD`). io_uring's workers do not have it: they are threads of
-/// their process, and are charged as such.
-const KERNEL_THREAD: u64 = 0x0020_0000;
+/// The process that starts the kernel's own threads.
+const KTHREADD: u32 = 2;
 
-impl Stat {
+impl Thread {
     pub(super) fn read(tid: u32) -> io::Result<Self> {
-        Self::parse(&read(tid, "stat")?).ok_or_else(|| malformed(tid, "stat"))
+        Self::parse(&read(tid, "status")?).ok_or_else(|| malformed(tid, "status"))
     }
 
-    /// `PID (NAME) STATE PPID PGRP SESSION TTY TPGID FLAGS …`; STARTTIME is the 22nd of all fields. A name may
-    /// hold blanks and parentheses, so counting starts behind the *last* parenthesis.
+    /// Lines of `KEY:\tVALUE`. io_uring's workers are threads of their process, and are charged as such.
     fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
-        let pgrp = fields.nth(2)?.parse().ok()?;
-        let flags: u64 = fields.nth(3)?.parse().ok()?;
-        let started = fields.nth(12)?.parse().ok()?;
-        Some(Self { pgrp, kernel_thread: flags & KERNEL_THREAD != 0, started })
+        let number = |key: &str| -> Option<u32> {
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+            // Where there are several, the first is that of our namespace.
+            line.split_ascii_whitespace().next()?.parse().ok()
+        };
+        let tgid = number("Tgid")?;
+        let kernel_thread = match number("Kthread") {
+            Some(is_one) => is_one == 1,
+            // Before Linux 6.10 it does not say so.
+            None => tgid == KTHREADD || number("PPid") == Some(KTHREADD),
+        };
+        Some(Self { tgid, pgrp: number("NSpgid")?, kernel_thread })
     }
+}
+
+/// The process that a thread belongs to, by its number.
+pub fn process_of(tid: u32) -> Option<u32> {
+    Thread::read(tid).ok().map(|thread| thread.tgid)
+}
+
+/// A field of `/proc/TID/stat`, counted from 1: `PID (NAME) STATE PPID …`. A name may hold blanks and parentheses, so
+/// counting starts behind the *last* parenthesis.
+fn field<T: std::str::FromStr>(stat: &str, number: usize) -> Option<T> {
+    stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
 }
 
 /// How a thread comes to an end, if it is at its end and did not get there in peace.
@@ -63,17 +106,26 @@ pub struct Ending(pub String);
 /// The kernel's mark for a thread at its end (`PF_EXITING`).
 const EXITING: u64 = 4;
 
+/// How long a thread may keep us waiting for how it ends.
+const WAIT: Duration = Duration::from_millis(50);
+
 impl Ending {
-    /// Looks at a thread: `None` if it goes on, or ends with status 0. While it ends the kernel still closes its files.
+    /// Looks at a thread: `None` if it goes on, or ends with status 0. While it ends the kernel still closes its files. One
+    /// that is in the middle of an exec, and closes files for that, keeps us waiting for a moment, and goes on.
     pub fn of_thread(tid: u32) -> Option<Self> {
-        Self::parse(&read(tid, "stat").ok()?)
+        let (send, said) = mpsc::channel();
+        let ask = move || {
+            // Nobody listens any more where it took too long.
+            let _ = send.send(read(tid, "stat"));
+        };
+        std::thread::Builder::new().name("ending".into()).spawn(ask).ok()?;
+        Self::parse(&said.recv_timeout(WAIT).ok()?.ok()?)
     }
 
-    /// FLAGS is the 9th field of `/proc/TID/stat`, EXIT_CODE the 52nd and last one.
+    /// FLAGS is the 9th field of `/proc/TID/stat`, EXIT_CODE the 52nd.
     fn parse(stat: &str) -> Option<Self> {
-        let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_ascii_whitespace();
-        let flags: u64 = fields.nth(6)?.parse().ok()?;
-        let code: u32 = fields.last()?.parse().ok()?;
+        let flags: u64 = field(stat, 9)?;
+        let code: u32 = field(stat, 52)?;
         (flags & EXITING != 0 && code != 0).then(|| {
             Self(match code & 0x7f {
                 0 => format!("failed with status {}", code >> 8 & 0xff),
@@ -81,13 +133,6 @@ impl Ending {
             })
         })
     }
-}
-
-/// The thread group id of a thread.
-fn tgid(tid: u32) -> io::Result<u32> {
-    let status = read(tid, "status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("Tgid:"));
-    line.and_then(|number| number.trim().parse().ok()).ok_or_else(|| malformed(tid, "status"))
 }
 
 /// The cgroup paths of a thread: v2's first, then those of v1, each once.
@@ -124,11 +169,11 @@ mod tests {
     fn a_name_with_blanks_and_parentheses_shifts_no_field() {
         let tail = "S 1 77 5 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         for name in ["sh", "a b", "x) R 9 9 (", "(())"] {
-            let stat = Stat::parse(&format!("31 ({name}) {tail}")).unwrap();
-            assert_eq!(stat, Stat { pgrp: 77, kernel_thread: false, started: 4242 }, "{name}");
+            let stat = format!("31 ({name}) {tail}");
+            assert_eq!((field(&stat, 22), field(&stat, 9)), (Some(4242_u64), Some(4194560_u64)), "{name}");
         }
-        assert_eq!(Stat::parse("31 (sh) S 1"), None);
-        assert_eq!(Stat::parse(""), None);
+        assert_eq!(field::<u64>("31 (sh) S 1", 22), None);
+        assert_eq!(field::<u64>("", 22), None);
     }
 
     #[test]
@@ -145,12 +190,16 @@ mod tests {
     }
 
     #[test]
-    fn kernel_threads_have_the_mark_and_io_uring_workers_do_not() {
-        let stat = |flags: u64| {
-            Stat::parse(&format!("2 (x) S 0 0 0 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 24")).unwrap()
-        };
-        assert!(stat(2_129_984).kernel_thread, "kthreadd");
-        assert!(!stat(0x0000_4010).kernel_thread, "PF_USER_WORKER | PF_IO_WORKER");
+    fn a_status_tells_process_group_and_kernel_threads() {
+        let text = "Name:\tTgid: 5\nUmask:\t0022\nTgid:\t31\nPid:\t32\nPPid:\t1\nNSpgid:\t77\t1\n";
+        let thread = Thread { tgid: 31, pgrp: 77, kernel_thread: false };
+        assert_eq!(Thread::parse(text), Some(thread));
+        assert_eq!(Thread::parse(&format!("{text}Kthread:\t0\n")), Some(thread));
+        let kernel = Some(Thread { kernel_thread: true, ..thread });
+        assert_eq!(Thread::parse(&format!("{text}Kthread:\t1\n")), kernel);
+        assert_eq!(Thread::parse(&text.replace("PPid:\t1", "PPid:\t2")), kernel);
+        assert_eq!(Thread::parse("Tgid:\t31\n"), None);
+        assert!(!Thread::read(std::process::id()).unwrap().kernel_thread);
     }
 
     #[test]
@@ -165,6 +214,7 @@ mod tests {
         let us = ProcessId::running(std::process::id()).unwrap();
         let tid = nix::unistd::gettid().as_raw() as u32;
         assert_ne!(tid, us.tgid, "tests run on threads of their own");
-        assert_eq!(ProcessId::of_thread(tid, &Stat::read(tid).unwrap()).unwrap(), us);
+        assert_eq!(ProcessId::of_thread(&Thread::read(tid).unwrap()).unwrap(), us);
+        assert_eq!(process_of(tid), Some(us.tgid));
     }
 }

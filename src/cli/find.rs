@@ -41,25 +41,27 @@ impl Mountpoint {
 
 /// A file of the control directory, which is the only folder in the mount whatever its name is.
 pub(super) fn control_file(mountpoint: &Path, name: &str) -> anyhow::Result<PathBuf> {
-    let entries = match std::fs::read_dir(mountpoint) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-            return Err(MountError::Stale(mountpoint.to_owned()).into());
-        }
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-            bail!(
-                "cannot read {}: {error}; only the user who mounted it may look, not even root (FUSE's rule)",
-                mountpoint.display()
-            )
-        }
-        entries => entries.with_context(|| format!("cannot read {}", mountpoint.display()))?,
-    };
+    let entries = std::fs::read_dir(mountpoint).map_err(|error| unreadable(mountpoint, error))?;
     for entry in entries {
-        let entry = entry.with_context(|| format!("cannot read {}", mountpoint.display()))?;
+        let entry = entry.map_err(|error| unreadable(mountpoint, error))?;
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             return Ok(entry.path().join(name));
         }
     }
     bail!("{} has no control directory: is it an ioband mount?", mountpoint.display())
+}
+
+/// Why the mount does not show what is in it.
+fn unreadable(mountpoint: &Path, error: io::Error) -> anyhow::Error {
+    match error.raw_os_error() {
+        // Whose question is on its way when the daemon ends hears that the connection was aborted.
+        Some(libc::ENOTCONN | libc::ECONNABORTED) => MountError::Stale(mountpoint.to_owned()).into(),
+        Some(libc::EACCES) => anyhow!(
+            "cannot read {}: {error}; only the user who mounted it may look, not even root (FUSE's rule)",
+            mountpoint.display()
+        ),
+        _ => anyhow::Error::from(error).context(format!("cannot read {}", mountpoint.display())),
+    }
 }
 
 /// Why a control file cannot be opened, read …, and what would help.

@@ -11,8 +11,8 @@ use std::collections::HashMap;
 /// The largest process id that Linux gives out.
 const LAST_PID: u32 = 1 << 22;
 
-/// The longest cgroup path, in bytes. YAML takes a key of 1024 characters, quotes included.
-const LONGEST_CGROUP: usize = 1000;
+/// The longest path that Linux takes, in bytes.
+const LONGEST_CGROUP: usize = 4095;
 
 /// The images of the mount, each with the name of its device; without one where nobody can tell.
 pub(crate) struct Images<'a> {

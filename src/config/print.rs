@@ -73,7 +73,12 @@ fn device(device: &DevicePlan, first: bool, defaults: &Defaults, text: &mut Stri
         keys.add("weight", weight);
         self::limits(limits, &mut keys);
         let share = if limits.is_empty() { weight.to_string() } else { keys.flow() };
-        *text += &format!("      {}: {share}\n", scalar(&id.to_string()));
+        let id = scalar(&id.to_string());
+        // YAML takes a longer key only if it says that it is one.
+        *text += &match id.chars().count() {
+            0..1000 => format!("      {id}: {share}\n"),
+            _ => format!("      ? {id}\n      : {share}\n"),
+        };
     }
 }
 

@@ -110,7 +110,8 @@ impl Log {
     fn add(&mut self, text: &str) {
         let mut text = text.replace(['\n', '\r'], " ");
         if text.len() > LONGEST {
-            text.truncate(text.floor_char_boundary(LONGEST));
+            let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+            text.truncate(end);
             text.push('…');
         }
         // A program that repeats a refused call in a loop must not push everything else out.
@@ -131,8 +132,9 @@ impl Log {
         self.changed = Some(clock::wall());
         if self.text.len() > MOST {
             let half = self.text.len() - MOST / 2;
-            let line_end = self.text[self.text.ceil_char_boundary(half)..].find('\n').unwrap_or_default();
-            let keep_from = self.text.ceil_char_boundary(half) + line_end + 1;
+            // Up to the end of a line, which every text has.
+            let line_end = self.text.as_bytes()[half..].iter().position(|byte| *byte == b'\n');
+            let keep_from = half + line_end.unwrap_or_default() + 1;
             self.gone += keep_from as u64;
             self.text.drain(..keep_from);
         }

@@ -129,7 +129,7 @@ impl Live {
         self.change(new, &held);
         self.face.show(tree);
         let gone = devices.extract_if(|name, here| {
-            held.iter().all(|(device, there)| &**device != &**name || there.band != here.band)
+            held.iter().all(|(device, there)| **device != **name || there.band != here.band)
         });
         for (_, gone) in gone {
             gone.engine.change().remove_band(gone.band);

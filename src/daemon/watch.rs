@@ -3,7 +3,9 @@
 //! Editors rename, scripts truncate and write, Kubernetes swaps a symbolic link two steps away. So what is watched are the
 //! folders on the way to the file, links included, and what counts is the file as it is when it has been quiet for a moment.
 
+use crate::clock::Clock;
 use crate::control::Control;
+use crate::units::Nanos;
 use anyhow::Context;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -12,12 +14,15 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
-/// It has been quiet for so long before it is read, in milliseconds.
-const QUIET: u16 = 20;
+/// It has been quiet for so long before it is read.
+const QUIET: Nanos = Nanos::from_millis(10);
+/// But where it never is, it is read after so long.
+const RESTLESS: Nanos = Nanos::from_millis(50);
 /// As many links as the kernel follows.
 const MOST_LINKS: usize = 40;
 
@@ -27,7 +32,8 @@ const MOST_LINKS: usize = 40;
 /// When it cannot be watched.
 pub(super) fn start(path: PathBuf, bytes: Vec<u8>, control: Arc<Control>) -> anyhow::Result<()> {
     let inotify = Inotify::init().context("cannot watch files")?;
-    let mut watch = Watch { inotify, path, bytes, control, folders: HashMap::new(), state: State::There };
+    let (clock, folders) = (Clock::start(), HashMap::new());
+    let mut watch = Watch { inotify, clock, path, bytes, control, folders, file: None, state: State::There };
     watch.follow().with_context(|| format!("cannot watch {}", watch.path.display()))?;
     thread::Builder::new().name("watch".into()).spawn(move || watch.run())?;
     Ok(())
@@ -35,12 +41,16 @@ pub(super) fn start(path: PathBuf, bytes: Vec<u8>, control: Arc<Control>) -> any
 
 struct Watch {
     inotify: Inotify,
+    clock: Clock,
     path: PathBuf,
     /// What was in it last.
     bytes: Vec<u8>,
     control: Arc<Control>,
     /// The folders on the way, and with which names in each the way goes on.
     folders: HashMap<WatchDescriptor, Vec<OsString>>,
+    /// The file itself, to know whether somebody is at it. Not by its folder: a disk may be in there, which is written to
+    /// all the time.
+    file: Option<WatchDescriptor>,
     state: State,
 }
 
@@ -72,15 +82,23 @@ impl Watch {
 
     /// Waits until something has happened on the way to the file, and it is quiet again.
     fn wait(&mut self) -> io::Result<()> {
-        let mut concerned = false;
+        let mut reading: Option<(Nanos, Nanos)> = None;
         loop {
-            let timeout = if concerned { PollTimeout::from(QUIET) } else { PollTimeout::NONE };
+            let now = self.clock.now();
+            let timeout = match reading {
+                Some((at, latest)) if now >= at.min(latest) => return Ok(()),
+                // Rounded up, or it would ask again and again during the last millisecond. It is never much.
+                Some((at, latest)) => PollTimeout::from((at.min(latest).since(now).0 / 1_000_000 + 1) as u16),
+                None => PollTimeout::NONE,
+            };
             match poll(&mut [PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN)], timeout) {
                 Err(nix::errno::Errno::EINTR) => {}
-                Ok(0) => return Ok(()),
                 result => {
-                    result?;
-                    concerned |= self.read()?;
+                    if result? > 0 && self.read()? {
+                        let now = self.clock.now();
+                        let latest = reading.map_or(now.after(RESTLESS), |(_, latest)| latest);
+                        reading = Some((now.after(QUIET), latest));
+                    }
                 }
             }
         }
@@ -95,6 +113,12 @@ impl Watch {
             events => events?,
         };
         for event in events {
+            if self.file.as_ref() == Some(&event.wd) {
+                let written = event.mask.contains(EventMask::MODIFY);
+                self.state = if written { State::HalfWritten } else { State::There };
+                concerned |= !written;
+                continue;
+            }
             if event.mask.contains(EventMask::Q_OVERFLOW) || event.name.is_none() {
                 concerned = true;
                 continue;
@@ -104,13 +128,14 @@ impl Watch {
             if !on_the_way {
                 continue;
             }
-            if event.mask.contains(EventMask::MODIFY) {
-                self.state = State::HalfWritten;
-                continue;
-            }
-            if self.state == State::HalfWritten {
-                self.state = State::There;
-            }
+            // It is another file by now, or closed. One that is being made is not whole before that, unless it is made of
+            // something that is.
+            let made = event.mask.contains(EventMask::CREATE) && !is_link(&self.path);
+            self.state = match self.state {
+                State::Gone if !made => State::Gone,
+                _ if made => State::HalfWritten,
+                _ => State::There,
+            };
             concerned = true;
         }
         Ok(concerned)
@@ -153,7 +178,6 @@ impl Watch {
     /// Watches every folder on the way to the file as it is now.
     fn follow(&mut self) -> io::Result<()> {
         let mask = WatchMask::CLOSE_WRITE
-            | WatchMask::MODIFY
             | WatchMask::CREATE
             | WatchMask::DELETE
             | WatchMask::MOVED_FROM
@@ -173,8 +197,19 @@ impl Watch {
                 let _ = self.inotify.watches().remove(old);
             }
         }
+        let at_work = WatchMask::MODIFY | WatchMask::CLOSE_WRITE;
+        let file = self.inotify.watches().add(&self.path, at_work).ok();
+        let old = std::mem::replace(&mut self.file, file);
+        if let Some(old) = old.filter(|old| Some(old) != self.file.as_ref()) {
+            let _ = self.inotify.watches().remove(old);
+        }
         Ok(())
     }
+}
+
+/// Whether a path is another name of something: a symbolic link, or one of several hard ones.
+fn is_link(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink() || found.nlink() > 1)
 }
 
 /// No more than a configuration has, and a byte that tells that it is too large.

@@ -8,24 +8,59 @@
 //! Changes are made on a thread of their own; the kernel gets its answer from there.
 
 use super::face::{Face, Metadata, Wish};
-use super::handles::Handle;
+use super::handles::{Handle, Writer};
 use super::node::file_attr;
 use super::scratch::ScratchFile;
 use super::tree::Node;
 use crate::classify::Ending;
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::control::{ControlFile, Refusal, Transaction};
+use crate::units::Nanos;
 use fuser::{
     Errno, FileAttr, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, PollEvents, PollNotifier,
     RenameFlags, ReplyData, ReplyEmpty, ReplyWrite, Request,
 };
 use std::ffi::OsStr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The name of the running configuration.
 const YAML: &str = "control.yaml";
 /// The longest that can be written to a file of a device, in bytes.
 const LONGEST_SETTING: usize = 64 << 10;
+
+/// How long the running configuration does as if it had been removed, in nanoseconds: programs that remove a file to make
+/// it anew (`mv` from another filesystem) do so at once.
+const ABSENCE: Nanos = Nanos::SECOND;
+
+/// Somebody has removed `control.yaml`. What runs goes on; and if nobody makes it anew it is there again.
+#[derive(Debug)]
+pub(super) struct Absence {
+    clock: Clock,
+    until: AtomicU64,
+}
+
+impl Default for Absence {
+    fn default() -> Self {
+        Self { clock: Clock::start(), until: AtomicU64::new(0) }
+    }
+}
+
+impl Absence {
+    pub(super) fn begin(&self) {
+        self.until.store(self.clock.now().after(ABSENCE).0, Ordering::Relaxed);
+    }
+
+    pub(super) fn lasts(&self) -> bool {
+        self.clock.now().0 < self.until.load(Ordering::Relaxed)
+    }
+
+    fn end(&self) -> bool {
+        let lasted = self.lasts();
+        self.until.store(0, Ordering::Relaxed);
+        lasted
+    }
+}
 
 /// What came of reading: bytes, or an errno.
 type Read = Result<Vec<u8>, Errno>;
@@ -84,7 +119,7 @@ impl Face {
             }
             ControlFile::Yaml if !reads => {
                 let emptied = flags.0 & libc::O_TRUNC != 0;
-                (Handle::Draft(Mutex::new(self.control.draft(emptied))), direct)
+                (Handle::Draft(Mutex::new(self.control.draft(emptied)), Writer::default()), direct)
             }
             _ if !reads => return Err(Errno::EACCES),
             ControlFile::Events => (Handle::Events(Mutex::new(self.events().follow())), direct),
@@ -99,6 +134,21 @@ impl Face {
             let _ = file.resize(0);
         }
         (self.remember(Handle::Scratch(file)), FopenFlags::FOPEN_DIRECT_IO)
+    }
+
+    /// Whether this is the running configuration.
+    pub(super) fn is_yaml(&self, parent: INodeNo, name: &OsStr) -> bool {
+        name == YAML && matches!(self.node(parent), Some(Node::ControlDir))
+    }
+
+    /// Makes the running configuration anew, after it was removed: that is to begin writing it.
+    pub(super) fn make_yaml(&self) -> Result<(Node, FileHandle, FopenFlags), Errno> {
+        if !self.absence.end() {
+            return Err(Errno::EEXIST);
+        }
+        let emptied = OpenFlags(libc::O_WRONLY | libc::O_TRUNC);
+        let (fh, opened) = self.open_control(ControlFile::Yaml, emptied)?;
+        Ok((Node::ControlFile(ControlFile::Yaml), fh, opened))
     }
 
     pub(super) fn make_scratch(
@@ -147,7 +197,7 @@ impl Face {
             Node::ControlFile(ControlFile::Yaml) if wish.size.is_some() => {
                 let size = wish.size.unwrap_or_default();
                 match fh.and_then(|fh| self.handle(fh)).as_deref() {
-                    Some(Handle::Draft(draft)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
+                    Some(Handle::Draft(draft, _)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
                     // By its name: whoever empties it is about to write it.
                     _ if size == 0 => Ok(()),
                     _ => Err(Errno::EINVAL),
@@ -204,7 +254,7 @@ impl Metadata {
         };
         Ok(match handle {
             Handle::Text(text) | Handle::Setting { text, .. } => piece(text),
-            Handle::Draft(draft) => lock(draft).read(offset, size).to_vec(),
+            Handle::Draft(draft, _) => lock(draft).read(offset, size).to_vec(),
             Handle::Scratch(file) => file.read(offset, size),
             Handle::Events(follower) => self.events().read(&mut lock(follower), offset, size),
             Handle::Transaction(transaction) => lock(transaction).read(size),
@@ -212,8 +262,15 @@ impl Metadata {
         })
     }
 
-    /// Writes to a control file; without an offset at its end.
-    pub(super) fn write_control(&self, fh: FileHandle, offset: Option<u64>, data: &[u8], reply: ReplyWrite) {
+    /// A thread writes to a control file; without an offset at its end.
+    pub(super) fn write_control(
+        &self,
+        fh: FileHandle,
+        offset: Option<u64>,
+        data: &[u8],
+        thread: u32,
+        reply: ReplyWrite,
+    ) {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
         // A write comes in pieces of far less than 32 bits.
         let len = data.len() as u32;
@@ -222,7 +279,8 @@ impl Metadata {
             Err(errno) => reply.error(errno),
         };
         match &*handle {
-            Handle::Draft(draft) => {
+            Handle::Draft(draft, writer) => {
+                writer.note(thread);
                 let mut draft = lock(draft);
                 let fits = match offset {
                     Some(offset) => draft.write(offset, data),
@@ -269,20 +327,24 @@ impl Metadata {
     /// Puts in force what was written. `closer` is the thread that closes the file, if it is that.
     pub(super) fn commit(&self, fh: FileHandle, closer: Option<u32>, reply: ReplyEmpty) {
         let handle = self.handle(fh);
-        let Some(Handle::Draft(draft)) = handle.as_deref() else { return reply.ok() };
+        let Some(Handle::Draft(draft, writer)) = handle.as_deref() else { return reply.ok() };
+        // A process that was started by whoever writes has a copy of the file, and closes it when it likes.
+        if closer.is_some_and(|closer| !writer.is(closer)) {
+            return reply.ok();
+        }
         if let Some(refused) = lock(draft).refused() {
             return reply.error(Errno::from_i32(refused));
         }
         let Some(bytes) = lock(draft).take() else { return reply.ok() };
-        // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.
-        if let Some(Ending(how)) = closer.and_then(Ending::of_thread) {
-            self.events().add(&format!("refused: {YAML}: whoever wrote it {how} before it was closed"));
-            return reply.error(Errno::EINTR);
-        }
         let Some(handle) = handle else { return };
         self.later(move |face| {
+            // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.
+            if let Some(Ending(how)) = closer.and_then(Ending::of_thread) {
+                face.events().add(&format!("refused: {YAML}: whoever wrote it {how} before it was closed"));
+                return reply.error(Errno::EINTR);
+            }
             let result = face.control.replace(&bytes, YAML);
-            if let (Err(refusal), Handle::Draft(draft)) = (&result, &*handle) {
+            if let (Err(refusal), Handle::Draft(draft, _)) = (&result, &*handle) {
                 lock(draft).refuse(refusal.errno);
             }
             match result {
@@ -306,22 +368,24 @@ impl Metadata {
             return reply.error(Errno::EINVAL);
         }
         let keeps = flags.contains(RenameFlags::RENAME_NOREPLACE);
-        let in_force = |name: &OsStr| name == YAML;
         let scratch = |parent, name: &OsStr| self.is_scratch(parent, name);
-        if in_force(new_name) && matches!(self.node(new_parent), Some(Node::ControlDir)) {
-            if keeps {
+        if self.is_yaml(new_parent, new_name) {
+            if keeps && !self.absence.lasts() {
                 return reply.error(Errno::EEXIST);
+            }
+            if self.is_yaml(parent, name) {
+                // To itself.
+                return reply.ok();
             }
             let name = match scratch(parent, name) {
                 Ok(name) => name,
-                // To itself.
-                Err(_) if in_force(name) && parent == new_parent => return reply.ok(),
                 Err(errno) => return reply.error(errno),
             };
             let Some(file) = self.scratch.named(&name) else { return reply.error(Errno::ENOENT) };
             return self.later(move |face| match face.control.replace(&file.content(), YAML) {
                 Ok(()) => {
                     face.scratch.remove(&name);
+                    face.absence.end();
                     reply.ok();
                 }
                 Err(refusal) => reply.error(errno(&refusal)),
@@ -332,7 +396,7 @@ impl Metadata {
             if keeps && self.scratch.named(&new_name).is_some() {
                 return Err(Errno::EEXIST);
             }
-            if in_force(name) && matches!(self.node(parent), Some(Node::ControlDir)) {
+            if self.is_yaml(parent, name) {
                 let text = self.control.yaml().0.as_bytes().to_vec();
                 return self.scratch.make(&new_name, text, self.tree.load().plan.mode, owner).map(drop);
             }

@@ -1,5 +1,6 @@
 //! fuser's operations on the mount: everything but the bytes of images.
 
+use super::control_dir::Absence;
 use super::handles::Handle;
 use super::node::folder_attr;
 use super::scratch::Scratch;
@@ -7,7 +8,7 @@ use super::tree::{Node, Tree};
 use super::waiting::Waiting;
 use crate::classify::Callers;
 use crate::clock;
-use crate::control::{Control, Events};
+use crate::control::{Control, ControlFile, Events};
 use arc_swap::ArcSwap;
 use fuser::{
     Errno, FileAttr, FileHandle, Filesystem, Generation, INodeNo, InitFlags, KernelConfig, OpenFlags,
@@ -42,6 +43,8 @@ pub struct Face {
     pub(super) callers: Callers,
     pub(super) handles: RwLock<Slab<Arc<Handle>>>,
     pub(super) scratch: Scratch,
+    /// The running configuration was removed by somebody who is about to make it anew.
+    pub(super) absence: Absence,
     /// Who waits for events.
     pub(super) waiting: Arc<Waiting>,
     /// A thread of its own for what may wait: requests are read by threads that must not.
@@ -69,6 +72,7 @@ impl Face {
             callers,
             handles: RwLock::new(Slab::new()),
             scratch: Scratch::default(),
+            absence: Absence::default(),
             waiting,
             slow: lane("slow-lane")?,
             changes: lane("changes")?,
@@ -114,7 +118,13 @@ impl Face {
         let tree = self.tree.load();
         let folder = tree.node(parent)?;
         let scratch = || matches!(folder, Node::ControlDir).then(|| self.scratch.named(name)).flatten();
-        tree.lookup(&folder, name).or_else(|| scratch().map(Node::Scratch))
+        let found = tree.lookup(&folder, name).or_else(|| scratch().map(Node::Scratch));
+        found.filter(|node| !self.is_absent(node))
+    }
+
+    /// Whether it does as if it were not there.
+    fn is_absent(&self, node: &Node) -> bool {
+        matches!(node, Node::ControlFile(ControlFile::Yaml)) && self.absence.lasts()
     }
 
     pub(super) fn attr(&self, node: &Node) -> FileAttr {
@@ -145,6 +155,7 @@ impl Face {
     ) -> Result<(), Errno> {
         let folder = self.node(ino).ok_or(Errno::ESTALE)?;
         let mut entries = self.tree.load().entries(&folder).ok_or(Errno::ENOTDIR)?;
+        entries.retain(|(_, node)| !self.is_absent(node));
         if matches!(folder, Node::ControlDir) {
             entries.extend(self.scratch.all().into_iter().map(|(name, file)| (name, Node::Scratch(file))));
         }
@@ -328,7 +339,7 @@ impl Filesystem for Metadata {
 
     fn write(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -339,7 +350,7 @@ impl Filesystem for Metadata {
         reply: ReplyWrite,
     ) {
         let append = flags.0 & libc::O_APPEND != 0;
-        self.write_control(fh, (!append).then_some(offset), data, reply);
+        self.write_control(fh, (!append).then_some(offset), data, req.pid(), reply);
     }
 
     fn flush(
@@ -435,6 +446,12 @@ impl Filesystem for Metadata {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        if self.is_yaml(parent, name) {
+            return match self.make_yaml() {
+                Ok((node, fh, opened)) => reply.created(&TTL, &self.attr(&node), GENERATION, fh, opened),
+                Err(errno) => reply.error(errno),
+            };
+        }
         match self.make_scratch(req, parent, name, mode & !umask) {
             Ok(file) => {
                 let (fh, opened) = self.open_scratch(file.clone(), OpenFlags(flags));
@@ -468,6 +485,10 @@ impl Filesystem for Metadata {
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        if self.is_yaml(parent, name) {
+            self.absence.begin();
+            return reply.ok();
+        }
         match self.is_scratch(parent, name) {
             Ok(name) if self.scratch.remove(&name).is_some() => reply.ok(),
             Ok(_) => reply.error(Errno::ENOENT),

@@ -4,12 +4,13 @@ use super::face::{Face, Wish};
 use super::node::ImageNode;
 use super::scratch::ScratchFile;
 use super::tree::Node;
-use crate::classify::{Caller, Identity, Round, Who};
+use crate::classify::{Caller, Identity, Round, Who, process_of};
 use crate::clock;
 use crate::control::{Draft, Follower, Setting, Transaction};
 use crate::device::Seek;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An open file.
@@ -20,7 +21,7 @@ pub(super) enum Handle {
     /// A control file as it was when it was opened.
     Text(Vec<u8>),
     /// The running configuration, being written.
-    Draft(Mutex<Draft>),
+    Draft(Mutex<Draft>, Writer),
     /// An editor's own file.
     Scratch(Arc<ScratchFile>),
     /// A conversation by `ctl`.
@@ -29,6 +30,27 @@ pub(super) enum Handle {
     Setting { device: Arc<str>, setting: Setting, text: Vec<u8> },
     /// The events, as they come.
     Events(Mutex<Follower>),
+}
+
+/// Who wrote to a file last: a thread, and the process that it is of. 0 is nobody.
+#[derive(Debug, Default)]
+pub(super) struct Writer {
+    thread: AtomicU32,
+    process: AtomicU32,
+}
+
+impl Writer {
+    pub(super) fn note(&self, thread: u32) {
+        if self.thread.swap(thread, Ordering::Relaxed) != thread {
+            self.process.store(process_of(thread).unwrap_or(thread), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a thread is of the process that wrote.
+    pub(super) fn is(&self, thread: u32) -> bool {
+        thread == self.thread.load(Ordering::Relaxed)
+            || process_of(thread) == Some(self.process.load(Ordering::Relaxed))
+    }
 }
 
 /// A request through a handle: whom it is charged to, and by whom it was made; nobody if the kernel made it by itself.

@@ -149,7 +149,7 @@ fn named(word: &str, otherwise: &str) -> Result<String, Refusal> {
     Ok(word.to_owned())
 }
 
-/// Splits [ID:]VALUE at the last colon.
+/// Splits `[ID:]VALUE` at the last colon.
 fn of_group(word: &str) -> (Option<String>, &str) {
     match word.rsplit_once(':') {
         None => (None, word),

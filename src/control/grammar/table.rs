@@ -144,7 +144,7 @@ impl TableLine {
         Ok(())
     }
 
-    /// Reads one pair KEY [ID]:VALUE.
+    /// Reads one pair `KEY [ID]:VALUE`.
     fn extra(&mut self, key: &str, setting: Option<&str>, places: &Places) -> Result<(), Refusal> {
         let known = self.extra_keys();
         if !known.contains(&key) {
@@ -218,7 +218,7 @@ struct Places {
     groups: std::collections::HashMap<String, usize>,
 }
 
-/// Reads [ID]:WEIGHT or [ID]:MIN:MAX.
+/// Reads `[ID]:WEIGHT` or `[ID]:MIN:MAX`.
 fn share(word: &str, policy: Policy) -> Result<(&str, Share), Refusal> {
     let shape = || match policy {
         Policy::RangeBw => format!("{} is no share; under range-bw write ID:MIN:MAX", quoted(word)),

@@ -250,7 +250,7 @@ fn who_is_held_is_asked_about_when_the_type_changes() {
     });
     let requests = requests.collect();
     bench.visit(requests);
-    let process = Some(ProcessId { tgid: NOBODY, started: 5 });
+    let process = Some(ProcessId { tgid: NOBODY, birth: 5 });
     let asked = RefCell::new(Vec::new());
     let ask = |caller: Caller| {
         asked.borrow_mut().push(caller.tid);

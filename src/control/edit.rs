@@ -114,7 +114,7 @@ fn attach(band: &mut DevicePlan, word: &str, images: &Images<'_>) -> Result<(), 
     let id = identify(band.group_type, &band.name, word, images)?;
     if band.groups.iter().any(|group| group.id == id) {
         let name = quoted(&band.name);
-        let message = format!("device {name} has a group {} already; `weight {word}:WEIGHT` changes it", id);
+        let message = format!("device {name} has a group {id} already; `weight {word}:WEIGHT` changes it");
         return Err(Refusal::new(libc::EEXIST, message));
     }
     band.groups.push(GroupPlan { id, weight: Weight::default(), limits: Limits::default() });
