@@ -8,10 +8,10 @@
 //! * [`mountinfo`]: what is mounted where.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
-//! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column.
+//! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column, and back.
 //! * [`device`]: block devices and files by io_uring or threads, unaligned requests, simulated devices.
 //! * [`engine`]: one per disk; joins scheduler and device and answers every accepted request exactly once.
-//! * [`control`]: dm-ioband's table and status formats, and the events people should know of.
+//! * [`control`]: the running configuration, every way to change it, dm-ioband's words, and what is to be seen of it.
 //! * [`fuse`]: the only code that knows FUSE.
 //! * [`daemon`]: puts the parts together; [`cli`]: the commands.
 

@@ -1,7 +1,7 @@
 //! The command line: what it prints, to the letter, and what it says when it cannot.
 
 use crate::alone::{ALONE, Alone, Said};
-use crate::daemon::{AS_OTHERS, MOUNT, Vmdisk, ioband};
+use crate::daemon::{AS_OTHERS, MOUNT, Vmdisk, ioband, wait_until};
 use crate::support::{folder, sparse, trial};
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -313,10 +313,11 @@ images:
     assert_eq!(service, [first.as_str(), "served     0 requests by io_uring, 0 by /dev/fuse"]);
     let owner = nix::unistd::geteuid();
     let group = nix::unistd::getegid();
+    let mine = format!("0600 {owner}:{group}");
     let wanted = format!(
-        "IMAGE    DEVICE  SIZE  ACCESS      OWNER\n\
-         vm1.img  fast    2GiB  read-write  0640 60001:60002\n\
-         iso.img  d       1MiB  read-only   0600 {owner}:{group}\n\n\
+        "IMAGE    DEVICE  SIZE  ACCESS      OWNER             OPEN\n\
+         vm1.img  fast    2GiB  read-write  0640 60001:60002  0\n\
+         iso.img  d       1MiB  read-only   {mine:16}  0\n\n\
          DEVICE  DISK  SIZE  TYPE  POLICY         GROUPS  ON\n\
          fast    3     6GiB  user  weight         2       {path}\n\
          d       1     4MiB  none  weight-iosize  0       {path}2\n\n"
@@ -336,6 +337,9 @@ d       default  100     100.0%  -    0      0       0
     // What is changed shows.
     std::fs::set_permissions(mount.file("vm1.img"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
         .expect("it is ours");
+    // The kernel tells of the end of a handle after close(2) has returned.
+    let closed = || list().1.lines().skip(1).take(2).all(|line| line.ends_with("  0"));
+    wait_until(closed, || format!("they stay open:\n{}", list().1));
     let (service, rest) = list();
     assert_eq!(service[1], "served     0 requests by io_uring, 2 by /dev/fuse");
     let groups = "\

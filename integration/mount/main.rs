@@ -12,6 +12,7 @@ mod control;
 mod daemon;
 mod data;
 mod document;
+mod examples;
 mod forbidden;
 mod lifecycle;
 mod limits;
@@ -54,6 +55,7 @@ fn main() {
         control::trials(),
         commands::trials(),
         document::trials(),
+        examples::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.

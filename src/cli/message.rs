@@ -37,9 +37,14 @@ Messages:
   weight [ID:]WEIGHT                        1 to 32767; default group without ID
   policy weight|weight-iosize|range-bw      what a request costs
   range-bw [ID:]MIN:MAX                     KB/s under that policy, 0 for none
+  max_bandwidth [ID:]SIZE                   bytes a second, such as 50MiB/s, 0 for none
+  bandwidth_burst [ID:]SIZE                 bytes at once after a pause
+  max_iops [ID:]REQUESTS                    requests a second, 0 for none
+  iops_burst [ID:]REQUESTS                  requests at once after a pause
   token TOKENS                              tokens of an epoch, 0 for 2048
   io_throttle REQUESTS                      control starts above, 0 = automatic
   io_limit REQUESTS                         most in flight, 0 = automatic
+  simulate IOPS:BANDWIDTH:PARALLEL|none     make the disk this slow
   reset                                     counters begin at 0 again
 
 Example: ioband message ioband1 0 weight 1000:30";

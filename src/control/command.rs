@@ -130,9 +130,11 @@ mod tests {
     #[test]
     fn several_devices_are_one_command() {
         let one = "create a 0 8 ioband /dev/sda1 1 0 0 none weight 0 :40\n";
-        let Ok(Command::Create(alone)) = Command::parse(one) else { panic!("refused") };
+        let Ok(Command::Create(mut alone)) = Command::parse(one) else { panic!("refused") };
         let two = "create\na: 0 8 ioband /dev/sda1 1 0 0 none weight 0 :40\n\nb: 0 8 ioband /dev/sdb 1 0 0 none weight 0 :10\n";
         let Ok(Command::Create(both)) = Command::parse(two) else { panic!("refused") };
+        // A line of several says whose it is.
+        alone[0].1.name = Some("a".into());
         assert_eq!((&alone[0], both[1].0.as_str(), both.len()), (&both[0], "b", 2));
     }
 

@@ -137,7 +137,7 @@ devices:
             "by_uring": 0, "by_dev": 7});
         assert_eq!(list["service"], service);
         let image = json!({"name": "vm2.img", "device": "ioband1", "size": 2 << 20, "read_only": true,
-            "mode": "0640", "owner": 7, "group": 8});
+            "mode": "0640", "owner": 7, "group": 8, "open": 0});
         assert_eq!(list["images"][1], image);
         let device = json!({"name": "ioband1", "id": 1, "size": 4 << 20, "type": "user", "policy": "weight",
             "groups": 2, "path": "/a"});

@@ -186,9 +186,9 @@ mod tests {
         let images = [image("vm1.img", false), image("v.img", true)];
         assert_eq!(
             image_lines(images.iter().map(|image| (image, "d"))),
-            "\nIMAGE    DEVICE  SIZE  ACCESS      OWNER\n\
-             vm1.img  d       2GiB  read-write  0660 0:107\n\
-             v.img    d       2GiB  read-only   0660 0:107\n"
+            "\nIMAGE    DEVICE  SIZE  ACCESS      OWNER       OPEN\n\
+             vm1.img  d       2GiB  read-write  0660 0:107  2\n\
+             v.img    d       2GiB  read-only   0660 0:107  2\n"
         );
         assert_eq!(image_lines([].into_iter()), "");
     }

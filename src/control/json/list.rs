@@ -36,6 +36,8 @@ struct ListImage<'a> {
     mode: String,
     owner: u32,
     group: u32,
+    /// How many files of it are open.
+    open: u64,
 }
 
 #[derive(Serialize)]
@@ -98,6 +100,7 @@ impl<'a> ListImage<'a> {
             mode: format!("{:04o}", image.mode),
             owner: image.owner.0,
             group: image.owner.1,
+            open: image.opens,
         }
     }
 }
