@@ -248,7 +248,8 @@ fn control_read_only() {
         assert_eq!(errno(fs::set_permissions(&path, fs::Permissions::from_mode(0o666))), Some(libc::EPERM));
         assert!(mount.control(file).starts_with(&before));
     }
-    assert_eq!(errno(File::create_new(mount.file(".ioband").join("x"))), Some(libc::EPERM));
+    assert_eq!(errno(fs::create_dir(mount.file(".ioband").join("x"))), Some(libc::EPERM));
+    assert_eq!(errno(File::create_new(mount.file(".ioband/devices").join("x"))), Some(libc::EPERM));
 }
 
 fn many_handles() {

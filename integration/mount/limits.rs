@@ -75,7 +75,7 @@ fn minimum() {
     let mount = two_images(
         "    type: user\n    policy: range-bw\n    groups: {60001: {weight: 5, min_bandwidth: 1600KiB/s}, 60002: 95}",
     );
-    assert_table(&mount, "range-bw 2048 :0:0 60001:1600:0 60002:0:0");
+    assert_table(&mount, "range-bw 2048 :0:0 60001:1600:0 60002:0:0 weight 60001:5 weight 60002:95");
     assert_parts(&two_users(&mount), 20.0);
 }
 
@@ -83,7 +83,7 @@ fn maximum() {
     let mount = two_images(
         "    type: user\n    policy: range-bw\n    groups: {60001: {weight: 95, max_bandwidth: 1600KiB/s}, 60002: 5}",
     );
-    assert_table(&mount, "range-bw 2048 :0:0 60001:0:1600 60002:0:0");
+    assert_table(&mount, "range-bw 2048 :0:0 60001:0:1600 60002:0:0 weight 60001:95 weight 60002:5");
     let reports = two_users(&mount);
     assert_capped(&reports[0], 400.0, 1600.0 * 1024.0 / 100.0 / REQUEST);
     assert_parts(&reports, 20.0);

@@ -13,6 +13,22 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+/// What is in the control directory.
+const CONTROL: [&str; 12] = [
+    "control.yaml",
+    "ctl",
+    "devices",
+    "events",
+    "ls",
+    "ls.json",
+    "metrics",
+    "pid",
+    "status",
+    "status.json",
+    "table",
+    "table.json",
+];
+
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
         trial("transport auto is uring where the kernel offers it", Transport::Uring.needs(), || {
@@ -312,7 +328,7 @@ fn look(stage: &Stage, mount: &Vmdisk, disk: &[u8], table: &str) {
     };
     let images: Vec<_> = (0..stage.images()).map(name).collect();
     assert_eq!(names(mount.path()), [vec![".ioband".to_owned()], images.clone()].concat());
-    assert_eq!(names(mount.path().join(".ioband")), ["events", "ls", "pid", "status", "table"]);
+    assert_eq!(names(mount.path().join(".ioband")), CONTROL);
     for (number, image) in images.iter().enumerate() {
         let seen = std::fs::metadata(mount.file(image)).expect("an image");
         assert_eq!((seen.len(), seen.mode() & libc::S_IFMT), (stage.size_of(number), libc::S_IFREG));
