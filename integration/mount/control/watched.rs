@@ -1,0 +1,86 @@
+//! The configuration on disk against what runs: who changed what, and when.
+
+use crate::daemon::{MOUNT, Vmdisk, ioband, wait_until};
+use crate::support::trial;
+use libtest_mimic::Trial;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::thread;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("what is saved is not taken for an edit", MOUNT, saved),
+        trial("a file that was refused is tried again when it is saved again", MOUNT, again),
+        trial("images come and go while others open them", MOUNT, come_and_go),
+    ]
+}
+
+const CONFIG: &str = "devices: {d: {path: disk, size: 8MiB, type: user, groups: {1001: 10}}}\n\
+     images: {a.img: {device: d, size: 1MiB}, b.img: {device: d, offset: 4MiB, size: 1MiB}}\n";
+
+fn run(mount: &Vmdisk, args: &[&str]) {
+    let output = ioband(mount.folder(), &[args, &["--mountpoint", "vmdisk"]].concat());
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A change that follows at once must not be undone by the file that was saved before it.
+fn saved() {
+    let mount = Vmdisk::mount(CONFIG);
+    for weight in 100..130 {
+        run(&mount, &["message", "d", "0", "weight", &format!("1001:{weight}")]);
+        run(&mount, &["save"]);
+        run(&mount, &["message", "d", "0", "weight", &format!("1001:{}", weight + 1000)]);
+        // The watch has seen by now what it has to see: it has this long to be wrong.
+        thread::sleep(std::time::Duration::from_millis(40));
+        let table = mount.control("table");
+        assert!(table.contains(&format!("1001:{}", weight + 1000)), "{table}\n{}", mount.control("events"));
+        let file = fs::read_to_string(mount.folder().join("config.yaml")).expect("the configuration");
+        assert!(file.contains(&format!("1001: {weight}")), "{file}");
+    }
+}
+
+fn again() {
+    let mount = Vmdisk::mount(CONFIG);
+    let file = mount.folder().join("config.yaml");
+    let moved = CONFIG.replace("offset: 4MiB", "offset: 5MiB");
+    let open = File::open(mount.file("b.img")).expect("an image");
+    fs::write(&file, &moved).expect("a write");
+    mount.wait_for("events", |events| events.contains("b.img cannot become another one"));
+    drop(open);
+    // The kernel tells of a close a moment later, so the next one may be refused as well.
+    wait_until(
+        || {
+            fs::write(&file, &moved).expect("the same again");
+            thread::sleep(std::time::Duration::from_millis(50));
+            mount.control("control.yaml").contains("offset: 5MiB")
+        },
+        || mount.control("events"),
+    );
+}
+
+/// Whoever gets an image open can read it, whatever becomes of it.
+fn come_and_go() {
+    let mount = Vmdisk::mount(CONFIG);
+    let yaml = mount.path().join(".ioband/control.yaml");
+    let without = CONFIG.replace(", b.img: {device: d, offset: 4MiB, size: 1MiB}", "");
+    let image = mount.file("b.img");
+    let opened = thread::scope(|scope| {
+        let opener = scope.spawn(move || {
+            let mut opened = 0;
+            while opened < 2000 {
+                // Not there just now, mostly.
+                let Ok(file) = File::open(&image) else { continue };
+                file.read_exact_at(&mut [0; 512], 0).expect("whoever has it open reads it");
+                assert_eq!(file.metadata().expect("its attributes").len(), 1 << 20);
+                opened += 1;
+            }
+            opened
+        });
+        while !opener.is_finished() {
+            fs::write(&yaml, &without).expect("an edit");
+            fs::write(&yaml, CONFIG).expect("an edit");
+        }
+        opener.join().expect("no failure")
+    });
+    assert_eq!(opened, 2000);
+}
