@@ -1,10 +1,11 @@
 //! The configuration on disk against what runs: who changed what, and when.
 
 use crate::daemon::{MOUNT, Vmdisk, ioband, wait_until};
-use crate::support::trial;
+use crate::support::{Need, trial};
 use libtest_mimic::Trial;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 use std::thread;
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -12,8 +13,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("what is saved is not taken for an edit", MOUNT, saved),
         trial("a file that was refused is tried again when it is saved again", MOUNT, again),
         trial("images come and go while others open them", MOUNT, come_and_go),
+        trial("an exec that closes a draft waits for nobody who waits for it", PYTHON, exec),
     ]
 }
+
+const PYTHON: &[Need] = &[Need::Root, Need::Fuse, Need::Tool("python3")];
 
 const CONFIG: &str = "devices: {d: {path: disk, size: 8MiB, type: user, groups: {1001: 10}}}\n\
      images: {a.img: {device: d, size: 1MiB}, b.img: {device: d, offset: 4MiB, size: 1MiB}}\n";
@@ -83,4 +87,21 @@ fn come_and_go() {
         opener.join().expect("no failure")
     });
     assert_eq!(opened, 2000);
+}
+
+/// In an exec the kernel closes files with a lock held that readers of /proc/TID/stat wait for.
+fn exec() {
+    let mount = Vmdisk::mount(CONFIG);
+    let script = "import os, sys\n\
+                  draft = open(sys.argv[1], 'w')\n\
+                  draft.write(sys.argv[2])\n\
+                  draft.flush()\n\
+                  os.execv('/bin/true', ['true'])\n";
+    for weight in 100..110 {
+        let text = CONFIG.replace("1001: 10", &format!("1001: {weight}"));
+        let yaml = mount.path().join(".ioband/control.yaml");
+        let status = Command::new("python3").args(["-c", script]).arg(yaml).arg(text).status();
+        assert!(status.expect("python runs").success());
+        assert!(mount.control("table").contains(&format!("1001:{weight}")), "{}", mount.control("events"));
+    }
 }
