@@ -7,8 +7,9 @@
 //!
 //! Changes are made on a thread of their own; the kernel gets its answer from there.
 
-use super::face::{Face, Metadata, Wish};
+use super::face::Face;
 use super::handles::{Handle, Writer};
+use super::metadata::{Metadata, Wish};
 use super::node::file_attr;
 use super::scratch::ScratchFile;
 use super::tree::Node;

@@ -1,6 +1,7 @@
 //! Open files: what is opened, by whom, and whom a request through it is charged to.
 
-use super::face::{Face, Wish};
+use super::face::Face;
+use super::metadata::Wish;
 use super::node::ImageNode;
 use super::scratch::ScratchFile;
 use super::tree::Node;

@@ -1,6 +1,6 @@
 //! Requests for the bytes of images: from the kernel's words to the engine of the disk.
 //!
-//! Everything about an image that is not here (its attributes, opening it, looking for holes) is on fuser's side, in `face`.
+//! Everything about an image that is not here (its attributes, opening it, looking for holes) is on fuser's side, in `metadata` and `face`.
 
 use super::face::Face;
 use super::node::ImageNode;

@@ -7,12 +7,13 @@
 //! * `dev` and `rings`, the transports: /dev/fuse read by ourselves, and FUSE over io_uring. `slots` is the memory that
 //!   requests lie in, `wire` the kernel's words for them.
 //! * `images`: from a request for the bytes of an image to the engine of its disk.
-//! * `relay`: everything else goes to fuser, through a pair of sockets. `face` is what fuser calls, `handles` what is open,
+//! * `relay`: everything else goes to fuser, through a pair of sockets. `metadata` is what fuser calls, `face` what
+//!   it and the others look at, `handles` what is open,
 //!   `control_dir` the files of the control directory, `waiting` who waits for events.
 //! * `place`: on which processor a thread serves; `inbox`: what threads leave for each other.
 //! * `sys`: the one corner with `unsafe`.
 //!
-//! What is negotiated with the kernel, and why, stands at `Metadata::init` in `face`.
+//! What is negotiated with the kernel, and why, stands at `Metadata::init` in `metadata`.
 #![deny(unsafe_code)]
 
 mod control_dir;
@@ -21,6 +22,7 @@ mod face;
 mod handles;
 mod images;
 mod inbox;
+mod metadata;
 mod mount;
 mod node;
 mod place;

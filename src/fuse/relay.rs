@@ -4,7 +4,7 @@
 //! on a protocol, and turns metadata operations into typed calls. We keep the connection itself, pass on to the other end
 //! what is fuser's, as it is, and carry fuser's answers back.
 
-use super::face::Metadata;
+use super::metadata::Metadata;
 use super::wire::{INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse};
 use fuser::{Session, SessionACL};
 use nix::errno::Errno;

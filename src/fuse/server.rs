@@ -4,8 +4,9 @@
 //! is read, the threads make their lanes, fuser answers the kernel, the threads begin.
 
 use super::dev::{Dev, State};
-use super::face::{Face, Metadata};
+use super::face::Face;
 use super::inbox::{Inbox, Mail};
+use super::metadata::Metadata;
 use super::relay::{Init, MESSAGE, Relay, Route};
 use super::rings::{Queues, Rings};
 use super::slots::{Pool, Slot, Slots};
