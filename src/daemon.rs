@@ -23,6 +23,7 @@ use nix::unistd::{getegid, geteuid};
 pub use replace::replace_file;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -106,7 +107,7 @@ pub fn serve(
         tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
     }
     let live = Arc::new(live.served_by(server.clone()));
-    control.put_in_force_by(live);
+    control.put_in_force_by(live.clone());
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
@@ -118,7 +119,8 @@ pub fn serve(
         .context("cannot start a thread")?;
 
     // Asking the mount itself is the only proof that it answers.
-    std::fs::metadata(&mountpoint).context("the mount does not answer")?;
+    let root = std::fs::metadata(&mountpoint).context("the mount does not answer")?;
+    live.mounted_as(root.dev());
     ready(&mountpoint)?;
     // Now there may be data in them.
     made.0.clear();

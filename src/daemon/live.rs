@@ -13,8 +13,9 @@ use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, Engine
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -27,6 +28,8 @@ pub(super) struct Live {
     server: Option<Arc<Server>>,
     clock: Clock,
     unscheduled: bool,
+    /// The number of the mount among all filesystems, once it is mounted.
+    number: OnceLock<u64>,
     devices: Mutex<Devices>,
 }
 
@@ -90,6 +93,7 @@ impl Live {
             server: None,
             clock,
             unscheduled,
+            number: OnceLock::new(),
             devices: Mutex::default(),
         }
     }
@@ -176,6 +180,12 @@ impl Live {
                         None => Fate::Comes(target.clone()),
                     });
                 }
+                if self.is_inside(&device.path) {
+                    let (name, path) = (&device.name, device.path.display());
+                    return Err(Refusal::invalid(format!(
+                        "device {name}: {path} is in this very mount; a device is what images are on, and not one of them"
+                    )));
+                }
                 if device.path.is_relative() {
                     let (name, path) = (&device.name, device.path.display());
                     return Err(Refusal::new(
@@ -189,6 +199,18 @@ impl Live {
                 Ok(Fate::Comes(Arc::new(target)))
             })
             .collect()
+    }
+
+    /// It is mounted, and that is the number of its filesystem.
+    pub(super) fn mounted_as(&self, number: u64) {
+        // Once.
+        let _ = self.number.set(number);
+    }
+
+    /// Whether a path is in the mount itself: to serve it we would wait for ourselves.
+    fn is_inside(&self, path: &Path) -> bool {
+        let number = std::fs::metadata(path).map(|found| found.dev()).ok();
+        number.is_some() && number == self.number.get().copied()
     }
 
     /// What tells the file or block device at a path from others.

@@ -13,6 +13,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("what is saved is not taken for an edit", MOUNT, saved),
         trial("a file that was refused is tried again when it is saved again", MOUNT, again),
         trial("images come and go while others open them", MOUNT, come_and_go),
+        trial("a device is not in its own mount", MOUNT, inside),
         trial("an exec that closes a draft waits for nobody who waits for it", PYTHON, exec),
     ]
 }
@@ -104,4 +105,22 @@ fn exec() {
         assert!(status.expect("python runs").success());
         assert!(mount.control("table").contains(&format!("1001:{weight}")), "{}", mount.control("events"));
     }
+}
+
+/// The daemon would wait for itself.
+fn inside() {
+    let mount = Vmdisk::mount(CONFIG);
+    let image = mount.file("a.img");
+    let text =
+        CONFIG.replacen("devices: {", &format!("devices: {{e: {{path: {}, id: 2}}, ", image.display()), 1);
+    let yaml = mount.path().join(".ioband/control.yaml");
+    // Closing it tells nobody here; the events do.
+    fs::write(&yaml, &text).expect("a write");
+    let events = mount.control("events");
+    assert!(events.contains("is in this very mount"), "{events}");
+    let table = format!("0 2048 ioband {} 2 0 0 none weight 0 :1", image.display());
+    let output = ioband(mount.folder(), &["create", "e", "--table", &table, "--mountpoint", "vmdisk"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("is in this very mount"));
+    assert!(!mount.control("table").contains("e: "));
 }
