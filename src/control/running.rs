@@ -181,13 +181,14 @@ impl Control {
                 Ok((plan, None))
             }),
             Command::Remove(name) => self.change(&title, |_, plan| Ok((edit::remove(plan, &name)?, None))),
-            Command::Message { device, message } => self.change(&title, |machinery, plan| {
-                let new = edit::message(plan, &device, &message)?;
-                if message == Message::Reset {
-                    machinery.reset(&device);
-                }
-                Ok((new, None))
-            }),
+            Command::Message { device, message } => self
+                .change(&title, |_, plan| Ok((edit::message(plan, &device, &message)?, None)))
+                .and_then(|()| self.machinery())
+                .map(|machinery| {
+                    if message == Message::Reset {
+                        machinery.reset(&device);
+                    }
+                }),
             Command::Save => self.save(),
         }?;
         Ok(String::new())
@@ -223,7 +224,10 @@ impl Control {
         let saved = self.machinery().and_then(|machinery| machinery.save(&text));
         match &saved {
             Ok(file) => self.events.add(&format!("saved to {file}")),
-            Err(refusal) => self.events.add(&format!("refused: save: {refusal}")),
+            Err(refusal) => {
+                *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.events.add(&format!("refused: save: {refusal}"));
+            }
         }
         saved.map(drop)
     }

@@ -131,6 +131,9 @@ impl Live {
 
         // From here on nothing fails.
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
+        for (device, (_, here)) in new.devices.iter().zip(&held) {
+            here.target.grow_to(device.size);
+        }
         self.change(new, &held);
         self.face.show(tree);
         let gone = devices.extract_if(|name, here| {
@@ -176,7 +179,8 @@ impl Live {
                         });
                     }
                     return Ok(match here.filter(|held| held.id == device.id) {
-                        Some(held) => Fate::Stays(held.clone()),
+                        // Maybe by another name of the same thing.
+                        Some(held) => Fate::Stays(Held { path: device.path.clone(), ..held.clone() }),
                         None => Fate::Comes(target.clone()),
                     });
                 }
@@ -424,6 +428,9 @@ impl Machinery for Live {
 
     fn save(&self, text: &str) -> Result<String, Refusal> {
         let name = self.file.display().to_string();
+        if self.is_inside(&self.file) {
+            return Err(Refusal::invalid(format!("{name} is in this very mount; save to a file elsewhere")));
+        }
         super::replace_file(&self.file, text.as_bytes()).map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             Refusal::new(errno, format!("{name} cannot be written: {error}"))

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 /// How to open a [`Target`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -123,7 +123,7 @@ impl Target {
 
         let target = Target {
             path: path.to_owned(),
-            size: opened.len(),
+            size: AtomicU64::new(opened.len()),
             read_only: mode.read_only,
             number: None,
             block: 1,
@@ -144,7 +144,14 @@ impl Target {
                     Alignment { block, memory: PAGE as u32 }
                 }
             };
-            Ok(Target { size, number: Some(number), block, memory_align: memory, direct: true, ..target })
+            Ok(Target {
+                size: AtomicU64::new(size),
+                number: Some(number),
+                block,
+                memory_align: memory,
+                direct: true,
+                ..target
+            })
         } else {
             target.lock()?;
             Ok(target.try_direct(flags))
@@ -168,7 +175,7 @@ impl Target {
             .unwrap_or(Alignment { block: PAGE as u32, memory: PAGE as u32 });
         let why = if block == 0 {
             "its filesystem cannot do direct I/O".to_owned()
-        } else if !self.size.is_multiple_of(block.into()) {
+        } else if !self.size().0.is_multiple_of(block.into()) {
             format!("its size is no multiple of {block} bytes")
         } else if let Err(error) =
             kernel::set_flags(&self.file, (flags - OFlag::O_NONBLOCK) | OFlag::O_DIRECT)

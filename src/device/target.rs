@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// One opened block device or regular file, kept from other programs as far as Linux allows.
 ///
@@ -19,7 +19,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 pub struct Target {
     pub(super) file: File,
     pub(super) path: PathBuf,
-    pub(super) size: u64,
+    /// Grows when the configuration takes note of it.
+    pub(super) size: AtomicU64,
     /// It was opened for reading only.
     pub(super) read_only: bool,
     /// `MAJOR:MINOR` of a block device.
@@ -54,9 +55,20 @@ pub enum Kind {
 }
 
 impl Target {
-    /// Its size when it was opened.
+    /// Its size when it was opened, or when its growth was taken note of.
     pub fn size(&self) -> Bytes {
-        Bytes(self.size)
+        Bytes(self.bytes())
+    }
+
+    fn bytes(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Takes note that it has grown; that it has shrunk is nothing that helps anybody.
+    pub fn grow_to(&self, size: Bytes) {
+        // Direct I/O is never to make a file larger than it is.
+        let whole = if self.direct { size.0 - size.0 % u64::from(self.block.max(1)) } else { size.0 };
+        self.size.fetch_max(whole, Ordering::Relaxed);
     }
 
     /// The path it was opened by.
@@ -96,18 +108,18 @@ impl Target {
     /// The next data or hole at or after `offset`; `None` if there is none before the end (the end itself is a
     /// hole). A block device is all data.
     pub fn seek(&self, offset: u64, what: Seek) -> io::Result<Option<u64>> {
-        if offset >= self.size {
+        if offset >= self.bytes() {
             return Ok(None);
         }
         if self.is_block() {
-            return Ok(Some(if what == Seek::Data { offset } else { self.size }));
+            return Ok(Some(if what == Seek::Data { offset } else { self.bytes() }));
         }
         let whence = if what == Seek::Data { libc::SEEK_DATA } else { libc::SEEK_HOLE };
         let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
         // SAFETY: lseek only takes numbers. It moves the file position, which nothing else here uses.
         match Errno::result(unsafe { libc::lseek(self.file.as_raw_fd(), offset, whence) }) {
             // Never negative: `Errno::result` took that for an error.
-            Ok(found) => Ok(Some((found as u64).min(self.size))),
+            Ok(found) => Ok(Some((found as u64).min(self.bytes()))),
             Err(Errno::ENXIO) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -120,7 +132,7 @@ impl Target {
     /// Where a read may end early: a device ends where it did when it was opened (before that, a short read is
     /// a fault), a file may have been truncated.
     pub(super) fn end(&self) -> io::Result<u64> {
-        if self.is_block() { Ok(self.size) } else { Ok(self.file.metadata()?.len()) }
+        if self.is_block() { Ok(self.bytes()) } else { Ok(self.file.metadata()?.len()) }
     }
 
     /// As if it had blocks of this size, for tests of what is done about that.

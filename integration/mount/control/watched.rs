@@ -13,6 +13,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("what is saved is not taken for an edit", MOUNT, saved),
         trial("a file that was refused is tried again when it is saved again", MOUNT, again),
         trial("images come and go while others open them", MOUNT, come_and_go),
+        trial("a device is what it was opened on, and as large as it has become", MOUNT, replaced),
         trial("a device is not in its own mount", MOUNT, inside),
         trial("an exec that closes a draft waits for nobody who waits for it", PYTHON, exec),
     ]
@@ -123,4 +124,31 @@ fn inside() {
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is in this very mount"));
     assert!(!mount.control("table").contains("e: "));
+}
+
+/// Another name of the same file, at which there is another file later on; and a file that grows.
+fn replaced() {
+    let mount = Vmdisk::mount(CONFIG);
+    let at = |name: &str| mount.folder().join(name);
+    let image = File::options().read(true).write(true).open(mount.file("a.img")).expect("an image");
+    image.write_all_at(b"mine", 0).expect("a write");
+    drop(image);
+    fs::hard_link(at("disk"), at("other")).expect("a link");
+    let yaml = mount.path().join(".ioband/control.yaml");
+    fs::write(&yaml, CONFIG.replace("path: disk", "path: other")).expect("an edit");
+    fs::remove_file(at("other")).expect("it is there");
+    File::create(at("other")).and_then(|file| file.set_len(8 << 20)).expect("another file");
+    run(&mount, &["message", "d", "0", "weight", "1001:7"]);
+    let mut found = [0; 4];
+    File::open(mount.file("a.img")).and_then(|file| file.read_exact_at(&mut found, 0)).expect("a read");
+    assert_eq!(&found, b"mine");
+
+    fs::write(&yaml, CONFIG).expect("an edit");
+    File::options().write(true).open(at("disk")).and_then(|file| file.set_len(16 << 20)).expect("it grows");
+    let larger = CONFIG.replace(", size: 8MiB", "").replace("offset: 4MiB", "offset: 12MiB");
+    fs::write(&yaml, &larger).expect("an edit");
+    assert_eq!(mount.control("control.yaml"), larger, "{}", mount.control("events"));
+    let grown = File::options().write(true).open(mount.file("b.img")).expect("an image");
+    grown.write_all_at(b"more", 0).expect("a write behind the old end");
+    assert!(mount.control("status").starts_with("d: 0 32768 ioband"), "{}", mount.control("status"));
 }
