@@ -6,6 +6,7 @@
 //! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
 #![forbid(unsafe_code)]
 
+mod exchange;
 mod live;
 mod replace;
 mod watch;

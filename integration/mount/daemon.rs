@@ -1,6 +1,7 @@
 //! An ioband mount for one trial, made with the program itself and taken down whatever happens.
 
 use crate::support::{Need, folder};
+use crate::writers::PATIENCE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -76,6 +77,24 @@ pub(crate) fn groups(status: &str) -> Vec<(String, Counters)> {
         (group[0].to_owned(), numbers.try_into().expect("six"))
     };
     fields.chunks(7).map(counters).collect()
+}
+
+/// Waits until groups have had so many more requests than `before`; what they had then.
+pub(crate) fn after<Id: std::fmt::Debug>(
+    requests: impl Fn() -> Vec<(Id, u64)>,
+    before: &[(Id, u64)],
+    more: u64,
+) -> Vec<(Id, u64)> {
+    let sum = |groups: &[(Id, u64)]| groups.iter().map(|(_, n)| n).sum::<u64>();
+    let start = std::time::Instant::now();
+    loop {
+        let now = requests();
+        if sum(&now) >= sum(before) + more {
+            return now;
+        }
+        assert!(start.elapsed() < PATIENCE, "the disk stands still at {now:?}");
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
 }
 
 /// A mount at `vmdisk` in a folder of its own.

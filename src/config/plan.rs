@@ -124,3 +124,15 @@ pub struct Extent {
     /// How long it is.
     pub size: Bytes,
 }
+
+impl Extent {
+    /// Where it ends; inside of a device, so far below overflow.
+    pub fn end(self) -> Bytes {
+        Bytes(self.offset.0 + self.size.0)
+    }
+
+    /// Whether the two have a place in common.
+    pub fn meets(self, other: Extent) -> bool {
+        self.offset < other.end() && other.offset < self.end()
+    }
+}

@@ -158,14 +158,7 @@ mod tests {
 
     #[test]
     fn it_says_why_it_is_not_faster() {
-        let service = Service {
-            transport: "dev",
-            why: Some("it is switched off".into()),
-            threads: 2,
-            backend: "io_uring",
-            by_uring: 0,
-            by_dev: 7,
-        };
+        let service = Stage::new(EXAMPLE).service;
         assert_eq!(
             service_lines(&service),
             "transport  dev, 2 threads, devices by io_uring\n           not uring: it is switched off\n\

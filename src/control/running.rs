@@ -84,7 +84,7 @@ type Wanted = (Plan, Option<Arc<str>>);
 impl Control {
     /// A configuration that is about to run, with the text that it was read from.
     pub fn new(events: Arc<Events>, plan: Plan, text: &str) -> Self {
-        let running = Running { plan: Arc::new(plan), text: text.into(), changed: clock::wall() };
+        let running = Running { plan: Arc::new(settled(plan)), text: text.into(), changed: clock::wall() };
         Self {
             events,
             running: Mutex::new(running),
@@ -247,18 +247,18 @@ impl Control {
         let _turn = self.turn();
         let old = self.plan();
         let result = self.machinery().and_then(|machinery| {
-            let (mut plan, text) = wanted(&**machinery, &old)?;
-            let same = text.is_some() && settled(&plan) == settled(&old);
-            if !same {
-                machinery.apply(&old, &plan)?;
+            let (wanted, text) = wanted(&**machinery, &old)?;
+            let plan = settled(wanted.clone());
+            let changes = plan != *old;
+            if changes {
+                machinery.apply(&old, &wanted)?;
             }
-            // What was to be made is made.
-            plan.devices.iter_mut().for_each(|device| device.create = None);
+            let same = text.is_some() && !changes;
             let text = match text {
                 Some(text) => text,
-                // A comment may have gone with what a message changed; a message that changes nothing takes nothing away.
-                None if settled(&plan) == settled(&old) => self.yaml().0,
-                None => plan.to_yaml(machinery.defaults()).into(),
+                // Comments go with what a message changes; one that changes nothing takes nothing away.
+                None if changes => plan.to_yaml(machinery.defaults()).into(),
+                None => self.yaml().0,
             };
             *self.running() = Running { plan: Arc::new(plan), text, changed: clock::wall() };
             Ok(same)
@@ -315,8 +315,7 @@ impl Control {
 }
 
 /// A file that is still to be made makes no difference once it is.
-fn settled(plan: &Plan) -> Plan {
-    let mut plan = plan.clone();
+fn settled(mut plan: Plan) -> Plan {
     plan.devices.iter_mut().for_each(|device| device.create = None);
     plan
 }

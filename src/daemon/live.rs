@@ -4,9 +4,10 @@
 //! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
 //! shown; what is not there any more is let go.
 
+use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{Defaults, DevicePlan, ImagePlan, Plan, Probe, SimulatePlan};
+use crate::config::{Defaults, DevicePlan, Plan, Probe, SimulatePlan};
 use crate::control::{ImageLine, Machinery, Refusal, Service};
 use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
@@ -53,7 +54,7 @@ enum Fate {
     /// It stays.
     Stays(Held),
     /// It is new, on something that is opened for it, or that another device was on.
-    Comes(Arc<Target>),
+    Comes { target: Arc<Target>, identity: Option<(u64, u64)> },
 }
 
 /// Takes back what was made for a change, unless it comes about.
@@ -121,13 +122,11 @@ impl Live {
             .zip(&fates)
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
-        let leaving = self.close_what_changes(&tree, new, &stays, &mut undo)?;
+        let leaving = close_what_changes(&tree, new, &stays, &mut undo.sealed)?;
         let removed = removed(leaving, &tree, new, &stays)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
-        let tree = self.tree(&tree, old, new, &held, removed).inspect_err(|_| {
-            // What came goes again with `undo`.
-        })?;
+        let tree = self.tree(&tree, old, new, &held, removed)?;
 
         // From here on nothing fails.
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
@@ -181,7 +180,7 @@ impl Live {
                     return Ok(match here.filter(|held| held.id == device.id) {
                         // Maybe by another name of the same thing.
                         Some(held) => Fate::Stays(Held { path: device.path.clone(), ..held.clone() }),
-                        None => Fate::Comes(target.clone()),
+                        None => Fate::Comes { target: target.clone(), identity },
                     });
                 }
                 if self.is_inside(&device.path) {
@@ -200,7 +199,9 @@ impl Live {
                 let target = Target::open(&device.path, device.create, OpenMode { read_only })
                     .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))?;
                 undo.files.extend(device.create.map(|_| device.path.clone()));
-                Ok(Fate::Comes(Arc::new(target)))
+                // One that was just made has one only now.
+                let identity = identity.or_else(|| self.identity(&device.path));
+                Ok(Fate::Comes { target: Arc::new(target), identity })
             })
             .collect()
     }
@@ -222,41 +223,6 @@ impl Live {
         self.probe.probe(path).ok().flatten().and_then(|found| found.identity)
     }
 
-    /// Closes to new openers the images that go, and those that become other ones, which nobody may have open. Those that go
-    /// and that somebody has open.
-    fn close_what_changes(
-        &self,
-        tree: &Tree,
-        new: &Plan,
-        stays: &HashSet<&str>,
-        undo: &mut Undo,
-    ) -> Result<Vec<Arc<ImageNode>>, Refusal> {
-        let mut leaving = Vec::new();
-        for node in tree.images() {
-            let name = node.image.name();
-            let wanted = new.images.iter().find(|image| image.name == name);
-            let device_stays = stays.contains(&*node.device);
-            match wanted {
-                Some(wanted) if device_stays && is_like(node, wanted, new) => continue,
-                // Who has it open keeps it.
-                None if device_stays && node.seal().is_err() => {
-                    leaving.push(node.clone());
-                    continue;
-                }
-                _ => {}
-            }
-            node.seal().map_err(|opens| {
-                let what = match wanted {
-                    Some(_) if device_stays => format!("image {name} cannot become another one"),
-                    _ => format!("device {} cannot be taken away or become another one", node.device),
-                };
-                in_use(&what, name, opens)
-            })?;
-            undo.sealed.push(node.clone());
-        }
-        Ok(leaving)
-    }
-
     /// Makes the bands of the devices that come; all devices that there are then, in the order of the plan.
     fn come(&self, new: &Plan, fates: Vec<Fate>, devices: &Devices, undo: &mut Undo) -> Vec<(String, Held)> {
         let mut by_id: HashMap<u32, Arc<Engine>> = HashMap::new();
@@ -272,12 +238,12 @@ impl Live {
         let mut next = all.len();
         let mut held = Vec::with_capacity(fates.len());
         for (device, fate) in new.devices.iter().zip(fates) {
-            let target = match fate {
+            let (target, identity) = match fate {
                 Fate::Stays(here) => {
                     held.push((device.name.clone(), here));
                     continue;
                 }
-                Fate::Comes(target) => target,
+                Fate::Comes { target, identity } => (target, identity),
             };
             let engine = by_id.entry(device.id).or_insert_with(|| {
                 if let Some(engine) = idle.next() {
@@ -307,7 +273,7 @@ impl Live {
                 groups: device.groups.clone(),
             });
             undo.bands.push((engine.clone(), band));
-            let (path, identity) = (device.path.clone(), self.identity(&device.path));
+            let path = device.path.clone();
             held.push((
                 device.name.clone(),
                 Held { engine: engine.clone(), band, target, path, identity, id: device.id },
@@ -449,58 +415,6 @@ fn unchangeable(old: &Plan, new: &Plan) -> Result<(), Refusal> {
         return Ok(());
     };
     Err(Refusal::new(libc::EBUSY, sentence))
-}
-
-/// The images that nobody finds any more and somebody has open. Nothing else may be in their place.
-fn removed(
-    leaving: Vec<Arc<ImageNode>>,
-    tree: &Tree,
-    new: &Plan,
-    stays: &HashSet<&str>,
-) -> Result<Vec<Arc<ImageNode>>, Refusal> {
-    let wanted = |node: &ImageNode| {
-        new.images.iter().find(|image| image.name == node.image.name() && is_like(node, image, new))
-    };
-    let removed: Vec<_> = leaving.into_iter().chain(tree.removed().cloned()).collect();
-    for node in &removed {
-        let name = node.image.name();
-        if !stays.contains(&*node.device) {
-            return Err(in_use(&format!("device {} cannot be taken away", node.device), name, node.opens()));
-        }
-        if wanted(node).is_some() {
-            continue;
-        }
-        for image in &new.images {
-            let overlap = *node.device == *new.devices[image.device].name
-                && !(image.read_only && node.read_only)
-                && image.extents.iter().any(|a| {
-                    node.image
-                        .extents()
-                        .iter()
-                        .any(|b| a.offset.0 < b.offset.0 + b.size.0 && b.offset.0 < a.offset.0 + a.size.0)
-                });
-            if overlap {
-                let what = format!("image {} cannot be where image {name} was", image.name);
-                return Err(in_use(&what, name, node.opens()));
-            }
-        }
-    }
-    Ok(removed)
-}
-
-/// Whether an image is what a plan wants it to be, but for its owner and mode.
-fn is_like(node: &ImageNode, wanted: &ImagePlan, plan: &Plan) -> bool {
-    node.read_only == wanted.read_only
-        && *node.device == *plan.devices[wanted.device].name
-        && node.image.extents() == wanted.extents
-}
-
-fn in_use(what: &str, image: &str, opens: u64) -> Refusal {
-    let times = if opens == 1 { "once".to_owned() } else { format!("{opens} times") };
-    Refusal::new(
-        libc::EBUSY,
-        format!("{what} while image {image} is open ({times}); end who uses it first (`fuser -v` tells who)"),
-    )
 }
 
 fn wants<'p>(devices: impl IntoIterator<Item = &'p DevicePlan>) -> Wants {

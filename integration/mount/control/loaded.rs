@@ -1,10 +1,9 @@
 //! Groups come, go and change while hundreds of requests are held: nothing is lost, and shares follow at once.
 
-use crate::daemon::{Counters, Transport, Vmdisk, ioband};
+use crate::daemon::{Counters, Transport, Vmdisk, after, ioband};
 use crate::support::{folder, trial};
-use crate::writers::{PATIENCE, Writers};
+use crate::writers::Writers;
 use libtest_mimic::Trial;
-use std::time::{Duration, Instant};
 
 /// Two users write to two images, half of the threads to each, and half of those as each.
 const THREADS: usize = 256;
@@ -39,24 +38,10 @@ impl Stage {
         self.0.groups().into_iter().map(count).collect()
     }
 
-    /// Waits until the disk has begun so many more requests than `before`.
-    fn after(&self, before: &[(String, u64)], more: u64) -> Vec<(String, u64)> {
-        let sum = |groups: &[(String, u64)]| groups.iter().map(|(_, n)| n).sum::<u64>();
-        let start = Instant::now();
-        loop {
-            let now = self.requests();
-            if sum(&now) >= sum(before) + more {
-                return now;
-            }
-            assert!(start.elapsed() < PATIENCE, "the disk stands still at {now:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
-    }
-
     /// The part in percent that each of the groups with something to do has from just after now on.
     fn expect(&self, what: &str, parts: &[(&str, f64)]) {
-        let from = self.after(&self.requests(), GRACE);
-        let to = self.after(&from, COUNTED);
+        let from = after(|| self.requests(), &self.requests(), GRACE);
+        let to = after(|| self.requests(), &from, COUNTED);
         let got: Vec<_> =
             from.iter().zip(&to).map(|((id, from), (_, to))| (id.as_str(), to - from)).collect();
         let sum: u64 = got.iter().map(|(_, n)| n).sum();

@@ -5,14 +5,13 @@
 //! device, `/dev/mapper` the mount or, for the shim, a folder of links, and `/mnt1` is in the trial's folder.
 
 use crate::alone::Said;
-use crate::daemon::{Vmdisk, groups};
+use crate::daemon::{Vmdisk, after, groups};
 use crate::load::Load;
 use crate::support::{Loop, Need, folder, run, sparse};
-use crate::writers::PATIENCE;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What it needs.
 pub(super) const MACHINE: &[Need] = &[Need::Root, Need::Fuse, Need::LoopDevice, Need::Tool("blockdev")];
@@ -173,39 +172,25 @@ impl Machine {
     }
 
     /// Requests that each group ever had, by its device.
-    fn requests(&self) -> Vec<(String, String, u64)> {
+    fn requests(&self) -> Vec<((String, String), u64)> {
         let status = self.mount.control("status");
         let of = |line: &str| {
             let device = line.split_once(": ").expect("a name").0.to_owned();
             groups(line)
                 .into_iter()
-                .map(move |(id, counters)| (device.clone(), id, counters[0] + counters[3]))
+                .map(move |(id, counters)| ((device.clone(), id), counters[0] + counters[3]))
         };
         status.lines().flat_map(of).collect()
-    }
-
-    /// Waits until so many more requests than `before` have been begun.
-    fn after(&self, before: &[(String, String, u64)], more: u64) -> Vec<(String, String, u64)> {
-        let sum = |groups: &[(String, String, u64)]| groups.iter().map(|(_, _, n)| n).sum::<u64>();
-        let start = Instant::now();
-        loop {
-            let now = self.requests();
-            if sum(&now) >= sum(before) + more {
-                return now;
-            }
-            assert!(start.elapsed() < PATIENCE, "the disk stands still at {now:?}");
-            std::thread::sleep(Duration::from_millis(2));
-        }
     }
 
     /// From just after now on, these groups of these devices have their shares by weight, and all others have nothing.
     #[track_caller]
     pub(super) fn assert_shares(&self, weights: &[(&str, &str, u32)]) {
-        let mut from = self.after(&self.requests(), BEFORE);
+        let mut from = after(|| self.requests(), &self.requests(), BEFORE);
         let mut parts = vec![Vec::new(); from.len()];
         for _ in 0..WINDOWS {
-            let to = self.after(&from, COUNTED);
-            let got: Vec<_> = from.iter().zip(&to).map(|((_, _, n), (_, _, later))| later - n).collect();
+            let to = after(|| self.requests(), &from, COUNTED);
+            let got: Vec<_> = from.iter().zip(&to).map(|((_, n), (_, later))| later - n).collect();
             let total: u64 = got.iter().sum();
             for (parts, n) in parts.iter_mut().zip(got) {
                 parts.push(100.0 * n as f64 / total as f64);
@@ -214,7 +199,7 @@ impl Machine {
         }
         println!("{parts:.1?} for {weights:?}");
         let whole: u32 = weights.iter().map(|(_, _, weight)| weight).sum();
-        for ((device, id, _), mut parts) in from.into_iter().zip(parts) {
+        for (((device, id), _), mut parts) in from.into_iter().zip(parts) {
             let weight = weights.iter().find(|(d, i, _)| (*d, *i) == (device.as_str(), id.as_str()));
             let ideal = 100.0 * f64::from(weight.map_or(0, |(_, _, weight)| *weight)) / f64::from(whole);
             parts.sort_by(f64::total_cmp);

@@ -16,8 +16,7 @@ pub(super) struct Piece<'a> {
 
 impl Piece<'_> {
     fn end(&self) -> Bytes {
-        // Inside of a device, so far below overflow.
-        Bytes(self.extent.offset.0 + self.extent.size.0)
+        self.extent.end()
     }
 }
 
