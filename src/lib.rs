@@ -13,6 +13,8 @@
 //! * [`engine`]: one per disk; joins scheduler and device and answers every accepted request exactly once.
 //! * [`control`]: the running configuration, every way to change it, dm-ioband's words, and what is to be seen of it.
 //! * [`fuse`]: the only code that knows FUSE.
+//! * [`ledger`]: what a successor must know, kept in memory that outlives whoever serves.
+//! * [`keeper`]: keeps the mount while the processes that serve it come and go.
 //! * [`daemon`]: puts the parts together; [`cli`]: the commands.
 
 pub mod classify;
@@ -24,6 +26,8 @@ pub mod daemon;
 pub mod device;
 pub mod engine;
 pub mod fuse;
+pub mod keeper;
+pub mod ledger;
 pub mod mountinfo;
 pub mod sched;
 pub mod units;
