@@ -8,14 +8,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("clock", &["units"]),
     ("mountinfo", &[]),
+    ("ledger", &[]),
     ("sched", &["units"]),
     ("device", &["units", "clock", "mountinfo"]),
     ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
-    ("control", &["units", "clock", "sched", "classify", "config", "device", "engine"]),
-    ("fuse", &["units", "clock", "mountinfo", "classify", "config", "device", "engine", "control"]),
-    ("daemon", &["units", "clock", "sched", "classify", "config", "device", "engine", "control", "fuse"]),
+    ("control", &["units", "clock", "ledger", "sched", "classify", "config", "device", "engine"]),
+    ("fuse", &["units", "clock", "mountinfo", "ledger", "classify", "config", "device", "engine", "control"]),
+    (
+        "daemon",
+        &["units", "clock", "sched", "classify", "config", "device", "engine", "control", "fuse", "ledger"],
+    ),
     ("cli", &["units", "config", "device", "fuse", "daemon"]),
 ];
 

@@ -6,6 +6,7 @@
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
 //! * [`mountinfo`]: what is mounted where.
+//! * [`ledger`]: what a successor must know, in memory that outlives the process.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
 //! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column, and back.
@@ -24,6 +25,7 @@ pub mod daemon;
 pub mod device;
 pub mod engine;
 pub mod fuse;
+pub mod ledger;
 pub mod mountinfo;
 pub mod sched;
 pub mod units;
