@@ -49,5 +49,6 @@ pub use mount::{
 };
 pub use node::ImageNode;
 pub use server::{Connection, Hold, ServeError, ServeOptions, Server, TransportKind};
+pub(crate) use sys::inherited;
 pub(crate) use takeover::Refuser;
 pub use tree::{Tree, TreeError};

@@ -24,6 +24,8 @@ pub(super) const RESEND: i32 = 7;
 pub(super) const WRITE_CACHE: u32 = 1;
 /// In [`InitIn::flags`]: there is a second word of flags.
 pub(super) const INIT_EXT: u32 = 1 << 30;
+/// In [`InitIn::flags2`] (bit 39 of both words): unanswered requests can be sent again.
+pub(super) const HAS_RESEND: u32 = 1 << 7;
 /// In [`InitIn::flags2`] (bit 41 of both words): requests can come by io_uring.
 pub(super) const OVER_IO_URING: u32 = 1 << 9;
 

@@ -47,10 +47,11 @@ where
         signal_hook::low_level::pipe::register(signal, wake.try_clone()?).context("cannot handle signals")?;
     }
     let program = std::env::current_exe().and_then(|path| Program::open(&path));
-    let (ledger, mount) = match systemd::left_behind().context("what the service manager kept cannot be used")? {
-        Some((ledger, mount)) => (ledger, Some(mount)),
-        None => (Ledger::new().context("cannot make the ledger")?, None),
-    };
+    let (ledger, mount) =
+        match systemd::left_behind().context("what the service manager kept cannot be used")? {
+            Some((ledger, mount)) => (ledger, Some(mount)),
+            None => (Ledger::new().context("cannot make the ledger")?, None),
+        };
     let mut keeper = Keeper {
         arguments: keeping.arguments,
         manager: Manager::of_environment(),
@@ -136,7 +137,12 @@ where
     }
 
     /// Does what a worker asks for. Who serves then is mostly the same one.
-    fn serve(&mut self, worker: Worker, said: ToKeeper, mut descriptors: Vec<OwnedFd>) -> anyhow::Result<Worker> {
+    fn serve(
+        &mut self,
+        worker: Worker,
+        said: ToKeeper,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> anyhow::Result<Worker> {
         match said {
             ToKeeper::Mount { mountpoint } => self.mount(&worker.link, &mountpoint),
             ToKeeper::Keep => {
@@ -216,7 +222,9 @@ where
         self.before += 1;
         let ended = words(status);
         if !self.survives {
-            anyhow::bail!("the worker {ended}, and what was in its rings cannot be had again: the mount has ended");
+            anyhow::bail!(
+                "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
+            );
         }
         if let Some(tried) = self.tried.take() {
             self.program = tried;
@@ -230,7 +238,9 @@ where
             let goes_on = match self.patience.after(lived.take()) {
                 Next::Start(pause) => self.pause(pause),
                 Next::Refuse => {
-                    tracing::error!("no worker stays alive: callers get errors, and in {REST:?} another one is tried");
+                    tracing::error!(
+                        "no worker stays alive: callers get errors, and in {REST:?} another one is tried"
+                    );
                     self.refuse()?
                 }
             };
@@ -246,7 +256,9 @@ where
 
     /// Waits; false if the mount is to end.
     fn pause(&mut self, pause: Duration) -> bool {
-        if !pause.is_zero() && let [true] = until_readable([self.signals.as_fd()], Some(pause)) {
+        if !pause.is_zero()
+            && let [true] = until_readable([self.signals.as_fd()], Some(pause))
+        {
             self.stop(None);
         }
         !self.stopping
@@ -264,7 +276,8 @@ where
             if left == Nanos(0) {
                 return Ok(true);
             }
-            let [signal, asked] = until_readable([self.signals.as_fd(), connection.as_fd()], Some(left.into()));
+            let [signal, asked] =
+                until_readable([self.signals.as_fd(), connection.as_fd()], Some(left.into()));
             if signal {
                 self.stop(None);
                 return Ok(false);

@@ -6,7 +6,7 @@ use crate::ledger::{Ledger, LedgerError, Page};
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -183,7 +183,9 @@ impl Keeper {
     pub fn upgrade(&self, program: &Path, unique: u64) -> Result<std::convert::Infallible, String> {
         let (asked, answer) = mpsc::channel();
         *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
-        let gone = || "the process that kept the mount has ended; only a new mount brings another program".to_owned();
+        let gone = || {
+            "the process that kept the mount has ended; only a new mount brings another program".to_owned()
+        };
         if self.gone.load(Ordering::Acquire) {
             return Err(gone());
         }

@@ -19,7 +19,7 @@ const LONGEST: usize = 16 << 10;
 
 /// What the keeper tells a worker.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum ToWorker {
+pub(super) enum ToWorker {
     /// The first word, with the ledger and, if there is a mount already, its descriptors.
     Begin(Begin),
     /// What was asked to be mounted is; its descriptor comes along.
@@ -77,7 +77,7 @@ pub struct Upgrade {
 
 /// What a worker tells the keeper.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum ToKeeper {
+pub(super) enum ToKeeper {
     /// Mount there.
     Mount {
         /// The mount point.
@@ -110,7 +110,7 @@ pub enum ToKeeper {
 
 /// One end.
 #[derive(Debug)]
-pub struct Link(OwnedFd);
+pub(super) struct Link(OwnedFd);
 
 impl Link {
     /// Both ends.
@@ -127,7 +127,7 @@ impl Link {
     ///
     /// # Errors
     /// No descriptors are left.
-    pub fn of(stdin: impl AsFd) -> io::Result<Self> {
+    pub(super) fn of(stdin: impl AsFd) -> io::Result<Self> {
         stdin.as_fd().try_clone_to_owned().map(Self)
     }
 
@@ -135,7 +135,7 @@ impl Link {
     ///
     /// # Errors
     /// Nobody listens any more.
-    pub fn say(&self, what: &impl Serialize) -> io::Result<()> {
+    pub(super) fn say(&self, what: &impl Serialize) -> io::Result<()> {
         Ok(send(&self.0, &serde_json::to_vec(what)?, SendFlags::NOSIGNAL).map(drop)?)
     }
 
@@ -143,7 +143,7 @@ impl Link {
     ///
     /// # Errors
     /// Nobody listens any more.
-    pub fn say_with(&self, what: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub(super) fn say_with(&self, what: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let words = serde_json::to_vec(what)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut along = SendAncillaryBuffer::new(&mut space);
@@ -157,7 +157,7 @@ impl Link {
     ///
     /// # Errors
     /// What it said makes no sense.
-    pub fn hear<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+    pub(super) fn hear<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut words = vec![0; LONGEST];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
         let mut along = RecvAncillaryBuffer::new(&mut space);

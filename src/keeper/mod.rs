@@ -20,5 +20,5 @@ mod program;
 mod systemd;
 
 pub use keep::{Keeping, keep};
-pub use kept::{Facts, Kept, Keeper, Word};
+pub use kept::{Facts, Keeper, Kept, Word};
 pub use link::{Begin, Upgrade};
