@@ -154,7 +154,9 @@ pub fn serve(
         .context("cannot start a thread")?;
 
     let begin = kept.begin.clone();
-    let keeper = kept.serves(ready()?, server.survives(), move |word| {
+    let keeper = kept.into_keeper();
+    live.kept_by(keeper.clone(), begin.before);
+    keeper.serves(ready()?, server.survives(), move |word| {
         // At the end nobody listens.
         let _ = stop.send(Stop::Keeper(word));
     })?;

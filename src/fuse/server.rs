@@ -14,7 +14,7 @@ use super::sys;
 use super::takeover;
 use super::worker::{Source, Worker};
 use crate::clock::Clock;
-use crate::control::Service;
+use crate::control::{Processes, Service};
 use crate::device::{BackendKind, Lane, Waker};
 use crate::engine::Engines;
 use fuser::SessionACL;
@@ -241,6 +241,7 @@ impl Server {
             backend: threads.first().map_or("none", |thread| thread.backend),
             by_uring: 0,
             by_dev: 0,
+            processes: Processes::default(),
         };
         // What is in a ring ends with the process.
         let survives = queues.is_none() && init.offers_resend();
