@@ -17,6 +17,7 @@ use crate::config::{Defaults, Plan, Probe};
 use crate::control::{Control, Events, Service};
 use crate::engine::Engines;
 use crate::fuse::{Face, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl};
+use crate::sandbox::Report;
 use anyhow::Context;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -30,12 +31,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 /// How a mount is to be served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How requests come and devices are talked to.
     pub serve: ServeOptions,
     /// Let every request pass at once: to measure what scheduling costs.
     pub unscheduled: bool,
+    /// What this process has given up already.
+    pub sandbox: Report,
 }
 
 /// A configuration, and all that is needed to read it again.
@@ -107,7 +110,7 @@ pub fn serve(
     if let Some(why) = &why {
         tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
     }
-    let live = Arc::new(live.served_by(server.clone()));
+    let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
     control.put_in_force_by(live.clone());
     let unmounted = stop.clone();
     thread::Builder::new()
@@ -126,6 +129,9 @@ pub fn serve(
     // Now there may be data in them.
     made.0.clear();
     events.add(&format!("mounted at {}", mountpoint.display()));
+    for (wall, why) in options.sandbox.missing() {
+        events.add(&format!("served outside a part of the sandbox: {} is not available: {why}", wall.name()));
+    }
     if let Err(error) = watch::start(file, control) {
         events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
     }

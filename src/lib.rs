@@ -6,6 +6,7 @@
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
 //! * [`mountinfo`]: what is mounted where.
+//! * [`sandbox`]: what the process that serves gives up.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
 //! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column, and back.
@@ -25,5 +26,6 @@ pub mod device;
 pub mod engine;
 pub mod fuse;
 pub mod mountinfo;
+pub mod sandbox;
 pub mod sched;
 pub mod units;

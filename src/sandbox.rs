@@ -161,10 +161,7 @@ mod tests {
              capabilities  switched off (--no-sandbox)\n\
              privileges    no new ones\n"
         );
-        assert_eq!(
-            report.missing().collect::<Vec<_>>(),
-            [(Wall::Landlock, "the kernel is older than 5.13")]
-        );
+        assert_eq!(report.missing().collect::<Vec<_>>(), [(Wall::Landlock, "the kernel is older than 5.13")]);
     }
 
     #[test]

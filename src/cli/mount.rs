@@ -9,6 +9,7 @@ use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
 use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
+use crate::sandbox::Report;
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -99,7 +100,7 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     };
     let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
     let serve = ServeOptions { transport, backend, slots: args.slots, keep };
-    let options = daemon::Options { serve, unscheduled: args.no_scheduling };
+    let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox: Report::default() };
     let summary = summary(&configuration.plan);
     daemon::serve(configuration, &mountpoint, options, |mounted| match args.ready {
         true => detach(mounted, &summary),

@@ -5,6 +5,7 @@
 
 use super::snapshot::{Seen, Snapshot};
 use crate::engine::{BandStatus, GroupStatus};
+use crate::sandbox;
 use crate::sched::Limits;
 use crate::units::{Bytes, SECTOR_SIZE};
 
@@ -23,6 +24,8 @@ pub struct Service {
     pub by_uring: u64,
     /// Those that came by /dev/fuse.
     pub by_dev: u64,
+    /// What the process that serves has given up.
+    pub sandbox: sandbox::Report,
 }
 
 /// An image, as `ls` shows it.
@@ -52,7 +55,7 @@ pub(super) fn list(snapshot: &Snapshot<'_>) -> String {
 }
 
 pub(super) fn service_lines(service: &Service) -> String {
-    let Service { transport, why, threads, backend, by_uring, by_dev } = service;
+    let Service { transport, why, threads, backend, by_uring, by_dev, .. } = service;
     let why = why.as_ref().map(|why| format!("\n           not uring: {why}")).unwrap_or_default();
     let plural = if *threads == 1 { "" } else { "s" };
     format!(

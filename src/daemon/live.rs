@@ -12,6 +12,7 @@ use crate::control::{ImageLine, Machinery, Refusal, Service};
 use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
+use crate::sandbox::Report;
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -27,6 +28,8 @@ pub(super) struct Live {
     face: Arc<Face>,
     engines: Arc<Engines>,
     server: Option<Arc<Server>>,
+    /// What this process has given up.
+    sandbox: Report,
     clock: Clock,
     unscheduled: bool,
     /// The number of the mount among all filesystems, once it is mounted.
@@ -92,6 +95,7 @@ impl Live {
             face,
             engines,
             server: None,
+            sandbox: Report::default(),
             clock,
             unscheduled,
             number: OnceLock::new(),
@@ -100,8 +104,8 @@ impl Live {
     }
 
     /// It is at work: a change is to be told to who serves.
-    pub(super) fn served_by(self, server: Arc<Server>) -> Self {
-        Self { server: Some(server), ..self }
+    pub(super) fn served_by(self, server: Arc<Server>, sandbox: Report) -> Self {
+        Self { server: Some(server), sandbox, ..self }
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
@@ -389,7 +393,8 @@ impl Machinery for Live {
     }
 
     fn service(&self) -> Option<Service> {
-        self.server.as_ref().map(|server| server.service())
+        let service = self.server.as_ref()?.service();
+        Some(Service { sandbox: self.sandbox.clone(), ..service })
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

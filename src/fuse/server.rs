@@ -201,6 +201,8 @@ impl Server {
             backend: threads.first().map_or("none", |thread| thread.backend),
             by_uring: 0,
             by_dev: 0,
+            // Whoever starts the process knows.
+            sandbox: Default::default(),
         };
         begin(&threads, &shared, queues.map(|queues| (Arc::new(queues), entries)))?;
         carry_answers(shared.clone()).map_err(ServeError::Thread)?;

@@ -11,6 +11,7 @@ use seccompiler::{
 use std::collections::BTreeMap;
 
 /// Allowed whatever their arguments.
+#[rustfmt::skip]
 const ALLOWED: &[c_long] = &[
     // Bytes: devices, control files, the log, the connection.
     libc::SYS_read, libc::SYS_write, libc::SYS_readv, libc::SYS_writev, libc::SYS_pread64, libc::SYS_pwrite64,
@@ -55,6 +56,7 @@ const SYS_FUTEX_WAITV: c_long = 449;
 
 /// The same by their old names, which newer processors do not have.
 #[cfg(target_arch = "x86_64")]
+#[rustfmt::skip]
 const OLD_NAMES: &[c_long] = &[
     libc::SYS_open, libc::SYS_stat, libc::SYS_lstat, libc::SYS_access, libc::SYS_readlink, libc::SYS_unlink,
     libc::SYS_rename, libc::SYS_renameat, libc::SYS_link, libc::SYS_getdents, libc::SYS_dup2, libc::SYS_pipe,
@@ -69,6 +71,7 @@ const OLD_NAMES: &[c_long] = &[libc::SYS_getrlimit];
 
 /// Nothing of ours, of the C library or of a name service ever calls these: who does has come in from outside, and shall
 /// not get to try the next thing.
+#[rustfmt::skip]
 const FATAL: &[c_long] = &[
     // Other programs and other processes.
     libc::SYS_execve, libc::SYS_execveat, libc::SYS_ptrace, libc::SYS_process_vm_readv, libc::SYS_process_vm_writev,
@@ -142,7 +145,8 @@ impl CallsError {
 pub(super) fn install() -> Result<(usize, usize), CallsError> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let allowed = allowed()?;
-    let fatal: BTreeMap<_, _> = FATAL.iter().chain(FATAL_BY_OLD_NAMES).map(|call| (*call, Vec::new())).collect();
+    let fatal: BTreeMap<_, _> =
+        FATAL.iter().chain(FATAL_BY_OLD_NAMES).map(|call| (*call, Vec::new())).collect();
     let numbers = (allowed.len(), fatal.len());
     let refuse = SeccompAction::Errno(libc::ENOSYS.unsigned_abs());
     let programs: [BpfProgram; 2] = [
@@ -162,7 +166,9 @@ fn allowed() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendE
     let is = |argument, how, value: u64| {
         SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, how, value)?])
     };
-    let any = |argument, values: &[u64]| values.iter().map(|value| is(argument, Eq, *value)).collect();
+    let any = |argument, values: &[u64]| {
+        values.iter().map(|value| is(argument, Eq, *value)).collect::<Result<Vec<_>, _>>()
+    };
     calls.insert(libc::SYS_ioctl, any(1, IOCTLS)?);
     calls.insert(libc::SYS_prctl, any(0, PRCTLS)?);
     // Name services are asked by sockets with paths. No network.

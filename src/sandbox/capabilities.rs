@@ -5,8 +5,7 @@ use caps::{CapSet, Capability, CapsHashSet};
 
 /// To open devices and the configuration, whose ever they are; and to write the configuration anew as it was (`ioband save`),
 /// with owner and mode.
-const KEPT: [Capability; 3] =
-    [Capability::CAP_DAC_OVERRIDE, Capability::CAP_CHOWN, Capability::CAP_FOWNER];
+const KEPT: [Capability; 3] = [Capability::CAP_DAC_OVERRIDE, Capability::CAP_CHOWN, Capability::CAP_FOWNER];
 
 /// Drops all others from every set.
 pub(super) fn drop() -> Built {

@@ -5,8 +5,8 @@
 
 use super::{Built, Wall, half};
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset, RulesetAttr,
-    RulesetStatus, Scope, make_bitflags,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, LandlockStatus, Ruleset,
+    RulesetAttr, RulesetStatus, Scope, make_bitflags,
 };
 
 /// No programs, no special files, no folders, no links. Files are made, renamed within their folder and removed, by

@@ -10,7 +10,9 @@ pub(super) fn filter() -> Built {
         Ok((allowed, fatal)) => {
             // Every filter that is there is asked, and the harshest answer counts; what is always allowed is not asked
             // about at all in newer kernels (5.11), which makes the common calls no slower.
-            Ok(Ok(format!("{allowed} system calls allowed, {fatal} end the process, all others fail with ENOSYS")))
+            Ok(Ok(format!(
+                "{allowed} system calls allowed, {fatal} end the process, all others fail with ENOSYS"
+            )))
         }
         Err(error) if error.is_missing() => Ok(Err("the kernel has none (CONFIG_SECCOMP_FILTER)".to_owned())),
         Err(error) => half(Wall::Seccomp, error),

@@ -4,6 +4,7 @@ use super::super::ls::{ImageLine, Service};
 use super::super::snapshot::Snapshot;
 use crate::config::DevicePlan;
 use crate::engine::DiskStatus;
+use crate::sandbox::{State, Wall};
 use crate::sched::Settings;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -25,6 +26,16 @@ struct ListService<'a> {
     backend: &'static str,
     by_uring: u64,
     by_dev: u64,
+    sandbox: Vec<ListWall<'a>>,
+}
+
+/// A part of the sandbox of the process that serves.
+#[derive(Serialize)]
+struct ListWall<'a> {
+    name: &'static str,
+    state: &'static str,
+    /// What it keeps out, or why it is not to be had.
+    detail: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -77,7 +88,7 @@ impl<'a> List<'a> {
 
 impl<'a> ListService<'a> {
     fn of(service: &'a Service) -> Self {
-        let Service { transport, why, threads, backend, by_uring, by_dev } = service;
+        let Service { transport, why, threads, backend, by_uring, by_dev, sandbox } = service;
         Self {
             transport,
             why: why.as_deref(),
@@ -85,7 +96,19 @@ impl<'a> ListService<'a> {
             backend,
             by_uring: *by_uring,
             by_dev: *by_dev,
+            sandbox: sandbox.0.iter().map(ListWall::of).collect(),
         }
+    }
+}
+
+impl<'a> ListWall<'a> {
+    fn of((wall, state): &'a (Wall, State)) -> Self {
+        let (state, detail) = match state {
+            State::InForce(what) => ("in force", Some(what.as_str())),
+            State::Off => ("off", None),
+            State::NotAvailable(why) => ("not available", Some(why.as_str())),
+        };
+        Self { name: wall.name(), state, detail }
     }
 }
 
