@@ -9,18 +9,23 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clock", &["units"]),
     ("mountinfo", &[]),
     ("sandbox", &[]),
+    ("ledger", &[]),
     ("sched", &["units"]),
     ("device", &["units", "clock", "mountinfo"]),
     ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
-    ("control", &["units", "clock", "sandbox", "sched", "classify", "config", "device", "engine"]),
-    ("fuse", &["units", "clock", "mountinfo", "classify", "config", "device", "engine", "control"]),
+    ("control", &["units", "clock", "sandbox", "ledger", "sched", "classify", "config", "device", "engine"]),
+    ("fuse", &["units", "clock", "mountinfo", "ledger", "classify", "config", "device", "engine", "control"]),
     (
         "daemon",
-        &["units", "clock", "sandbox", "sched", "classify", "config", "device", "engine", "control", "fuse"],
+        &[
+            "units", "clock", "sandbox", "sched", "classify", "config", "device", "engine", "control",
+            "fuse", "keeper", "ledger",
+        ],
     ),
-    ("cli", &["units", "sandbox", "config", "device", "fuse", "daemon"]),
+    ("keeper", &["units", "clock", "ledger", "fuse"]),
+    ("cli", &["keeper", "units", "sandbox", "config", "device", "fuse", "daemon"]),
 ];
 
 /// A source file without its tests: its module, its name and its lines, comments left out.
