@@ -19,6 +19,7 @@ use crate::control::{Control, Events, Service};
 use crate::engine::Engines;
 use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Facts, Kept, Word};
+use crate::sandbox::Report;
 use anyhow::Context;
 use fuser::SessionACL;
 use live::Live;
@@ -33,12 +34,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 /// How a mount is to be served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How requests come and devices are talked to.
     pub serve: ServeOptions,
     /// Let every request pass at once: to measure what scheduling costs.
     pub unscheduled: bool,
+    /// What this process has given up already.
+    pub sandbox: Report,
 }
 
 /// A configuration, and all that is needed to read it again.
@@ -139,7 +142,7 @@ pub fn serve(
         let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
-    let live = Arc::new(live.served_by(server.clone()));
+    let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
     live.mounted_as(place.device());
     control.put_in_force_by(live.clone());
     let unmounted = stop.clone();
@@ -167,6 +170,9 @@ pub fn serve(
         events.add(&format!("the worker {}; another one serves after {pause} ms", begin.ended));
     } else {
         events.add(&format!("mounted at {}", place.mountpoint.display()));
+    }
+    for (wall, why) in options.sandbox.missing() {
+        events.add(&format!("served outside a part of the sandbox: {} is not available: {why}", wall.name()));
     }
     if let Err(error) = watch::start(file, control) {
         events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));

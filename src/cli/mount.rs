@@ -10,6 +10,7 @@ use crate::daemon;
 use crate::device::BackendKind;
 use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
 use crate::keeper::{self, Facts, Keeping, Kept};
+use crate::sandbox::{self, Report, Wall};
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -56,6 +57,11 @@ pub(super) struct Args {
     /// Let every request pass at once, whatever its group: only to measure what scheduling costs
     #[arg(long)]
     no_scheduling: bool,
+    /// Serve outside the sandbox, or outside these parts of it: to find a fault, or to use a debugger. `ioband ls -v` shows
+    /// what is in force
+    #[arg(long, value_enum, value_name = "PART,…", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
+    #[arg(default_missing_value = "capabilities,privileges,seccomp,landlock")]
+    no_sandbox: Vec<Part>,
     /// Used by `mount` itself: say on standard output when ready, then leave the terminal
     #[arg(long, hide = true)]
     ready: bool,
@@ -69,6 +75,14 @@ enum Transport {
     Auto,
     Dev,
     Uring,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    Capabilities,
+    Privileges,
+    Seccomp,
+    Landlock,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -112,12 +126,24 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
     // Of its program file it knows the number only.
     let _ = nix::sys::prctl::set_name(c"ioband");
-    let kept = Kept::begin()?;
-    let served = serve_kept(&args, kept)?;
-    Ok(served)
+    // Before anything is read that others have written, and before there are threads.
+    let off: Vec<_> = args.no_sandbox.iter().map(|part| part.wall()).collect();
+    let sandbox = sandbox::enter(&off)?;
+    serve_kept(&args, Kept::begin()?, sandbox)
 }
 
-fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
+impl Part {
+    fn wall(self) -> Wall {
+        match self {
+            Self::Capabilities => Wall::Capabilities,
+            Self::Privileges => Wall::Privileges,
+            Self::Seccomp => Wall::Seccomp,
+            Self::Landlock => Wall::Landlock,
+        }
+    }
+}
+
+fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCode> {
     let facts = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
     let configuration = match &facts {
         Some(facts) => probe::configuration_in(&facts.folder, &facts.file),
@@ -147,7 +173,7 @@ fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
     };
     let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
     let serve = ServeOptions { transport, backend, slots: args.slots, keep };
-    let options = daemon::Options { serve, unscheduled: args.no_scheduling };
+    let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox };
     let summary = summary(&configuration.plan);
     daemon::serve(configuration, &mountpoint, options, kept, || {
         if args.ready {

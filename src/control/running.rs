@@ -299,6 +299,10 @@ impl Control {
             ControlFile::TableJson => snapshot(&json::table_json),
             ControlFile::StatusJson => snapshot(&json::status_json),
             ControlFile::LsJson => snapshot(&json::list_json),
+            ControlFile::Sandbox => machinery
+                .and_then(|machinery| machinery.service())
+                .map(|service| service.sandbox.to_string())
+                .unwrap_or_default(),
         }
     }
 

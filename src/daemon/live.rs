@@ -13,6 +13,7 @@ use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::keeper::Keeper;
+use crate::sandbox::Report;
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -28,6 +29,8 @@ pub(super) struct Live {
     face: Arc<Face>,
     engines: Arc<Engines>,
     server: Option<Arc<Server>>,
+    /// What this process has given up.
+    sandbox: Report,
     clock: Clock,
     unscheduled: bool,
     /// The keeper, once it knows that the mount is served, and how many workers there were before.
@@ -95,6 +98,7 @@ impl Live {
             face,
             engines,
             server: None,
+            sandbox: Report::default(),
             clock,
             unscheduled,
             keeper: OnceLock::new(),
@@ -104,8 +108,8 @@ impl Live {
     }
 
     /// It is at work: a change is to be told to who serves.
-    pub(super) fn served_by(self, server: Arc<Server>) -> Self {
-        Self { server: Some(server), ..self }
+    pub(super) fn served_by(self, server: Arc<Server>, sandbox: Report) -> Self {
+        Self { server: Some(server), sandbox, ..self }
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
@@ -407,7 +411,7 @@ impl Machinery for Live {
             survives: self.server.as_ref().is_some_and(|server| server.survives()),
             ..processes
         });
-        Some(Service { processes, ..service })
+        Some(Service { processes, sandbox: self.sandbox.clone(), ..service })
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

@@ -81,6 +81,14 @@ pub trait Hold {
     /// # Errors
     /// It is not held.
     fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Answers the kernel's first request. The kernel looks at who does: from root's process it takes whatever number of
+    /// requests under way it is told, and from all others no more than it thinks right for a normal user (FUSE's
+    /// max_background), and whoever serves is not root any more in its eyes.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    fn answer_first(&self, answer: &[u8]) -> io::Result<()>;
 }
 
 /// Why a mount cannot be served.
@@ -207,8 +215,8 @@ impl Server {
         })?;
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
-        let kernel = if succeeds { None } else { Some(first) };
-        let relay = Relay::start(kernel, &init, metadata, acl).map_err(ServeError::Protocol)?;
+        let holder_of_new = if succeeds { None } else { Some(holder) };
+        let relay = Relay::start(holder_of_new, &init, metadata, acl).map_err(ServeError::Protocol)?;
         let number = if queues.is_some() { 1 } else { threads.len() };
         let descriptors = self::descriptors(descriptors, number, holder).map_err(ServeError::Protocol)?;
         if succeeds {
@@ -242,6 +250,8 @@ impl Server {
             by_uring: 0,
             by_dev: 0,
             processes: Processes::default(),
+            // Whoever starts the process knows.
+            sandbox: Default::default(),
         };
         // What is in a ring ends with the process.
         let survives = queues.is_none() && init.offers_resend();
