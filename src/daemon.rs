@@ -75,7 +75,7 @@ pub fn serve(
     // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
     check_mountpoint(mountpoint)?;
     let clock = Clock::start();
-    let engines = Arc::new(Engines::default());
+    let engines = Arc::new(Engines::new(options.serve.budget()));
     let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
     let control = Arc::new(Control::new(events.clone(), plan.clone(), &text));
     let owner = (geteuid().as_raw(), getegid().as_raw());

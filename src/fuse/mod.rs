@@ -46,5 +46,5 @@ pub use mount::{
     resolved, unmount,
 };
 pub use node::ImageNode;
-pub use server::{ServeError, ServeOptions, Server, TransportKind};
+pub use server::{LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub use tree::{Tree, TreeError};
