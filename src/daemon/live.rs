@@ -272,6 +272,7 @@ impl Live {
                     settings: settings(device),
                     unscheduled: self.unscheduled,
                     simulate: simulate(device),
+                    budget: self.engines.budget().clone(),
                 };
                 let engine = Arc::new(Engine::new(number, settings, self.clock));
                 self.engines.extend([engine.clone()]);
