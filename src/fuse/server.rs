@@ -234,6 +234,7 @@ impl Server {
         if succeeds {
             // Before anything is read: what waited longest comes first.
             takeover::resend(&descriptors[0]).map_err(ServeError::Resend)?;
+            takeover::wake(&descriptors[0], &face.inherited_waiting());
         }
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
