@@ -20,6 +20,7 @@ use crate::control::{Carried, Control, Events, Journal, Service};
 use crate::engine::Engines;
 use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Facts, Kept, Word};
+use crate::sandbox::Report;
 use anyhow::Context;
 use counted::Counted;
 use fuser::SessionACL;
@@ -35,12 +36,14 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 /// How a mount is to be served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How requests come and devices are talked to.
     pub serve: ServeOptions,
     /// Let every request pass at once: to measure what scheduling costs.
     pub unscheduled: bool,
+    /// What this process has given up already.
+    pub sandbox: Report,
 }
 
 /// A configuration, and all that is needed to read it again.
@@ -86,7 +89,7 @@ pub fn serve(
         return Ok(());
     }
     let clock = Clock::start();
-    let engines = Arc::new(Engines::default());
+    let engines = Arc::new(Engines::new(options.serve.budget()));
     // From here on nobody else writes to the ledger.
     events.keep_in(kept.ledger.clone())?;
     let journal = Arc::new(Journal::new(kept.ledger.clone())?);
@@ -159,6 +162,10 @@ pub fn serve(
         }
     };
     let acl = connection.acl;
+    // What comes first may be a change, asked for again.
+    let live = Arc::new(live.of_process(options.sandbox.clone(), kept.begin.upgrade.clone()));
+    live.mounted_as(place.device());
+    control.put_in_force_by(live.clone());
     let server = Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ended)?;
     let server = Arc::new(server);
     let Service { transport, why, threads, backend, .. } = server.service();
@@ -171,9 +178,7 @@ pub fn serve(
         let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
-    let live = Arc::new(live.served_by(server.clone()));
-    live.mounted_as(place.device());
-    control.put_in_force_by(live.clone());
+    live.served_by(server.clone());
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
@@ -199,6 +204,9 @@ pub fn serve(
         events.add(&format!("the worker {}; another one serves after {pause} ms", begin.ended));
     } else {
         events.add(&format!("mounted at {}", place.mountpoint.display()));
+    }
+    for (wall, why) in options.sandbox.missing() {
+        events.add(&format!("served outside a part of the sandbox: {} is not available: {why}", wall.name()));
     }
     if let Some(trouble) = trouble {
         events.add(&format!("what ran cannot be in force: {trouble}; save control.yaml again when it can"));

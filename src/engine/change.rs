@@ -100,6 +100,7 @@ impl<'a> Change<'a> {
         };
         gone.into_iter().for_each(|key| disk.remove_group(key, self.now, group));
         staying.into_iter().for_each(|key| disk.reroute(key, self.now, group));
+        self.state.line_up();
     }
 
     pub(super) fn disk_and_bands(&mut self) -> (&mut Disk, impl Iterator<Item = &mut Band>) {

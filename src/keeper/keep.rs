@@ -154,6 +154,7 @@ where
                     mount.descriptors.append(&mut descriptors);
                 }
             }
+            ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
@@ -172,6 +173,14 @@ where
             Err(error) => link.say(&ToWorker::NotMounted { why: error.to_string() }),
         };
         note("cannot answer the worker", answer);
+    }
+
+    /// What a worker has worked out is told to the kernel by us, who have kept our capabilities.
+    fn answer_first(&self, link: &Link, answer: &[u8]) {
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let given = connection.map_or(Err(Errno::ENOTCONN), |it| nix::unistd::write(it, answer).map(drop));
+        let answered = ToWorker::Answered { errno: given.err().map(|errno| errno as i32) };
+        note("cannot answer the worker", link.say(&answered));
     }
 
     /// The mount answers.
@@ -219,7 +228,8 @@ where
         let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
         let Some(connection) = connection.filter(|_| !ended) else { return };
         if !self.survives {
-            // What is in its rings cannot be refused.
+            // What is in its rings cannot be refused one by one.
+            note("could not unmount", self.mount.as_ref().map_or(Ok(()), |mount| mount.place.abort()));
             return;
         }
         tracing::warn!("a dead worker waits for an answer of its own");
@@ -250,6 +260,9 @@ where
         self.before += 1;
         let ended = words(status);
         if !self.survives {
+            if let Some(mount) = &self.mount {
+                note("could not unmount", mount.place.abort());
+            }
             anyhow::bail!(
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
@@ -324,8 +337,8 @@ where
             tracing::warn!("not upgraded: {why}");
             note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
         };
-        if !self.survives && !self.answered {
-            refused("the mount is still being made".into());
+        if !self.survives {
+            refused("requests come by io_uring, where no other process can go on (--transport dev)".into());
             return Ok(worker);
         }
         let begin = Begin {
