@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
-const CONFIG: &str = "devices: {d: {path: /disk, size: 1MiB, type: user}}\nimages: {}\n";
+const CONFIG: &str = "devices: {d: {path: /disk, type: user}}\nimages: {}\n";
 const AGAIN: u64 = 1 << 63;
 /// A thread that there is not, so that nobody finds it killed.
 const NOBODY: u32 = 0x7fff_fff0;
@@ -31,8 +31,12 @@ struct Nowhere(Defaults);
 
 impl Probe for Nowhere {
     fn probe(&self, path: &Path) -> std::io::Result<Option<Found>> {
-        let root = Found { size: Bytes(0), kind: FoundKind::Other(DIRECTORY), identity: None, number: None };
-        Ok((path == Path::new("/")).then_some(root))
+        let found = |size, kind| Found { size: Bytes(size), kind, identity: None, number: None };
+        Ok(match path.to_str() {
+            Some("/") => Some(found(0, FoundKind::Other(DIRECTORY))),
+            Some("/disk") => Some(found(1 << 20, FoundKind::File)),
+            _ => None,
+        })
     }
 
     fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
@@ -287,7 +291,7 @@ fn same_whenever_it_dies(before: &[Op], op: &Op) {
 
 const CTL: Node = Node::ControlFile(ControlFile::Ctl);
 const YAML: Node = Node::ControlFile(ControlFile::Yaml);
-const OTHER: &str = "devices: {d: {path: /disk, size: 1MiB, type: gid}}\nimages: {}\n";
+const OTHER: &str = "devices: {d: {path: /disk, type: gid}}\nimages: {}\n";
 
 #[test]
 fn files_are_made_opened_and_closed_once() {
