@@ -9,7 +9,7 @@ use crate::classify::Identity;
 use crate::clock;
 use crate::config::LARGEST;
 use crate::control::Carried;
-use crate::ledger::LedgerError;
+use crate::ledger::{Ledger, LedgerError};
 use fuser::INodeNo;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -104,6 +104,14 @@ impl Face {
     fn is_lost(&self, ino: u64) -> bool {
         let is_it = |what: &What| matches!(what, What::Image { ino: open, .. } if *open == ino);
         !self.tree().has(INodeNo(ino)) && self.open_files.entries().iter().any(|(_, what)| is_it(what))
+    }
+
+    /// Whether what was open makes sense to this program.
+    ///
+    /// # Errors
+    /// It does not, or cannot be read.
+    pub fn understands(ledger: &Ledger) -> Result<(), LedgerError> {
+        OpenFiles::inherited(ledger).map(drop)
     }
 
     /// Whether somebody had this image open when a predecessor served.
