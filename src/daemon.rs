@@ -20,6 +20,7 @@ use crate::control::{Carried, Control, Events, Journal, Service};
 use crate::engine::Engines;
 use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Facts, Kept, Word};
+use crate::ledger::{Ledger, LedgerError};
 use crate::sandbox::Report;
 use anyhow::Context;
 use counted::Counted;
@@ -84,6 +85,10 @@ pub fn serve(
     if inherited.is_none() {
         // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
         check_mountpoint(mountpoint)?;
+    }
+    if let Err(error) = understands(&kept.ledger) {
+        kept.unfit(&error.to_string());
+        return Err(error.into());
     }
     if !kept.wait_for_turn()? {
         return Ok(());
@@ -245,6 +250,14 @@ pub fn serve(
     }
     server.finish();
     Ok(())
+}
+
+/// Whether what a predecessor has left makes sense to this program: to be known while that still serves.
+fn understands(ledger: &Arc<Ledger>) -> Result<(), LedgerError> {
+    Events::default().keep_in(ledger.clone())?;
+    Journal::new(ledger.clone())?;
+    Counted::inherited(ledger)?;
+    Face::understands(ledger)
 }
 
 /// What is to run.

@@ -28,6 +28,7 @@ mod startup;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
+mod takeover;
 mod transport;
 mod windows;
 mod writers;
@@ -59,6 +60,7 @@ fn main() {
         control::trials(),
         commands::trials(),
         document::trials(),
+        takeover::trials(),
         examples::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());

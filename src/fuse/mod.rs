@@ -32,6 +32,8 @@ mod node;
 mod open_files;
 mod place;
 mod relay;
+#[cfg(test)]
+mod repeat_tests;
 mod rings;
 mod scratch;
 mod server;
