@@ -86,7 +86,7 @@ pub fn serve(
         check_mountpoint(mountpoint)?;
     }
     let clock = Clock::start();
-    let engines = Arc::new(Engines::default());
+    let engines = Arc::new(Engines::new(options.serve.budget()));
     let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
     let control = Arc::new(Control::new(events.clone(), plan.clone(), &text));
     let owner = (geteuid().as_raw(), getegid().as_raw());
@@ -157,7 +157,9 @@ pub fn serve(
         .context("cannot start a thread")?;
 
     let begin = kept.begin.clone();
-    let keeper = kept.serves(ready()?, server.survives(), move |word| {
+    let keeper = kept.into_keeper();
+    live.kept_by(keeper.clone(), begin.before);
+    keeper.serves(ready()?, server.survives(), move |word| {
         // At the end nobody listens.
         let _ = stop.send(Stop::Keeper(word));
     })?;

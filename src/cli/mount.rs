@@ -8,7 +8,7 @@ use super::{probe, say};
 use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
-use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
+use crate::fuse::{LEAST_MEMORY, LOG_FILTER, ServeOptions, TransportKind};
 use crate::keeper::{self, Facts, Keeping, Kept};
 use crate::sandbox::{self, Report, Wall};
 use crate::units::Bytes;
@@ -50,8 +50,11 @@ pub(super) struct Args {
     /// about 10 KiB while it is there, and its data
     #[arg(long, value_name = "N", default_value_t = 4608, value_parser = clap::value_parser!(u32).range(16..=65536))]
     slots: u32,
-    /// Memory that is kept ready for large requests when they are over. By io_uring what was read also stays until the next
-    /// small request comes to its place
+    /// Memory for the data of requests that are held or on their way, at least 16MiB. When it gets short, writes are carried
+    /// out before it is their turn, those of whoever floods first, and answered in their turn
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = memory)]
+    memory: Bytes,
+    /// Of that, what is kept ready for large requests when they are over; at most a quarter of it is
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     keep_memory: Bytes,
     /// Let every request pass at once, whatever its group: only to measure what scheduling costs
@@ -90,6 +93,11 @@ enum Backend {
     Auto,
     Uring,
     Threads,
+}
+
+fn memory(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse().map_err(|error: crate::units::SizeError| error.to_string())?;
+    if size.0 < LEAST_MEMORY { Err(format!("it takes at least {}", Bytes(LEAST_MEMORY))) } else { Ok(size) }
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -171,8 +179,9 @@ fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCo
         Transport::Dev => TransportKind::Dev,
         Transport::Uring => TransportKind::Uring,
     };
-    let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
-    let serve = ServeOptions { transport, backend, slots: args.slots, keep };
+    let [memory, keep] =
+        [args.memory, args.keep_memory].map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
+    let serve = ServeOptions { transport, backend, slots: args.slots, memory, keep };
     let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox };
     let summary = summary(&configuration.plan);
     daemon::serve(configuration, &mountpoint, options, kept, || {

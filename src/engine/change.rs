@@ -100,6 +100,7 @@ impl<'a> Change<'a> {
         };
         gone.into_iter().for_each(|key| disk.remove_group(key, self.now, group));
         staying.into_iter().for_each(|key| disk.reroute(key, self.now, group));
+        self.state.line_up();
     }
 
     /// Sets the counters of an ioband device's groups to zero.

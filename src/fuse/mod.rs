@@ -48,7 +48,7 @@ pub use mount::{
     resolved, unmount,
 };
 pub use node::ImageNode;
-pub use server::{Connection, Hold, ServeError, ServeOptions, Server, TransportKind};
+pub use server::{Connection, Hold, LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub(crate) use sys::inherited;
 pub(crate) use takeover::Refuser;
 pub use tree::{Tree, TreeError};

@@ -7,9 +7,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 
-/// A request that came before has this bit in its number.
-pub(crate) const SENT_AGAIN: u64 = 1 << 63;
-
 /// Has the kernel send again everything that was read, by whomever, and not answered (Linux 6.9).
 ///
 /// # Errors
@@ -36,11 +33,12 @@ impl Refuser {
         Self { buffer: vec![0; super::server::largest_request() + HEADERS] }
     }
 
-    /// Answers all there is with EIO, which is what a disk that cannot be had says. False if the connection has ended.
+    /// Answers all there is with EIO, which is what a disk that cannot be had says; but only to those threads that are `whose`,
+    /// while the others wait for who serves next. False if the connection has ended.
     ///
     /// # Errors
     /// The connection cannot be read.
-    pub(crate) fn refuse(&mut self, connection: &OwnedFd) -> io::Result<bool> {
+    pub(crate) fn refuse(&mut self, connection: &OwnedFd, whose: impl Fn(u32) -> bool) -> io::Result<bool> {
         // Who waits here has other things to wait for.
         let flags = OFlag::from_bits_retain(fcntl(connection, FcntlArg::F_GETFL)?);
         fcntl(connection, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
@@ -52,10 +50,12 @@ impl Refuser {
                 Err(Errno::ENODEV) => return Ok(false),
                 Err(error) => return Err(error.into()),
             };
-            let Some(InHeader { opcode, unique, .. }) = parse(&self.buffer[..len]) else { continue };
+            let Some(InHeader { opcode, unique, pid, .. }) = parse(&self.buffer[..len]) else { continue };
             // Nobody waits for an answer to the first two. That a file is closed a successor has to know, and it does when
             // it is sent again; nobody waits for that either.
-            if matches!(opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::RELEASE | opcode::INTERRUPT) {
+            if matches!(opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::RELEASE | opcode::INTERRUPT)
+                || !whose(pid)
+            {
                 continue;
             }
             super::dev::write(connection, OutHeader::new(unique, Err(libc::EIO)).as_bytes());

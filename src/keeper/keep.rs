@@ -25,6 +25,9 @@ use std::time::Duration;
 /// A successor that was told to wait has so long to say whether it could serve, and a predecessor as long to leave.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// A dead worker that has not ended after so long waits for something.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+
 /// What a mount is kept with.
 pub struct Keeping<R> {
     /// Arguments that make this program a worker.
@@ -120,13 +123,14 @@ where
         let begin = self.begin("the program that kept it was started again".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
-            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.process.as_fd()];
+            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.main.as_fd()];
             let [signal, said, ended] = until_readable(watched, None);
             if signal {
                 self.stop(Some(&worker.link));
             } else if said && let Some((said, descriptors)) = hear(&mut worker) {
                 worker = self.serve(worker, said, descriptors)?;
             } else if ended {
+                self.let_go(&worker);
                 let status = worker.end().context("cannot wait for a worker")?;
                 worker = match self.follow(status)? {
                     Ok(next) => next,
@@ -217,6 +221,30 @@ where
         Ok(worker)
     }
 
+    /// Waits until a dead worker has ended. Its threads may be about to look at something in the mount, and wait for an answer
+    /// that nobody can give but whoever serves next, who has to wait for them: they get an error.
+    fn let_go(&self, worker: &Worker) {
+        let [ended] = until_readable([worker.process.as_fd()], Some(LAST_BREATH));
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let Some(connection) = connection.filter(|_| !ended) else { return };
+        if !self.survives {
+            // What is in its rings cannot be refused.
+            return;
+        }
+        tracing::warn!("a dead worker waits for an answer of its own");
+        let mut refuser = Refuser::new(connection);
+        loop {
+            note(
+                "cannot refuse what a dead worker asks",
+                refuser.refuse(connection, |thread| worker.has(thread)),
+            );
+            let watched = [worker.process.as_fd(), connection.as_fd()];
+            if let [true, _] = until_readable(watched, Some(LAST_BREATH)) {
+                return;
+            }
+        }
+    }
+
     /// A worker has ended: another one, or what the program ends with.
     fn follow(&mut self, status: ExitStatus) -> anyhow::Result<Result<Worker, ExitCode>> {
         let lived = self.serves.take().map(|since| self.clock.now().since(since));
@@ -291,7 +319,9 @@ where
                 self.stop(None);
                 return Ok(false);
             }
-            if asked && !refuser.refuse(connection).context("the mount cannot be served any more")? {
+            if asked
+                && !refuser.refuse(connection, |_| true).context("the mount cannot be served any more")?
+            {
                 return Ok(false);
             }
         }

@@ -129,28 +129,14 @@ impl Kept {
         }
     }
 
-    /// Says that the mount answers, and from now on tells `hears` what the keeper says.
-    ///
-    /// # Errors
-    /// No thread can be started.
-    pub fn serves(
-        self,
-        summary: String,
-        survives: bool,
-        hears: impl Fn(Word) + Send + 'static,
-    ) -> anyhow::Result<Arc<Keeper>> {
-        let keeper = Keeper {
+    /// The keeper, for who serves.
+    pub fn into_keeper(self) -> Arc<Keeper> {
+        Arc::new(Keeper {
             process: self.begin.keeper,
             link: self.link,
             gone: AtomicBool::new(false),
             asked: Mutex::default(),
-        };
-        let keeper = Arc::new(keeper);
-        // If it has ended, that is heard next.
-        let _ = keeper.link.say(&ToKeeper::Ready { summary, survives });
-        let listener = keeper.clone();
-        thread::Builder::new().name("keeper".into()).spawn(move || listener.listen(&hears))?;
-        Ok(keeper)
+        })
     }
 }
 
@@ -181,6 +167,23 @@ pub struct Keeper {
 }
 
 impl Keeper {
+    /// Says that the mount answers, and from now on tells `hears` what the keeper says.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn serves(
+        self: &Arc<Self>,
+        summary: String,
+        survives: bool,
+        hears: impl Fn(Word) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        // If it has ended, that is heard next.
+        let _ = self.link.say(&ToKeeper::Ready { summary, survives });
+        let listener = self.clone();
+        thread::Builder::new().name("keeper".into()).spawn(move || listener.listen(&hears))?;
+        Ok(())
+    }
+
     /// Its process, while it lives.
     pub fn process(&self) -> Option<u32> {
         (!self.gone.load(Ordering::Acquire)).then_some(self.process)

@@ -33,8 +33,14 @@ impl Program {
             .spawn()?;
         let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let process = process.ok_or_else(|| io::Error::other("a process without a number"));
-        match process.and_then(|process| Ok(pidfd_open(process, PidfdFlags::empty())?)) {
-            Ok(process) => Ok(Worker { child, process, link }),
+        let opened = process.and_then(|process| {
+            let whole = pidfd_open(process, PidfdFlags::empty())?;
+            let thread = pidfd_open(process, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
+            // Where a kernel cannot tell of threads, the process has to do.
+            Ok((thread.or_else(|_| whole.try_clone())?, whole))
+        });
+        match opened {
+            Ok((main, process)) => Ok(Worker { child, main, process, link }),
             Err(error) => {
                 // Nobody could see it end.
                 let _ = child.kill();
@@ -49,12 +55,20 @@ impl Program {
 #[derive(Debug)]
 pub(super) struct Worker {
     child: Child,
+    /// Readable when its main thread has ended: it does not live any more, but its other threads may have to wait for
+    /// something before they can end.
+    pub(super) main: OwnedFd,
     /// Readable when it has ended.
     pub(super) process: OwnedFd,
     pub(super) link: Link,
 }
 
 impl Worker {
+    /// Whether a thread is one of its own.
+    pub(super) fn has(&self, thread: u32) -> bool {
+        Path::new(&format!("/proc/{}/task/{thread}", self.child.id())).exists()
+    }
+
     /// How it ended. Waits for that.
     pub(super) fn end(mut self) -> io::Result<ExitStatus> {
         self.child.wait()

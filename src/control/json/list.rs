@@ -1,5 +1,6 @@
 //! What is mounted and how it is served, for programs.
 
+use super::super::ls::Processes;
 use super::super::ls::{ImageLine, Service};
 use super::super::snapshot::Snapshot;
 use crate::config::DevicePlan;
@@ -26,6 +27,13 @@ struct ListService<'a> {
     backend: &'static str,
     by_uring: u64,
     by_dev: u64,
+    /// The process that keeps the mount.
+    keeper: Option<u32>,
+    /// The one that serves it, and how many did before.
+    worker: u32,
+    before: u32,
+    /// Another one could go on if that one died.
+    survives: bool,
     sandbox: Vec<ListWall<'a>>,
 }
 
@@ -88,7 +96,8 @@ impl<'a> List<'a> {
 
 impl<'a> ListService<'a> {
     fn of(service: &'a Service) -> Self {
-        let Service { transport, why, threads, backend, by_uring, by_dev, sandbox } = service;
+        let Service { transport, why, threads, backend, by_uring, by_dev, processes, sandbox } = service;
+        let Processes { keeper, worker, before, survives } = *processes;
         Self {
             transport,
             why: why.as_deref(),
@@ -96,6 +105,10 @@ impl<'a> ListService<'a> {
             backend,
             by_uring: *by_uring,
             by_dev: *by_dev,
+            keeper,
+            worker,
+            before,
+            survives,
             sandbox: sandbox.0.iter().map(ListWall::of).collect(),
         }
     }
