@@ -154,7 +154,7 @@ impl Part {
 fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCode> {
     let facts = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
     let configuration = match &facts {
-        Some(facts) => probe::configuration_in(&facts.folder, &facts.file),
+        Some(facts) => Ok(probe::configuration_of_mount(&facts.folder, &facts.file)),
         None => probe::configuration(&args.config),
     };
     let configuration = match configuration {
@@ -167,7 +167,7 @@ fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCo
     };
     let mountpoint = match facts {
         Some(facts) => facts.place.mountpoint,
-        None => mountpoint(args, &configuration.plan)?,
+        None => mountpoint(args, configuration.says.as_ref().map(|(plan, _)| plan))?,
     };
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
@@ -183,18 +183,17 @@ fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCo
         [args.memory, args.keep_memory].map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
     let serve = ServeOptions { transport, backend, slots: args.slots, memory, keep };
     let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox };
-    let summary = summary(&configuration.plan);
-    daemon::serve(configuration, &mountpoint, options, kept, || {
+    daemon::serve(configuration, &mountpoint, options, kept, |plan| {
         if args.ready {
             detach()?;
         }
-        Ok(summary)
+        Ok(summary(plan))
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn mountpoint(args: &Args, plan: &Plan) -> anyhow::Result<PathBuf> {
-    args.mountpoint.clone().or_else(|| plan.mountpoint.clone()).ok_or_else(|| {
+fn mountpoint(args: &Args, plan: Option<&Plan>) -> anyhow::Result<PathBuf> {
+    args.mountpoint.clone().or_else(|| plan?.mountpoint.clone()).ok_or_else(|| {
         anyhow!(
             "no mount point: give one after the configuration (`ioband mount {} /vmdisk`) or set `mountpoint:` in it",
             args.config.display()

@@ -1,5 +1,6 @@
 //! The engine itself: one mutex, and one table of accepted requests.
 
+use super::activity::Activity;
 use super::ahead::{Deed, Lines, Link};
 use super::band::{Band, Bands};
 use super::budget::Budget;
@@ -17,7 +18,7 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
@@ -51,6 +52,7 @@ pub struct Engine {
     pub(super) changed: AtomicBool,
     /// For who ends the engine: the last request was answered.
     emptied: Condvar,
+    activity: OnceLock<Arc<Activity>>,
 }
 
 pub(super) struct State {
@@ -202,7 +204,8 @@ impl Engine {
             done: Vec::new(),
         };
         let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
-        Self { number, clock, unscheduled, budget, state, changed, emptied: Condvar::new() }
+        let (emptied, activity) = (Condvar::new(), OnceLock::new());
+        Self { number, clock, unscheduled, budget, state, changed, emptied, activity }
     }
 
     /// What it was made with, for who has to find it by the results of its calls.
@@ -227,10 +230,25 @@ impl Engine {
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        if let Some(activity) = self.activity.get() {
+            activity.note();
+        }
         let state = self.lock();
         self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
+    }
+
+    /// Looks at the device id, the scheduler and the ioband devices.
+    pub(super) fn look<R>(&self, look: impl FnOnce(u32, &Disk, &mut dyn Iterator<Item = &Band>) -> R) -> R {
+        let state = self.lock();
+        look(state.id, &state.disk, &mut state.bands.all())
+    }
+
+    /// There is somebody who wants to know when there is something to do again.
+    pub fn set_activity(&self, activity: Arc<Activity>) {
+        // Of a mount there is one.
+        let _ = self.activity.set(activity);
     }
 
     /// Begins to change what the disk and its ioband devices are: locks the engine until the [`Change`] is dropped.

@@ -234,6 +234,7 @@ impl Server {
         if succeeds {
             // Before anything is read: what waited longest comes first.
             takeover::resend(&descriptors[0]).map_err(ServeError::Resend)?;
+            takeover::wake(&descriptors[0], &face.inherited_waiting());
         }
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
@@ -513,6 +514,7 @@ fn descriptors(mut descriptors: Vec<OwnedFd>, count: usize, holder: &dyn Hold) -
 /// A thread that carries fuser's answers to where they belong.
 fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
     thread::Builder::new().name("relay".into()).spawn(move || {
+        super::relay::step_back();
         let mut buffer = vec![0; MESSAGE];
         loop {
             let (len, route) = match shared.relay.answer(&mut buffer) {

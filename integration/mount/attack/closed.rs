@@ -1,7 +1,7 @@
 //! Another's image is closed, by whatever way one tries to come to it.
 
 use super::stage::{ATTACKER, VICTIM, as_attacker, attacker, mount};
-use crate::daemon::{AS_OTHERS, MOUNT};
+use crate::daemon::{AS_OTHERS, MOUNT, worker};
 use crate::support::trial;
 use libtest_mimic::Trial;
 use std::fs::File;
@@ -90,7 +90,7 @@ sys.exit(len(opened))
 /// Its descriptors are those of all devices.
 fn by_process() {
     let mount = mount(100_000, "");
-    let pid = mount.pid();
+    let pid = worker(&mount);
     for file in ["fd", "map_files", "task/$p/fd"] {
         let file = file.replace("$p", &pid.to_string());
         let said = as_attacker(&mount, &format!("ls /proc/{pid}/{file}"));

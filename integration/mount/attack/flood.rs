@@ -2,15 +2,16 @@
 //! request at a time, has its share whatever the attacker does.
 
 use super::stage::{ATTACKER, Use, VICTIM, attacker, mount};
-use crate::daemon::{MOUNT, Vmdisk, wait_until};
+use crate::daemon::{MOUNT, Vmdisk, wait_until, worker};
 use crate::load::Load;
 use crate::support::{Random, trial};
+use crate::windows::before_all_others;
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Gid, Uid, Whence, lseek, setgid, setgroups, setuid};
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::process::{Child, Stdio};
@@ -79,11 +80,11 @@ fn attack(pattern: &str, number: u64) {
             "bytes" => drop(file.write_at(&[1], 1000 + random.below(8))),
             "discard" => {
                 let how = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                drop(fallocate(&file, how, 0, SIZE as i64));
+                let _ = fallocate(&file, how, 0, SIZE as i64);
             }
             "zeroes" => {
                 let how = FallocateFlags::FALLOC_FL_ZERO_RANGE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-                drop(fallocate(&file, how, 0, SIZE as i64));
+                let _ = fallocate(&file, how, 0, SIZE as i64);
             }
             "fsync" => drop(file.sync_all()),
             "mapped" => mapped(&file, SIZE),
@@ -92,11 +93,15 @@ fn attack(pattern: &str, number: u64) {
             "stat" => drop(std::fs::metadata(IMAGE)),
             "opens" => drop(File::open(IMAGE)),
             "list" => drop(std::fs::read_dir(".").map(Iterator::count)),
-            "statfs" => drop(nix::sys::statfs::statfs(".")),
+            "statfs" => {
+                let _ = nix::sys::statfs::statfs(".");
+            }
             "refused" => {
                 drop(OpenOptions::new().write(true).truncate(random.below(2) == 0).append(true).open(IMAGE))
             }
-            "xattr" => drop(nix_getxattr(IMAGE)),
+            "xattr" => {
+                let _ = missing_xattr(IMAGE);
+            }
             "hoard" => match File::open(IMAGE) {
                 Ok(file) => handles.push(file),
                 // All that he may have open.
@@ -117,7 +122,7 @@ fn attack(pattern: &str, number: u64) {
 }
 
 /// An extended attribute that is not there.
-fn nix_getxattr(path: &str) -> i64 {
+fn missing_xattr(path: &str) -> i64 {
     let path = std::ffi::CString::new(path).expect("a plain name");
     let name: &CStr = c"user.nothing";
     // SAFETY: both names end with a null byte and live until the call returns; no buffer is given.
@@ -202,8 +207,12 @@ pub(super) fn victim(mount: &Vmdisk) -> Load {
 /// The victim has its half of the requests while the attacker does what he can.
 fn starve(pattern: &'static str, threads: u32) {
     let mount = mount(400, "");
-    let before = Use::of(&mount);
+    let process = worker(&mount);
+    let before = Use::of(process);
     let mut victim = victim(&mount);
+    // Who has what of the disk is the question, and not who has the processors.
+    before_all_others(process);
+    before_all_others(victim.pid());
     let attack = Attack::begin(&mount, pattern, threads);
     wait_until(|| counts(&mount)[1] >= 20, || format!("no attack: {:?}", counts(&mount)));
     victim.start();
@@ -211,7 +220,7 @@ fn starve(pattern: &'static str, threads: u32) {
     let (from, mut most) = (counts(&mount), before);
     wait_until(
         || {
-            most = most.most(Use::of(&mount));
+            most = most.most(Use::of(process));
             counts(&mount)[0] >= from[0] + 300
         },
         || format!("the victim stands still: {:?}", counts(&mount)),
@@ -243,7 +252,8 @@ fn killed() {
     let mount = mount(400, "");
     let mut victim = victim(&mount);
     victim.start();
-    let (before, from) = (Use::of(&mount), counts(&mount));
+    let process = worker(&mount);
+    let (before, from) = (Use::of(process), counts(&mount));
     let mut most = before;
     for round in 1..=5 {
         let mut attack = Attack::begin(&mount, "sectors", 1000);
@@ -251,7 +261,7 @@ fn killed() {
             || counts(&mount)[1] >= from[1] + round * 20,
             || format!("no attack: {:?}", counts(&mount)),
         );
-        most = most.most(Use::of(&mount));
+        most = most.most(Use::of(process));
         // The process has ended when its last request is answered or given up.
         attack.kill();
     }
@@ -263,7 +273,8 @@ fn killed() {
     println!("{before:?} became {most:?}, the victim had {} requests", report.requests);
     is_bounded(before, most);
     // Nothing of it is held any more.
-    mount.wait_for("status.json", |text| !text.contains("\"queued\": 1") || text.contains("\"queued\": 0"));
-    let mut out = std::io::stdout();
-    let _ = out.flush();
+    mount.wait_for("ls.json", |text| {
+        let list: serde_json::Value = serde_json::from_str(text).expect("JSON");
+        list["disks"][0]["queued"] == 0 && list["disks"][0]["in_flight"] == 0
+    });
 }

@@ -3,7 +3,7 @@
 
 use super::flood::{Attack, is_bounded, victim};
 use super::stage::{ATTACKER, Use, VICTIM, mount};
-use crate::daemon::{MOUNT, Vmdisk, wait_until};
+use crate::daemon::{MOUNT, Vmdisk, wait_until, worker};
 use crate::support::trial;
 use libtest_mimic::Trial;
 use std::fs::File;
@@ -34,7 +34,8 @@ const IOPS: u32 = 400;
 /// The victim goes on, with data and with names.
 fn storm(pattern: &'static str, threads: u32, control: &str) {
     let mount = mount(IOPS, control);
-    let before = Use::of(&mount);
+    let process = worker(&mount);
+    let before = Use::of(process);
     let mut victim = victim(&mount);
     victim.start();
     let done = || requests(&mount, VICTIM);
@@ -43,7 +44,7 @@ fn storm(pattern: &'static str, threads: u32, control: &str) {
         let (start, from) = (Instant::now(), done());
         wait_until(
             || {
-                *most = most.most(Use::of(&mount));
+                *most = most.most(Use::of(process));
                 done() >= from + 300
             },
             || format!("the victim stands still at {}", done()),

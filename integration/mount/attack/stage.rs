@@ -36,7 +36,7 @@ pub(super) fn as_attacker(mount: &Vmdisk, script: &str) -> Result<String, String
     if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
 }
 
-/// What the daemon uses: threads, descriptors, and memory in KiB.
+/// What the process that serves uses: threads, descriptors, and memory in KiB.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Use {
     pub(super) threads: usize,
@@ -45,8 +45,8 @@ pub(super) struct Use {
 }
 
 impl Use {
-    pub(super) fn of(mount: &Vmdisk) -> Self {
-        let process = Path::new("/proc").join(mount.pid().to_string());
+    pub(super) fn of(process: u32) -> Self {
+        let process = Path::new("/proc").join(process.to_string());
         let count = |folder| fs::read_dir(process.join(folder)).expect("the daemon").count();
         let status = fs::read_to_string(process.join("status")).expect("the daemon");
         let memory = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
