@@ -216,12 +216,13 @@ fn starve(pattern: &'static str, threads: u32) {
     let attack = Attack::begin(&mount, pattern, threads);
     wait_until(|| counts(&mount)[1] >= 20, || format!("no attack: {:?}", counts(&mount)));
     victim.start();
-    wait_until(|| counts(&mount)[0] >= 20, || format!("the victim stands still: {:?}", counts(&mount)));
+    // The depth of the disk has to be found first.
+    wait_until(|| counts(&mount)[0] >= 400, || format!("the victim stands still: {:?}", counts(&mount)));
     let (from, mut most) = (counts(&mount), before);
     wait_until(
         || {
             most = most.most(Use::of(process));
-            counts(&mount)[0] >= from[0] + 300
+            counts(&mount)[0] >= from[0] + 400
         },
         || format!("the victim stands still: {:?}", counts(&mount)),
     );
@@ -240,9 +241,10 @@ fn starve(pattern: &'static str, threads: u32) {
     is_bounded(before, most);
 }
 
-/// Whatever callers do, a daemon has its threads, some descriptors for callers that it knows, and the memory of its slots.
+/// Whatever callers do, a daemon has its threads (and those of io_uring), some descriptors for callers that it knows, and the
+/// memory of its slots.
 pub(super) fn is_bounded(before: Use, most: Use) {
-    assert!(most.threads <= before.threads + 2, "{before:?} became {most:?}");
+    assert!(most.threads <= before.threads + 32, "{before:?} became {most:?}");
     assert!(most.descriptors <= before.descriptors + 5000, "{before:?} became {most:?}");
     assert!(most.memory <= before.memory + (256 << 10), "{before:?} became {most:?}");
 }
