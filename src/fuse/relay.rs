@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair, sockopt,
 };
-use rustix::process::setpriority_process;
+use rustix::process::{getpriority_process, setpriority_process};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -103,8 +103,9 @@ impl Init {
 /// Lets the threads that serve data go before this one: no share governs names and attributes, so a flood of them is not to
 /// take the processors from those whose requests have one.
 pub(super) fn step_back() {
-    const NICE: i32 = 5;
-    if let Err(error) = setpriority_process(None, NICE) {
+    const NICER: i32 = 5;
+    let stepped = getpriority_process(None).and_then(|nice| setpriority_process(None, nice + NICER));
+    if let Err(error) = stepped {
         tracing::debug!(%error, "a thread does not step back");
     }
 }

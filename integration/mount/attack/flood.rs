@@ -111,7 +111,7 @@ fn attack(pattern: &str, number: u64) {
                 Ok(mut file) => {
                     let _ = file.read_to_end(&mut Vec::new());
                     let mut wait = [nix::poll::PollFd::new(file.as_fd(), nix::poll::PollFlags::POLLIN)];
-                    let _ = nix::poll::poll(&mut wait, 1_u8);
+                    let _ = nix::poll::poll(&mut wait, 5000_u16);
                 }
                 Err(error) => panic!("it is open to all: {error}"),
             },
