@@ -162,6 +162,10 @@ pub fn serve(
         }
     };
     let acl = connection.acl;
+    // What comes first may be a change, asked for again.
+    let live = Arc::new(live.of_process(options.sandbox.clone(), kept.begin.upgrade.clone()));
+    live.mounted_as(place.device());
+    control.put_in_force_by(live.clone());
     let server = Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ended)?;
     let server = Arc::new(server);
     let Service { transport, why, threads, backend, .. } = server.service();
@@ -174,9 +178,7 @@ pub fn serve(
         let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
-    let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
-    live.mounted_as(place.device());
-    control.put_in_force_by(live.clone());
+    live.served_by(server.clone());
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())

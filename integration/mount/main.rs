@@ -28,6 +28,7 @@ mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod survival;
 mod transport;
 mod windows;
 mod writers;
@@ -51,6 +52,7 @@ fn main() {
         charge::trials(),
         locks::trials(),
         lifecycle::trials(),
+        survival::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),

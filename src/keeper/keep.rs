@@ -123,7 +123,7 @@ where
         let begin = self.begin("the program that kept it was started again".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
-            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.main.as_fd()];
+            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
             let [signal, said, ended] = until_readable(watched, None);
             if signal {
                 self.stop(Some(&worker.link));
@@ -143,7 +143,7 @@ where
     /// Does what a worker asks for. Who serves then is mostly the same one.
     fn serve(
         &mut self,
-        worker: Worker,
+        mut worker: Worker,
         said: ToKeeper,
         mut descriptors: Vec<OwnedFd>,
     ) -> anyhow::Result<Worker> {
@@ -155,6 +155,7 @@ where
                 }
             }
             ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
+            ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
@@ -228,7 +229,8 @@ where
         let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
         let Some(connection) = connection.filter(|_| !ended) else { return };
         if !self.survives {
-            // What is in its rings cannot be refused.
+            // What is in its rings cannot be refused one by one.
+            note("could not unmount", self.mount.as_ref().map_or(Ok(()), |mount| mount.place.abort()));
             return;
         }
         tracing::warn!("a dead worker waits for an answer of its own");
@@ -259,6 +261,9 @@ where
         self.before += 1;
         let ended = words(status);
         if !self.survives {
+            if let Some(mount) = &self.mount {
+                note("could not unmount", mount.place.abort());
+            }
             anyhow::bail!(
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
@@ -333,8 +338,8 @@ where
             tracing::warn!("not upgraded: {why}");
             note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
         };
-        if !self.survives && !self.answered {
-            refused("the mount is still being made".into());
+        if !self.survives {
+            refused("requests come by io_uring, where no other process can go on (--transport dev)".into());
             return Ok(worker);
         }
         let begin = Begin {
