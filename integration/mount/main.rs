@@ -5,6 +5,7 @@
 
 mod access;
 mod alone;
+mod attack;
 mod charge;
 mod cli;
 mod commands;
@@ -38,7 +39,7 @@ use libtest_mimic::Arguments;
 use support::FuseUring;
 
 fn main() {
-    if locks::helper() || sandbox::helper() {
+    if locks::helper() || sandbox::helper() || attack::helper() {
         return;
     }
     let args = Arguments::from_args();
@@ -57,6 +58,7 @@ fn main() {
         forbidden::trials(),
         cli::trials(),
         sandbox::trials(),
+        attack::trials(),
         control::trials(),
         commands::trials(),
         document::trials(),
@@ -66,8 +68,10 @@ fn main() {
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
     let alone = Arguments { test_threads: Some(1), ..args };
-    let predicted =
-        libtest_mimic::run(&alone, predict::trials().into_iter().chain(transport::floods()).collect());
+    let predicted = libtest_mimic::run(
+        &alone,
+        [predict::trials(), transport::floods(), attack::floods()].into_iter().flatten().collect(),
+    );
     // Leaving by `exit` drops nothing.
     drop(switch);
     all.exit_if_failed();

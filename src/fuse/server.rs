@@ -515,6 +515,7 @@ fn descriptors(mut descriptors: Vec<OwnedFd>, count: usize, holder: &dyn Hold) -
 /// A thread that carries fuser's answers to where they belong.
 fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
     thread::Builder::new().name("relay".into()).spawn(move || {
+        super::relay::step_back();
         let mut buffer = vec![0; MESSAGE];
         loop {
             let (len, route) = match shared.relay.answer(&mut buffer) {
