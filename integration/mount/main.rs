@@ -5,6 +5,7 @@
 
 mod access;
 mod alone;
+mod bounds;
 mod charge;
 mod cli;
 mod commands;
@@ -56,12 +57,15 @@ fn main() {
         commands::trials(),
         document::trials(),
         examples::trials(),
+        bounds::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
     let alone = Arguments { test_threads: Some(1), ..args };
-    let predicted =
-        libtest_mimic::run(&alone, predict::trials().into_iter().chain(transport::floods()).collect());
+    let predicted = libtest_mimic::run(
+        &alone,
+        predict::trials().into_iter().chain(transport::floods()).chain(bounds::floods()).collect(),
+    );
     // Leaving by `exit` drops nothing.
     drop(switch);
     all.exit_if_failed();
