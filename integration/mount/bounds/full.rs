@@ -42,7 +42,7 @@ impl Full {
 
 fn message(mount: &Vmdisk, words: &[&str]) -> Result<(), String> {
     let path = mount.path();
-    let args = [&["--mountpoint", path.to_str().expect("a plain path"), "message", "d", "0"], words].concat();
+    let args = [&["message", "--mountpoint", path.to_str().expect("a plain path"), "d", "0"], words].concat();
     let output = ioband(mount.folder(), &args);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     if output.status.success() { Ok(()) } else { Err(said) }
@@ -84,7 +84,7 @@ fn full_save() {
     let mount = Vmdisk::mount(CONFIG);
     let path = mount.path();
     let save = || {
-        let args = ["--mountpoint", path.to_str().expect("plain"), "save", saved.to_str().expect("plain")];
+        let args = ["save", "--mountpoint", path.to_str().expect("plain"), saved.to_str().expect("plain")];
         let output = ioband(mount.folder(), &args);
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };

@@ -1,6 +1,6 @@
 //! Memory: a flood of writes, however large, takes no more than `--memory`, and keeps nobody from his share.
 
-use super::{forget_peak, peak, requests};
+use super::{forget_peak, memory, peak, requests};
 use crate::daemon::{Transport, Vmdisk, wait_until};
 use crate::load::Load;
 use crate::support::{Need, folder, run, trial};
@@ -54,40 +54,58 @@ images:
     Vmdisk::mount_in(folder(), &config, &by.and(args))
 }
 
-/// Four callers that have 256 writes of a mebibyte under way, and one who reads.
+/// Four callers that have 256 writes of a mebibyte under way, and one who reads; before and after that, the same with no
+/// more writes than there is memory for.
 fn eightfold(by: Transport) {
-    const CALLERS: u64 = 4;
     let mount = mount(by, 100, &["--memory", &MEMORY.to_string()]);
-    let mut floods: Vec<_> = (0..CALLERS).map(|_| Load::spawn()).collect();
-    let depth = 8 * MEMORY / MIB / CALLERS;
-    for (seed, flood) in floods.iter_mut().enumerate() {
+    let share = |outstanding| {
+        let (read, beside, peak) = reader_beside(&mount, by, outstanding);
+        println!(
+            "{by:?}, {outstanding} MiB: {read} reads beside {beside} writes, at most {} KiB",
+            peak / 1024
+        );
+        assert!(peak <= MEMORY + BESIDE, "{} KiB", peak / 1024);
+        read * 1000 / (read + beside)
+    };
+    let [before, flooded, after] = [8, 8 * MEMORY / MIB, 8].map(share);
+    // Half of the disk is the reader's share; on a busy machine one who asks for one thing after the other leaves some of it.
+    let usual = before.min(after).min(500);
+    assert!(flooded * 10 >= usual * 9, "{flooded} of a thousand, {before} before and {after} after");
+}
+
+/// What the reader got beside so many writes under way, what they got, and the most memory meanwhile.
+fn reader_beside(mount: &Vmdisk, by: Transport, outstanding: u64) -> (u64, u64, u64) {
+    const CALLERS: u64 = 4;
+    let mut loads: Vec<_> = (0..CALLERS).map(|_| Load::spawn()).collect();
+    for (seed, flood) in loads.iter_mut().enumerate() {
+        let depth = outstanding / CALLERS;
         let args = format!("--depth {depth} --size 1M --rw write --uid {FLOODER} --seed {seed}");
         flood.open(&mount.file("vm1.img"), &args);
     }
     let mut reader = Load::spawn();
     reader.open(&mount.file("vm2.img"), &format!("--uid {READER}"));
-    floods.iter_mut().for_each(Load::start);
-    reader.start();
-    let flood = |mount: &Vmdisk| requests(mount, &FLOODER.to_string());
-    let read = |mount: &Vmdisk| requests(mount, &READER.to_string());
-    // Until as much was written ahead as there is no memory for, which is once.
-    wait_until(|| read(&mount) >= 50, || format!("{} reads", read(&mount)));
+    loads.push(reader);
+    loads.iter_mut().for_each(Load::start);
+    let flood = || requests(mount, &FLOODER.to_string());
+    let read = || requests(mount, &READER.to_string());
+    // Until as much went ahead as there is no memory for, which is once. By io_uring the kernel hands over without being
+    // asked, as many at once as there are places.
+    let begun = read();
+    wait_until(
+        || read() >= begun + 50 && (by == Transport::Dev || memory(mount) <= MEMORY + BESIDE),
+        || format!("{} reads, {} KiB", read() - begun, memory(mount) / 1024),
+    );
     if by == Transport::Uring {
-        // The kernel hands over without being asked, as many at once as there are places.
-        forget_peak(&mount);
+        forget_peak(mount);
     }
-    let before = [flood(&mount), read(&mount)];
-    wait_until(|| flood(&mount) + read(&mount) >= before[0] + before[1] + 800, || "it stands still".into());
-    let [beside, read] = [flood(&mount) - before[0], read(&mount) - before[1]];
-    let peak = peak(&mount);
-    println!("{by:?}: {read} reads beside {beside} writes, at most {} KiB", peak / 1024);
-    floods.iter_mut().chain([&mut reader]).for_each(Load::stop);
-    for load in floods.iter_mut().chain([&mut reader]) {
+    let before = [flood(), read()];
+    wait_until(|| flood() + read() >= before[0] + before[1] + 800, || "it stands still".into());
+    let (beside, read, peak) = (flood() - before[0], read() - before[1], peak(mount));
+    loads.iter_mut().for_each(Load::stop);
+    for mut load in loads {
         assert_eq!(load.report().errors, 0);
     }
-    assert!(peak <= MEMORY + BESIDE, "{} KiB", peak / 1024);
-    // Half of the disk is the reader's share: nine tenths of that.
-    assert!(read * 100 >= (read + beside) * 45, "{read} reads beside {beside} writes");
+    (read, beside, peak)
 }
 
 /// All sizes and alignments, far more than there is memory for, on a fast device.
@@ -121,7 +139,8 @@ fn verified(by: Transport) {
     let peak = peak(&mount);
     println!("{by:?}: at most {} KiB", peak / 1024);
     if by == Transport::Dev {
-        assert!(peak <= 16 * MIB + BESIDE, "{} KiB", peak / 1024);
+        // What is not aligned is copied, and the allocator keeps some of that.
+        assert!(peak <= 16 * MIB + 2 * BESIDE, "{} KiB", peak / 1024);
     }
 }
 

@@ -18,8 +18,17 @@ pub(crate) fn floods() -> Vec<Trial> {
 
 /// The most memory that the process which serves a mount has had so far, in bytes.
 fn peak(mount: &Vmdisk) -> u64 {
+    status(mount, "VmHWM:")
+}
+
+/// What it has now.
+fn memory(mount: &Vmdisk) -> u64 {
+    status(mount, "VmRSS:")
+}
+
+fn status(mount: &Vmdisk, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", mount.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("of every process");
+    let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("of every process");
     line.trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
