@@ -104,7 +104,7 @@ fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
                 let identity = Identity::from_ids(uid, 0);
                 let caller = Caller { uid, gid: 0, tid: 0 };
                 let request = Request { image: image.clone(), offset, work, identity, caller };
-                (engine.prepare(request), Ticket { slot: 0, kind: 0, len: 0, unique })
+                (engine.prepare(request), Ticket { slot: 0, kind: 0, len: 0, unique, may_leave: false })
             })
             .collect();
         let start = Instant::now();

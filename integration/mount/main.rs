@@ -21,12 +21,14 @@ mod load;
 mod locks;
 mod others;
 mod predict;
+mod sandbox;
 mod shares;
 #[path = "../sim/mod.rs"]
 mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod survival;
 mod transport;
 mod windows;
 mod writers;
@@ -36,7 +38,7 @@ use libtest_mimic::Arguments;
 use support::FuseUring;
 
 fn main() {
-    if locks::helper() {
+    if locks::helper() || sandbox::helper() {
         return;
     }
     let args = Arguments::from_args();
@@ -50,9 +52,11 @@ fn main() {
         charge::trials(),
         locks::trials(),
         lifecycle::trials(),
+        survival::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),
+        sandbox::trials(),
         control::trials(),
         commands::trials(),
         document::trials(),

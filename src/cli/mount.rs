@@ -9,9 +9,12 @@ use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
 use crate::fuse::{LEAST_MEMORY, LOG_FILTER, ServeOptions, TransportKind};
+use crate::keeper::{self, Facts, Keeping, Kept};
+use crate::sandbox::{self, Report, Wall};
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::RawFd;
@@ -40,7 +43,8 @@ pub(super) struct Args {
     /// How to talk to devices: io_uring where the kernel allows it, threads otherwise
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
-    /// How requests come from the kernel: by io_uring where the kernel offers it, by /dev/fuse otherwise
+    /// How requests come from the kernel: by /dev/fuse, where the mount outlives a process that dies (auto), or faster by
+    /// io_uring, where it ends with it
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
     /// Requests that can be accepted and not yet answered: in all by /dev/fuse, on each processor by io_uring. Each takes
@@ -57,9 +61,17 @@ pub(super) struct Args {
     /// Let every request pass at once, whatever its group: only to measure what scheduling costs
     #[arg(long)]
     no_scheduling: bool,
+    /// Serve outside the sandbox, or outside these parts of it: to find a fault, or to use a debugger. `ioband ls -v` shows
+    /// what is in force
+    #[arg(long, value_enum, value_name = "PART,…", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
+    #[arg(default_missing_value = "capabilities,privileges,seccomp,landlock")]
+    no_sandbox: Vec<Part>,
     /// Used by `mount` itself: say on standard output when ready, then leave the terminal
     #[arg(long, hide = true)]
     ready: bool,
+    /// Used by `mount` itself: serve what a keeper, at standard input, keeps
+    #[arg(long, hide = true)]
+    worker: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -67,6 +79,14 @@ enum Transport {
     Auto,
     Dev,
     Uring,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    Capabilities,
+    Privileges,
+    Seccomp,
+    Landlock,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -82,19 +102,74 @@ fn memory(text: &str) -> Result<Bytes, String> {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.foreground { serve(args) } else { start_daemon(&args) }
+    if args.worker {
+        serve(args)
+    } else if args.foreground {
+        keep(&args)
+    } else {
+        start_daemon(&args)
+    }
 }
 
+/// Keeps the mount that workers serve.
+fn keep(args: &Args) -> anyhow::Result<ExitCode> {
+    start_log(args)?;
+    let arguments = ["mount", "--worker"].map(OsString::from).into_iter().chain(std::env::args_os().skip(2));
+    keeper::keep(Keeping {
+        arguments: arguments.collect(),
+        ready: |mounted: &Path, summary: &str| match args.ready {
+            true => {
+                write_ready(mounted, summary)?;
+                detach()
+            }
+            false => {
+                tracing::info!("mounted at {}: {summary}", mounted.display());
+                Ok(())
+            }
+        },
+    })
+}
+
+/// Serves a mount that is kept.
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
-    let configuration = match probe::configuration(&args.config) {
+    // Of its program file it knows the number only.
+    let _ = nix::sys::prctl::set_name(c"ioband");
+    // Before anything is read that others have written, and before there are threads.
+    let off: Vec<_> = args.no_sandbox.iter().map(|part| part.wall()).collect();
+    let sandbox = sandbox::enter(&off)?;
+    serve_kept(&args, Kept::begin()?, sandbox)
+}
+
+impl Part {
+    fn wall(self) -> Wall {
+        match self {
+            Self::Capabilities => Wall::Capabilities,
+            Self::Privileges => Wall::Privileges,
+            Self::Seccomp => Wall::Seccomp,
+            Self::Landlock => Wall::Landlock,
+        }
+    }
+}
+
+fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCode> {
+    let facts = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
+    let configuration = match &facts {
+        Some(facts) => Ok(probe::configuration_of_mount(&facts.folder, &facts.file)),
+        None => probe::configuration(&args.config),
+    };
+    let configuration = match configuration {
         Ok(configuration) => configuration,
         Err(report) => {
+            kept.unfit(&report.to_string());
             eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
     };
-    let mountpoint = mountpoint(&args, &configuration.plan)?;
+    let mountpoint = match facts {
+        Some(facts) => facts.place.mountpoint,
+        None => mountpoint(args, configuration.says.as_ref().map(|(plan, _)| plan))?,
+    };
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
         Backend::Uring => BackendKind::Uring,
@@ -108,20 +183,18 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let [memory, keep] =
         [args.memory, args.keep_memory].map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
     let serve = ServeOptions { transport, backend, slots: args.slots, memory, keep };
-    let options = daemon::Options { serve, unscheduled: args.no_scheduling };
-    let summary = summary(&configuration.plan);
-    daemon::serve(configuration, &mountpoint, options, |mounted| match args.ready {
-        true => detach(mounted, &summary),
-        false => {
-            tracing::info!("{summary}");
-            Ok(())
+    let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox };
+    daemon::serve(configuration, &mountpoint, options, kept, |plan| {
+        if args.ready {
+            detach()?;
         }
+        Ok(summary(plan))
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn mountpoint(args: &Args, plan: &Plan) -> anyhow::Result<PathBuf> {
-    args.mountpoint.clone().or_else(|| plan.mountpoint.clone()).ok_or_else(|| {
+fn mountpoint(args: &Args, plan: Option<&Plan>) -> anyhow::Result<PathBuf> {
+    args.mountpoint.clone().or_else(|| plan?.mountpoint.clone()).ok_or_else(|| {
         anyhow!(
             "no mount point: give one after the configuration (`ioband mount {} /vmdisk`) or set `mountpoint:` in it",
             args.config.display()
@@ -161,12 +234,15 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open the log {}", path.display()))
 }
 
-/// The mount is ready: tells the command, and leaves its terminal, its session and its folder.
-fn detach(mounted: &Path, summary: &str) -> anyhow::Result<()> {
+/// The mount is ready: tells the command.
+fn write_ready(mounted: &Path, summary: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     write!(stdout, "{READY}ioband: mounted at {}: {summary}", mounted.display())?;
-    stdout.flush()?;
-    drop(stdout);
+    Ok(stdout.flush()?)
+}
+
+/// Leaves the terminal of whoever typed the command, with its session and its folder.
+fn detach() -> anyhow::Result<()> {
     // Fails only for the leader of a process group, which a child of the command is not.
     setsid().context("cannot leave the terminal")?;
     std::env::set_current_dir("/").context("cannot leave the folder")?;

@@ -47,12 +47,23 @@ fn identity(seen: &Metadata) -> (u64, u64) {
 
 /// Reads a configuration as the current user on this machine, with all that is needed to read it again.
 pub(super) fn configuration(path: &Path) -> Result<Configuration, Report> {
-    let (defaults, origin) = (defaults(), path.display().to_string());
+    read_with(path, defaults())
+}
+
+/// What is needed to go on with a mount, whose configuration was read from `file`, with relative paths from `folder`.
+pub(super) fn configuration_of_mount(folder: &Path, file: &Path) -> Configuration {
+    let defaults = Defaults { folder: folder.to_owned(), ..defaults() };
+    Configuration { says: None, file: file.to_owned(), defaults, probe: Box::new(Machine) }
+}
+
+fn read_with(path: &Path, defaults: Defaults) -> Result<Configuration, Report> {
+    let origin = path.display().to_string();
     let bytes = read_file(path)?;
     let plan = load_bytes(&bytes, &origin, &defaults, &Machine)?;
     // It was read as text just now.
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Configuration { plan, text, file: defaults.folder.join(path), defaults, probe: Box::new(Machine) })
+    let file = defaults.folder.join(path);
+    Ok(Configuration { says: Some((plan, text)), file, defaults, probe: Box::new(Machine) })
 }
 
 /// Loads a configuration as the current user on this machine.

@@ -1,9 +1,11 @@
 //! What lists, JSON and metrics are tried out on: a mount that can be looked at, without the mount.
 
+use super::ls::Processes;
 use super::snapshot::Snapshot;
 use super::{ImageLine, Service};
 use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Probe, load};
 use crate::engine::{BandId, BandStatus, DiskStatus, GroupStatus};
+use crate::sandbox::{Report, State, Wall};
 use crate::sched::{Counters, Direction, Settings};
 use crate::units::Bytes;
 use std::path::{Path, PathBuf};
@@ -59,6 +61,12 @@ impl Stage {
             backend: "io_uring",
             by_uring: 0,
             by_dev: 7,
+            processes: Processes { keeper: Some(10), worker: 12, before: 1, survives: true },
+            sandbox: Report(vec![
+                (Wall::Landlock, State::NotAvailable("it is off".into())),
+                (Wall::Seccomp, State::InForce("strict".into())),
+                (Wall::Privileges, State::Off),
+            ]),
         };
         Self { plan, disks, service, images }
     }

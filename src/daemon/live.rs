@@ -4,15 +4,21 @@
 //! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
 //! shown; what is not there any more is let go.
 
+use super::counted::Counted;
 use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{Defaults, DevicePlan, Plan, Probe, SimulatePlan};
-use crate::control::{ImageLine, Machinery, Refusal, Service};
+use crate::config::{Defaults, DevicePlan, Extent, Plan, Probe, SimulatePlan};
+use crate::control::{
+    Access, Asked, Carried, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
+};
 use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
+use crate::keeper::{Keeper, Upgrade};
+use crate::sandbox::Report;
 use crate::sched::Settings;
+use crate::units::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -26,12 +32,27 @@ pub(super) struct Live {
     file: PathBuf,
     face: Arc<Face>,
     engines: Arc<Engines>,
-    server: Option<Arc<Server>>,
+    server: OnceLock<Arc<Server>>,
+    /// What this process has given up.
+    sandbox: Report,
+    upgraded: Option<Upgrade>,
     clock: Clock,
     unscheduled: bool,
+    /// The keeper, once it knows that the mount is served, and how many workers there were before.
+    keeper: OnceLock<(Arc<Keeper>, u32)>,
     /// The number of the mount among all filesystems, once it is mounted.
     number: OnceLock<u64>,
     devices: Mutex<Devices>,
+    counted: Arc<Counted>,
+    /// The images of a predecessor, until there are any of ours.
+    inherited: Mutex<Option<Inherited>>,
+}
+
+/// Images as a predecessor had them.
+struct Inherited {
+    carried: Carried,
+    /// The inode numbers of those that are open.
+    open: Vec<u64>,
 }
 
 /// The ioband devices that are there, by their names.
@@ -84,6 +105,7 @@ impl Live {
         engines: Arc<Engines>,
         clock: Clock,
         unscheduled: bool,
+        counted: Arc<Counted>,
     ) -> Self {
         Self {
             defaults,
@@ -91,17 +113,38 @@ impl Live {
             file,
             face,
             engines,
-            server: None,
+            server: OnceLock::new(),
+            sandbox: Report::default(),
+            upgraded: None,
             clock,
             unscheduled,
+            keeper: OnceLock::new(),
             number: OnceLock::new(),
             devices: Mutex::default(),
+            counted,
+            inherited: Mutex::default(),
         }
     }
 
-    /// It is at work: a change is to be told to who serves.
-    pub(super) fn served_by(self, server: Arc<Server>) -> Self {
-        Self { server: Some(server), ..self }
+    /// The images that are made are those of a predecessor, under the same numbers.
+    pub(super) fn inheriting(self, carried: Carried, open: Vec<u64>) -> Self {
+        Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of this process: what it has given up, and the upgrade that it comes from, or that has failed.
+    pub(super) fn of_process(self, sandbox: Report, upgraded: Option<Upgrade>) -> Self {
+        Self { sandbox, upgraded, ..self }
+    }
+
+    /// It is at work: from now on a change is told to who serves.
+    pub(super) fn served_by(&self, server: Arc<Server>) {
+        server.engines_changed();
+        // Once.
+        let _ = self.server.set(server);
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
@@ -123,9 +166,10 @@ impl Live {
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
         let leaving = close_what_changes(&tree, new, &stays, &mut undo.sealed)?;
-        let removed = removed(leaving, &tree, new, &stays)?;
+        let mut removed = removed(leaving, &tree, new, &stays)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
+        removed.extend(self.inherited_orphans(&held));
         let tree = self.tree(&tree, old, new, &held, removed)?;
 
         // From here on nothing fails.
@@ -143,11 +187,13 @@ impl Live {
         }
         devices.extend(held.into_iter().map(|(name, held)| (Arc::from(name), held)));
         self.face.callers().set_wants(wants(&new.devices));
-        if let Some(server) = &self.server {
+        if let Some(server) = self.server.get() {
             server.engines_changed();
         }
         undo.sealed.clear();
         undo.bands.clear();
+        *self.inherited() = None;
+        self.counted.wake();
         Ok(std::mem::take(&mut undo.files))
     }
 
@@ -210,6 +256,12 @@ impl Live {
     pub(super) fn mounted_as(&self, number: u64) {
         // Once.
         let _ = self.number.set(number);
+    }
+
+    /// It is kept by this keeper, and has been served by so many before.
+    pub(super) fn kept_by(&self, keeper: Arc<Keeper>, before: u32) {
+        // Once.
+        let _ = self.keeper.set((keeper, before));
     }
 
     /// Whether a path is in the mount itself: to serve it we would wait for ourselves.
@@ -283,6 +335,26 @@ impl Live {
         held
     }
 
+    /// The orphans of a predecessor that somebody has open and whose device is there.
+    fn inherited_orphans(&self, held: &[(String, Held)]) -> Vec<Arc<ImageNode>> {
+        let inherited = self.inherited();
+        let Some(Inherited { carried, open }) = &*inherited else { return Vec::new() };
+        let orphans = carried.orphans.iter().filter(|orphan| open.contains(&orphan.ino));
+        let node = |orphan: &OrphanEntry| {
+            let (name, Held { engine, band, target, .. }) =
+                held.iter().find(|(name, _)| *name == orphan.device)?;
+            let extent = |(offset, size)| Extent { offset: Bytes(offset), size: Bytes(size) };
+            let extents = orphan.extents.iter().copied().map(extent).collect();
+            let image = Image::new(orphan.name.as_str().into(), target.clone(), *band, extents);
+            let Access { owner, mode, .. } = orphan.access;
+            let (device, engine) = (Arc::from(name.as_str()), engine.clone());
+            let node =
+                ImageNode::new(Arc::new(image), device, engine, orphan.read_only, owner, mode, |_| false);
+            Some(Arc::new(node.go_on(orphan.ino, Some(orphan.access))))
+        };
+        orphans.filter_map(node).collect()
+    }
+
     /// What is to be seen then.
     fn tree(
         &self,
@@ -321,6 +393,12 @@ impl Live {
             let taken = |ino| removed.iter().any(|node| node.ino == ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
+            let inherited = self.inherited();
+            let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
+            let node = match known.clone().find(|known| known.name == wanted.name) {
+                Some(known) => node.go_on(known.ino, known.access),
+                None => node,
+            };
             images.push(Arc::new(node));
         }
         let tree = Tree::new(new.control.clone(), names, images, removed.clone());
@@ -378,6 +456,11 @@ impl Machinery for Live {
         if let Some(held) = self.devices().get(device) {
             held.engine.change().reset(held.band);
         }
+        self.counted.write();
+    }
+
+    fn write_down(&self, carried: &mut Carried) {
+        self.face.write_down(carried);
     }
 
     fn disks(&self) -> Vec<DiskStatus> {
@@ -390,7 +473,30 @@ impl Machinery for Live {
     }
 
     fn service(&self) -> Option<Service> {
-        self.server.as_ref().map(|server| server.service())
+        let service = self.server.get()?.service();
+        let processes = Processes { worker: std::process::id(), ..Processes::default() };
+        let processes = self.keeper.get().map_or(processes.clone(), |(keeper, before)| Processes {
+            keeper: keeper.process(),
+            before: *before,
+            survives: self.server.get().is_some_and(|server| server.survives()),
+            ..processes
+        });
+        Some(Service { processes, sandbox: self.sandbox.clone(), ..service })
+    }
+
+    fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
+        if let Some(tried) =
+            self.upgraded.as_ref().filter(|tried| asked.again && tried.unique == asked.unique)
+        {
+            return tried.failed.as_ref().map_or(Ok(()), |why| Err(Refusal::new(libc::ENOEXEC, why.clone())));
+        }
+        let Some((keeper, _)) = self.keeper.get() else {
+            return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
+        };
+        match keeper.upgrade(program, asked.unique) {
+            Ok(never) => match never {},
+            Err(why) => Err(Refusal::new(libc::ENOEXEC, why)),
+        }
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

@@ -1,5 +1,6 @@
 //! The engine itself: one mutex, and one table of accepted requests.
 
+use super::activity::Activity;
 use super::ahead::{Deed, Lines, Link};
 use super::band::{Band, Bands};
 use super::budget::Budget;
@@ -17,7 +18,8 @@ use smallvec::SmallVec;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
 /// small enough to be read has no more than 40,000 extents.
@@ -50,6 +52,7 @@ pub struct Engine {
     pub(super) changed: AtomicBool,
     /// For who ends the engine: the last request was answered.
     emptied: Condvar,
+    activity: OnceLock<Arc<Activity>>,
 }
 
 pub(super) struct State {
@@ -61,6 +64,8 @@ pub(super) struct State {
     /// Every accepted request that is not answered, held or in flight.
     pub(super) table: Slab<Accepted>,
     pub(super) closing: bool,
+    /// Nothing more is handed to the device.
+    paused: bool,
     pub(super) budget: Arc<Budget>,
     /// Held writes that have not been carried out, by their groups.
     pub(super) lines: Lines,
@@ -187,6 +192,7 @@ impl Engine {
             bands: Bands::new(number),
             table: Slab::new(),
             closing: false,
+            paused: false,
             budget: budget.clone(),
             lines: Lines::default(),
             resting: BTreeSet::new(),
@@ -198,7 +204,8 @@ impl Engine {
             done: Vec::new(),
         };
         let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
-        Self { number, clock, unscheduled, budget, state, changed, emptied: Condvar::new() }
+        let (emptied, activity) = (Condvar::new(), OnceLock::new());
+        Self { number, clock, unscheduled, budget, state, changed, emptied, activity }
     }
 
     /// What it was made with, for who has to find it by the results of its calls.
@@ -223,10 +230,25 @@ impl Engine {
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        if let Some(activity) = self.activity.get() {
+            activity.note();
+        }
         let state = self.lock();
         self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
+    }
+
+    /// Looks at the device id, the scheduler and the ioband devices.
+    pub(super) fn look<R>(&self, look: impl FnOnce(u32, &Disk, &mut dyn Iterator<Item = &Band>) -> R) -> R {
+        let state = self.lock();
+        look(state.id, &state.disk, &mut state.bands.all())
+    }
+
+    /// There is somebody who wants to know when there is something to do again.
+    pub fn set_activity(&self, activity: Arc<Activity>) {
+        // Of a mount there is one.
+        let _ = self.activity.set(activity);
     }
 
     /// Begins to change what the disk and its ioband devices are: locks the engine until the [`Change`] is dropped.
@@ -270,6 +292,16 @@ impl Engine {
         threads.iter().for_each(Waker::wake);
         let accepted = |state: &mut State| !state.table.is_empty();
         drop(self.emptied.wait_while(state, accepted).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Hands nothing more to the device, and waits, but no longer than `patience`, until what is with it is answered. What is
+    /// held stays so. `threads` are those that visit; one of them has to.
+    pub fn pause(&self, threads: &[Waker], patience: Duration) {
+        let mut state = self.lock();
+        state.paused = true;
+        threads.iter().for_each(Waker::wake);
+        let busy = |state: &mut State| !state.is_quiet();
+        drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
     }
 
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
@@ -359,7 +391,7 @@ impl Turn<'_> {
                 state.part_done(id, number, result, now, out);
             }
             state.done = done;
-            if !self.engine.unscheduled {
+            if !self.engine.unscheduled && !state.paused {
                 state.answer_rested(now, out);
                 if state.ahead_is_next {
                     state.carry_out_ahead(1, now, out);
@@ -375,7 +407,7 @@ impl Turn<'_> {
             }
         };
         let rested = state.resting.first().map(|&(until, _)| until);
-        if state.closing && state.table.is_empty() {
+        if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();
         }
         [wait, due, rested].into_iter().flatten().min()
@@ -383,6 +415,11 @@ impl Turn<'_> {
 }
 
 impl State {
+    /// Whether nothing is with the device.
+    fn is_quiet(&self) -> bool {
+        self.table.iter().all(|(_, accepted)| matches!(accepted.stage, Stage::Held(_)))
+    }
+
     /// Lets pass whatever the scheduler lets pass. Returns when to look again, if not for a completion.
     fn pump(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         loop {

@@ -19,12 +19,14 @@
 //! Requests and replies are types of our own: the engine does not know by which transport a request came.
 #![forbid(unsafe_code)]
 
+mod activity;
 mod ahead;
 mod band;
 mod budget;
 mod change;
 mod core;
 mod image;
+mod learned;
 mod list;
 mod request;
 mod seek;
@@ -33,10 +35,12 @@ mod status;
 mod tests;
 
 pub use self::core::{Engine, EngineSettings, Left, Outbox, Prepared, Turn};
+pub use activity::Activity;
 pub use band::{BandChange, BandId, BandSettings};
 pub use budget::Budget;
 pub use change::Change;
 pub use image::Image;
+pub use learned::{Learned, LearnedBand, LearnedGroup};
 pub use list::Engines;
 pub use request::{Answer, Pieces, Request, Ticket, Work};
 pub use status::{BandStatus, DiskStatus, GroupStatus};

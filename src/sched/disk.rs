@@ -452,6 +452,11 @@ impl Disk {
         self.groups[group.0].queue.len()
     }
 
+    /// The automatic depths that trials have found, total and spare, whatever is tried at the moment; `None` before the first.
+    pub fn depths_found(&self) -> Option<(u32, u32)> {
+        self.depth.found()
+    }
+
     /// The automatic depth in force (share rule R8).
     pub fn depth(&self) -> u32 {
         self.depth.total()

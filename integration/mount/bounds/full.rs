@@ -1,6 +1,6 @@
 //! Nothing left: no room for the log, none to save, no descriptors, no more room for a configuration.
 
-use super::{peak, requests};
+use super::{peak, requests, worker};
 use crate::daemon::{MOUNT, Vmdisk, ioband};
 use crate::load::Load;
 use crate::support::{Mounted, Need, folder, trial};
@@ -135,7 +135,7 @@ fn no_descriptors() {
     let report = load.report();
     assert_eq!((report.requests, report.errors), (20_000, 0));
     assert_eq!(requests(&mount, &pid), 20_000, "all are its own");
-    let open = std::fs::read_dir(format!("/proc/{}/fd", mount.pid())).expect("it runs").count();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", worker(&mount))).expect("it runs").count();
     assert!(open <= 96, "{open} files are open");
 }
 

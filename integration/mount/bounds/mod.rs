@@ -5,6 +5,7 @@ mod memory;
 
 use crate::daemon::Vmdisk;
 use libtest_mimic::Trial;
+use nix::unistd::Pid;
 
 /// Those that run beside others.
 pub(crate) fn trials() -> Vec<Trial> {
@@ -27,14 +28,19 @@ fn memory(mount: &Vmdisk) -> u64 {
 }
 
 fn status(mount: &Vmdisk, key: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", mount.pid())).expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", worker(mount))).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("of every process");
     line.trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
 }
 
 /// From now on the peak is counted anew.
 fn forget_peak(mount: &Vmdisk) {
-    std::fs::write(format!("/proc/{}/clear_refs", mount.pid()), "5").expect("root may");
+    std::fs::write(format!("/proc/{}/clear_refs", worker(mount)), "5").expect("root may");
+}
+
+/// The process that serves.
+fn worker(mount: &Vmdisk) -> Pid {
+    mount.worker().expect("it serves")
 }
 
 /// Requests of a group so far: reads and writes.

@@ -1,9 +1,11 @@
 //! What is mounted and how it is served, for programs.
 
+use super::super::ls::Processes;
 use super::super::ls::{ImageLine, Service};
 use super::super::snapshot::Snapshot;
 use crate::config::DevicePlan;
 use crate::engine::DiskStatus;
+use crate::sandbox::{State, Wall};
 use crate::sched::Settings;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -25,6 +27,23 @@ struct ListService<'a> {
     backend: &'static str,
     by_uring: u64,
     by_dev: u64,
+    /// The process that keeps the mount.
+    keeper: Option<u32>,
+    /// The one that serves it, and how many did before.
+    worker: u32,
+    before: u32,
+    /// Another one could go on if that one died.
+    survives: bool,
+    sandbox: Vec<ListWall<'a>>,
+}
+
+/// A part of the sandbox of the process that serves.
+#[derive(Serialize)]
+struct ListWall<'a> {
+    name: &'static str,
+    state: &'static str,
+    /// What it keeps out, or why it is not to be had.
+    detail: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -77,7 +96,8 @@ impl<'a> List<'a> {
 
 impl<'a> ListService<'a> {
     fn of(service: &'a Service) -> Self {
-        let Service { transport, why, threads, backend, by_uring, by_dev } = service;
+        let Service { transport, why, threads, backend, by_uring, by_dev, processes, sandbox } = service;
+        let Processes { keeper, worker, before, survives } = *processes;
         Self {
             transport,
             why: why.as_deref(),
@@ -85,7 +105,23 @@ impl<'a> ListService<'a> {
             backend,
             by_uring: *by_uring,
             by_dev: *by_dev,
+            keeper,
+            worker,
+            before,
+            survives,
+            sandbox: sandbox.0.iter().map(ListWall::of).collect(),
         }
+    }
+}
+
+impl<'a> ListWall<'a> {
+    fn of((wall, state): &'a (Wall, State)) -> Self {
+        let (state, detail) = match state {
+            State::InForce(what) => ("in force", Some(what.as_str())),
+            State::Off => ("off", None),
+            State::NotAvailable(why) => ("not available", Some(why.as_str())),
+        };
+        Self { name: wall.name(), state, detail }
     }
 }
 
