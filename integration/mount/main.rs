@@ -6,6 +6,7 @@
 mod access;
 mod alone;
 mod attack;
+mod bounds;
 mod charge;
 mod cli;
 mod commands;
@@ -64,13 +65,17 @@ fn main() {
         document::trials(),
         takeover::trials(),
         examples::trials(),
+        bounds::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
     let alone = Arguments { test_threads: Some(1), ..args };
     let predicted = libtest_mimic::run(
         &alone,
-        [predict::trials(), transport::floods(), attack::floods()].into_iter().flatten().collect(),
+        [predict::trials(), transport::floods(), attack::floods(), bounds::floods()]
+            .into_iter()
+            .flatten()
+            .collect(),
     );
     // Leaving by `exit` drops nothing.
     drop(switch);

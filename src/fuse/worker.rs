@@ -209,13 +209,16 @@ impl<'t> Worker<'t> {
                 self.place.bind(rings.processor_of(&slot));
             }
             match shared.face.judge(&tree, &round, header, &arguments[..len], data, slot) {
-                Verdict::Submit(node, prepared, mut ticket) => {
+                Verdict::Submit(node, prepared, mut ticket, free) => {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
                     ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
                     // A ring entry is needed for its answer.
                     ticket.may_leave = !by_ring;
                     visit_of(&mut self.visits, node.engine.number()).requests.push((prepared, ticket));
+                    if let Some(slot) = free {
+                        self.release(slot);
+                    }
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
                 Verdict::Forward(slot) if by_ring => {
