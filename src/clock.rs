@@ -29,6 +29,12 @@ pub fn wall() -> SystemTime {
     SystemTime::now()
 }
 
+/// The time of day in microseconds since 1970, as several processes have it in common.
+pub fn wall_micros() -> u64 {
+    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// The time of day in UTC to the second, as people and log tools read it: `2026-11-22T06:00:00Z`.
 pub fn wall_text() -> String {
     let now = OffsetDateTime::from(wall());

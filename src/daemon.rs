@@ -1,9 +1,10 @@
-//! Puts the parts together, serves, and takes them apart in the right order.
+//! Puts the parts of a worker together, serves, and takes them apart in the right order.
 //!
-//! Start: a look at the mount point, devices (their errors are the likeliest), engines, the tree of files, the
-//! mount, and only then "ready". A start that fails takes away again what it made.
-//! Stop, by a signal: the mount is detached, so that nobody new comes; what was accepted is carried out and answered;
-//! then the process ends. Stop, by an unmount: nobody is left; the same without the first step.
+//! Start: a look at the mount point, devices (their errors are the likeliest), engines, the tree of files, the mount, which
+//! the keeper makes, and only then "ready". A start that fails takes away again what it made. A worker that succeeds another
+//! one finds what that has left in the ledger.
+//! Stop, when the keeper says so or the mount is gone: what was accepted is carried out and answered; then the process ends.
+//! To leave, for a successor: what is with the devices is answered; what is held is the successor's.
 #![forbid(unsafe_code)]
 
 mod exchange;
@@ -12,19 +13,21 @@ mod replace;
 mod watch;
 
 use crate::classify::{Callers, Wants};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::config::{Defaults, Plan, Probe};
 use crate::control::{Control, Events, Service};
 use crate::engine::Engines;
-use crate::fuse::{Face, Mounted, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl};
+use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
+use crate::keeper::{Facts, Kept, Word};
 use anyhow::Context;
+use fuser::SessionACL;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
 pub use replace::replace_file;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -52,28 +55,33 @@ pub struct Configuration {
     pub probe: Box<dyn Probe + Send + Sync>,
 }
 
-/// Why the daemon stops.
+/// Why a worker stops.
 enum Stop {
-    Signal(i32),
+    Signal,
+    Keeper(Word),
     Unmounted(std::io::Result<()>),
 }
 
-/// Serves a configuration at `mountpoint` until it is unmounted or a signal ends it. `ready` is called once the mount
-/// answers.
+/// Serves until the mount is gone, or the keeper or a signal ends it. Where it is mounted is up to `mountpoint`, unless there is
+/// a mount already. `ready` is called when the mount is served.
 ///
 /// # Errors
-/// Whatever keeps it from starting, in words for the terminal; nothing is left mounted then.
+/// Whatever keeps it from serving, in words for the terminal.
 pub fn serve(
     configuration: Configuration,
     mountpoint: &Path,
     options: Options,
-    ready: impl FnOnce(&Path) -> anyhow::Result<()>,
+    kept: Kept,
+    ready: impl FnOnce() -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
     let Configuration { plan, text, file, defaults, probe } = configuration;
     let events = Arc::new(Events::default());
-    // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
-    check_mountpoint(mountpoint)?;
+    let inherited = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
+    if inherited.is_none() {
+        // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
+        check_mountpoint(mountpoint)?;
+    }
     let clock = Clock::start();
     let engines = Arc::new(Engines::default());
     let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
@@ -83,94 +91,115 @@ pub fn serve(
     let nothing = Plan { devices: Vec::new(), images: Vec::new(), ..plan.clone() };
     let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
     let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
-    let unscheduled = options.unscheduled;
-    let live = Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, unscheduled);
-    let mut made = RemoveOnDrop(live.make(&nothing, &plan)?);
+    let folder = defaults.folder.clone();
+    let live =
+        Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, options.unscheduled);
+    if !kept.wait_for_turn()? {
+        return Ok(());
+    }
+    let start = Clock::start();
+    let mut made = RemoveOnDrop(loop {
+        match live.make(&nothing, &plan) {
+            Err(refusal)
+                if kept.begin.inherits
+                    && matches!(refusal.errno, libc::EBUSY | libc::EAGAIN)
+                    && start.now().0 < 60_000_000_000 =>
+            {
+                thread::sleep(std::time::Duration::from_millis(1));
+            }
+            made => break made?,
+        }
+    });
 
     let (stop, stopped) = mpsc::channel();
-    // Before the mount: a signal that comes while we mount must not leave it behind.
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
-    let mounted = Mounted::new(mountpoint, default_acl())?;
-    let mountpoint = mounted.place.mountpoint.clone();
-    if mounted.made {
-        made.0.push(mountpoint.clone());
-    }
-    // Dropped before what was made is removed.
-    let guard = UnmountOnDrop(mounted.place);
-
     let (ended, end) = mpsc::channel();
-    let server =
-        Server::start(face.clone(), engines, mounted.connection, mounted.acl, options.serve, clock, ended)?;
+    let succeeds = inherited.is_some();
+    let (place, connection) = match inherited {
+        Some(Facts { place, for_all, init, .. }) => {
+            let acl = if for_all { SessionACL::All } else { SessionACL::Owner };
+            let descriptors = kept.descriptors.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
+            (place, Connection { descriptors, acl, init: Some(init) })
+        }
+        None => {
+            let (place, connection) = kept.mount(mountpoint)?;
+            (place, Connection { descriptors: vec![connection], acl: default_acl(), init: None })
+        }
+    };
+    let acl = connection.acl;
+    let server = Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ended)?;
     let server = Arc::new(server);
     let Service { transport, why, threads, backend, .. } = server.service();
     tracing::info!(transport, threads, backend, "the mount is served");
     if let Some(why) = &why {
         tracing::info!("requests come by /dev/fuse and not, faster, by io_uring: {why}");
     }
+    if !succeeds {
+        let (for_all, init) = (acl == SessionACL::All, server.init().to_vec());
+        let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
+        facts.write(&kept.ledger).context("cannot write to the ledger")?;
+    }
     let live = Arc::new(live.served_by(server.clone()));
+    live.mounted_as(place.device());
     control.put_in_force_by(live.clone());
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
         .spawn(move || end.recv().map(|how| unmounted.send(Stop::Unmounted(how))))
         .context("cannot start a thread")?;
+    let by_signal = stop.clone();
     thread::Builder::new()
         .name("signals".into())
-        .spawn(move || signals.forever().try_for_each(|signal| stop.send(Stop::Signal(signal))))
+        .spawn(move || signals.forever().try_for_each(|_| by_signal.send(Stop::Signal)))
         .context("cannot start a thread")?;
 
-    // Asking the mount itself is the only proof that it answers.
-    let root = std::fs::metadata(&mountpoint).context("the mount does not answer")?;
-    live.mounted_as(root.dev());
-    ready(&mountpoint)?;
+    let begin = kept.begin.clone();
+    let keeper = kept.into_keeper();
+    live.kept_by(keeper.clone(), begin.before);
+    keeper.serves(ready()?, server.survives(), move |word| {
+        // At the end nobody listens.
+        let _ = stop.send(Stop::Keeper(word));
+    })?;
     // Now there may be data in them.
     made.0.clear();
-    events.add(&format!("mounted at {}", mountpoint.display()));
+    if succeeds {
+        let pause = clock::wall_micros().saturating_sub(begin.since) / 1000;
+        events.add(&format!("the worker {}; another one serves after {pause} ms", begin.ended));
+    } else {
+        events.add(&format!("mounted at {}", place.mountpoint.display()));
+    }
     if let Err(error) = watch::start(file, control) {
         events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
     }
 
-    match stopped.recv() {
-        Ok(Stop::Signal(signal)) => {
-            tracing::info!(signal, "ending: unmounting and finishing what was accepted");
-            drop(guard);
+    loop {
+        match stopped.recv() {
+            // Meant for the keeper, which has got it as well and says what is to be done.
+            Ok(Stop::Signal) if keeper.process().is_some() => {}
+            Ok(Stop::Keeper(Word::Alone)) => {
+                tracing::warn!("the keeper has ended; the mount ends with this process");
+                events.add("the keeper has ended: the mount is served as before, and ends with the process that serves it");
+            }
+            Ok(Stop::Keeper(Word::Leave)) => {
+                server.leave();
+                return Ok(());
+            }
+            Ok(Stop::Keeper(Word::Stop) | Stop::Unmounted(Ok(()))) => break,
+            // Somebody else may hold the mount, and go on with it.
+            Ok(Stop::Signal) => {
+                server.leave();
+                return Ok(());
+            }
+            // What was accepted and cannot be carried out is the successor's.
+            Ok(Stop::Unmounted(Err(error))) => {
+                return Err(error).context("the mount cannot be served any more");
+            }
+            // All senders gone: their threads died. Nothing to serve with.
+            Err(mpsc::RecvError) => anyhow::bail!("the threads that serve have ended"),
         }
-        Ok(Stop::Unmounted(Ok(()))) => {
-            guard.connection_ended();
-            tracing::info!("unmounted");
-        }
-        Ok(Stop::Unmounted(Err(error))) => {
-            // Not all that was accepted can be carried out any more. At our end the kernel answers whoever waits.
-            tracing::error!(%error, "the mount cannot be served any more");
-            drop(guard);
-            return Err(error).context("the mount cannot be served any more");
-        }
-        // Both senders gone: their threads died. Nothing to serve with.
-        Err(mpsc::RecvError) => tracing::error!("the threads that serve have ended"),
     }
     server.finish();
     Ok(())
-}
-
-/// Whatever happens between mounting and serving: a mount without a daemon is worse than none.
-struct UnmountOnDrop(MountedAt);
-
-impl UnmountOnDrop {
-    /// Mostly there is nothing left to unmount.
-    fn connection_ended(self) {
-        if let Err(error) = self.0.detach_dead() {
-            tracing::warn!(%error, "could not unmount");
-        }
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for UnmountOnDrop {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.detach() {
-            tracing::warn!(%error, "could not unmount");
-        }
-    }
 }
 
 /// Files that were made for devices, and the mount point: a mount that does not come about leaves none behind.

@@ -6,6 +6,7 @@
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
 //! * [`mountinfo`]: what is mounted where.
+//! * [`ledger`]: what a successor must know, in memory that outlives the process.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
 //! * [`config`]: YAML to a checked [`config::Plan`], with every error at its line and column, and back.
@@ -13,6 +14,7 @@
 //! * [`engine`]: one per disk; joins scheduler and device and answers every accepted request exactly once.
 //! * [`control`]: the running configuration, every way to change it, dm-ioband's words, and what is to be seen of it.
 //! * [`fuse`]: the only code that knows FUSE.
+//! * [`keeper`]: keeps the mount while the processes that serve it come and go.
 //! * [`daemon`]: puts the parts together; [`cli`]: the commands.
 
 pub mod classify;
@@ -24,6 +26,8 @@ pub mod daemon;
 pub mod device;
 pub mod engine;
 pub mod fuse;
+pub mod keeper;
+pub mod ledger;
 pub mod mountinfo;
 pub mod sched;
 pub mod units;

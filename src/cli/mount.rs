@@ -9,9 +9,11 @@ use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
 use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
+use crate::keeper::{self, Facts, Keeping, Kept};
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::RawFd;
@@ -57,6 +59,9 @@ pub(super) struct Args {
     /// Used by `mount` itself: say on standard output when ready, then leave the terminal
     #[arg(long, hide = true)]
     ready: bool,
+    /// Used by `mount` itself: serve what a keeper, at standard input, keeps
+    #[arg(long, hide = true)]
+    worker: bool,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -74,19 +79,62 @@ enum Backend {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
-    if args.foreground { serve(args) } else { start_daemon(&args) }
+    if args.worker {
+        serve(args)
+    } else if args.foreground {
+        keep(&args)
+    } else {
+        start_daemon(&args)
+    }
 }
 
+/// Keeps the mount that workers serve.
+fn keep(args: &Args) -> anyhow::Result<ExitCode> {
+    start_log(args)?;
+    let arguments = ["mount", "--worker"].map(OsString::from).into_iter().chain(std::env::args_os().skip(2));
+    keeper::keep(Keeping {
+        arguments: arguments.collect(),
+        ready: |mounted: &Path, summary: &str| match args.ready {
+            true => {
+                write_ready(mounted, summary)?;
+                detach()
+            }
+            false => {
+                tracing::info!("mounted at {}: {summary}", mounted.display());
+                Ok(())
+            }
+        },
+    })
+}
+
+/// Serves a mount that is kept.
 fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
-    let configuration = match probe::configuration(&args.config) {
+    // Of its program file it knows the number only.
+    let _ = nix::sys::prctl::set_name(c"ioband");
+    let kept = Kept::begin()?;
+    let served = serve_kept(&args, kept)?;
+    Ok(served)
+}
+
+fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
+    let facts = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
+    let configuration = match &facts {
+        Some(facts) => probe::configuration_in(&facts.folder, &facts.file),
+        None => probe::configuration(&args.config),
+    };
+    let configuration = match configuration {
         Ok(configuration) => configuration,
         Err(report) => {
+            kept.unfit(&report.to_string());
             eprintln!("{report}");
             return Ok(ExitCode::FAILURE);
         }
     };
-    let mountpoint = mountpoint(&args, &configuration.plan)?;
+    let mountpoint = match facts {
+        Some(facts) => facts.place.mountpoint,
+        None => mountpoint(args, &configuration.plan)?,
+    };
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
         Backend::Uring => BackendKind::Uring,
@@ -101,12 +149,11 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     let serve = ServeOptions { transport, backend, slots: args.slots, keep };
     let options = daemon::Options { serve, unscheduled: args.no_scheduling };
     let summary = summary(&configuration.plan);
-    daemon::serve(configuration, &mountpoint, options, |mounted| match args.ready {
-        true => detach(mounted, &summary),
-        false => {
-            tracing::info!("{summary}");
-            Ok(())
+    daemon::serve(configuration, &mountpoint, options, kept, || {
+        if args.ready {
+            detach()?;
         }
+        Ok(summary)
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -152,12 +199,15 @@ fn open_log(path: &Path) -> anyhow::Result<File> {
     file.with_context(|| format!("cannot open the log {}", path.display()))
 }
 
-/// The mount is ready: tells the command, and leaves its terminal, its session and its folder.
-fn detach(mounted: &Path, summary: &str) -> anyhow::Result<()> {
+/// The mount is ready: tells the command.
+fn write_ready(mounted: &Path, summary: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
     write!(stdout, "{READY}ioband: mounted at {}: {summary}", mounted.display())?;
-    stdout.flush()?;
-    drop(stdout);
+    Ok(stdout.flush()?)
+}
+
+/// Leaves the terminal of whoever typed the command, with its session and its folder.
+fn detach() -> anyhow::Result<()> {
     // Fails only for the leader of a process group, which a child of the command is not.
     setsid().context("cannot leave the terminal")?;
     std::env::set_current_dir("/").context("cannot leave the folder")?;

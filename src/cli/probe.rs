@@ -47,7 +47,16 @@ fn identity(seen: &Metadata) -> (u64, u64) {
 
 /// Reads a configuration as the current user on this machine, with all that is needed to read it again.
 pub(super) fn configuration(path: &Path) -> Result<Configuration, Report> {
-    let (defaults, origin) = (defaults(), path.display().to_string());
+    read_with(path, defaults())
+}
+
+/// The same for a configuration whose relative paths count from `folder`.
+pub(super) fn configuration_in(folder: &Path, path: &Path) -> Result<Configuration, Report> {
+    read_with(path, Defaults { folder: folder.to_owned(), ..defaults() })
+}
+
+fn read_with(path: &Path, defaults: Defaults) -> Result<Configuration, Report> {
+    let origin = path.display().to_string();
     let bytes = read_file(path)?;
     let plan = load_bytes(&bytes, &origin, &defaults, &Machine)?;
     // It was read as text just now.

@@ -23,6 +23,21 @@ pub struct Service {
     pub by_uring: u64,
     /// Those that came by /dev/fuse.
     pub by_dev: u64,
+    /// The processes that keep the mount and serve it.
+    pub processes: Processes,
+}
+
+/// The processes of a mount.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Processes {
+    /// The one that keeps it, while it lives.
+    pub keeper: Option<u32>,
+    /// The one that serves it.
+    pub worker: u32,
+    /// How many have served it before.
+    pub before: u32,
+    /// Another one could go on if that one died.
+    pub survives: bool,
 }
 
 /// An image, as `ls` shows it.
@@ -52,13 +67,35 @@ pub(super) fn list(snapshot: &Snapshot<'_>) -> String {
 }
 
 pub(super) fn service_lines(service: &Service) -> String {
-    let Service { transport, why, threads, backend, by_uring, by_dev } = service;
+    let Service { transport, why, threads, backend, by_uring, by_dev, processes } = service;
     let why = why.as_ref().map(|why| format!("\n           not uring: {why}")).unwrap_or_default();
     let plural = if *threads == 1 { "" } else { "s" };
     format!(
         "transport  {transport}, {threads} thread{plural}, devices by {backend}{why}\n\
-         served     {by_uring} requests by io_uring, {by_dev} by /dev/fuse\n"
+         served     {by_uring} requests by io_uring, {by_dev} by /dev/fuse\n\
+         worker     {}\n",
+        processes_line(processes)
     )
+}
+
+fn processes_line(processes: &Processes) -> String {
+    let Processes { keeper, worker, before, survives } = processes;
+    let kept = match keeper {
+        Some(keeper) => format!("kept by {keeper}"),
+        None => "whose keeper has ended: if it dies the mount ends".to_owned(),
+    };
+    let before = match before {
+        0 => String::new(),
+        1 => "; one has served before".to_owned(),
+        more => format!("; {more} have served before"),
+    };
+    let dies = match *survives || keeper.is_none() {
+        true => "",
+        false => {
+            "\n           does not survive: what is in its rings ends with it (--transport dev survives)"
+        }
+    };
+    format!("{worker}, {kept}{before}{dies}")
 }
 
 /// Each image comes with the name of its ioband device.

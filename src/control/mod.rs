@@ -29,7 +29,7 @@ mod transaction;
 pub use draft::{Draft, TooLarge};
 pub use events::{Events, Follower};
 pub use files::ControlFile;
-pub use ls::{ImageLine, Service};
+pub use ls::{ImageLine, Processes, Service};
 pub use refusal::Refusal;
 pub use running::{Control, Machinery};
 pub use setting::Setting;

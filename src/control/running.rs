@@ -288,7 +288,11 @@ impl Control {
             ControlFile::Table => text::table(&plan),
             ControlFile::Status => text::status(&plan, &disks()),
             ControlFile::Events => self.events.text(),
-            ControlFile::Pid => format!("{}\n", std::process::id()),
+            ControlFile::Pid => {
+                // The one that ends last.
+                let keeper = machinery.and_then(|machinery| machinery.service()?.processes.keeper);
+                format!("{}\n", keeper.unwrap_or_else(std::process::id))
+            }
             ControlFile::Ctl => String::new(),
             ControlFile::Ls => snapshot(&ls::list),
             ControlFile::Metrics => snapshot(&metrics::metrics),

@@ -1,5 +1,6 @@
 //! What lists, JSON and metrics are tried out on: a mount that can be looked at, without the mount.
 
+use super::ls::Processes;
 use super::snapshot::Snapshot;
 use super::{ImageLine, Service};
 use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Probe, load};
@@ -59,6 +60,7 @@ impl Stage {
             backend: "io_uring",
             by_uring: 0,
             by_dev: 7,
+            processes: Processes { keeper: Some(10), worker: 12, before: 1, survives: true },
         };
         Self { plan, disks, service, images }
     }

@@ -8,10 +8,11 @@ use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
 use crate::config::{Defaults, DevicePlan, Plan, Probe, SimulatePlan};
-use crate::control::{ImageLine, Machinery, Refusal, Service};
+use crate::control::{ImageLine, Machinery, Processes, Refusal, Service};
 use crate::device::{OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
+use crate::keeper::Keeper;
 use crate::sched::Settings;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
@@ -29,6 +30,8 @@ pub(super) struct Live {
     server: Option<Arc<Server>>,
     clock: Clock,
     unscheduled: bool,
+    /// The keeper, once it knows that the mount is served, and how many workers there were before.
+    keeper: OnceLock<(Arc<Keeper>, u32)>,
     /// The number of the mount among all filesystems, once it is mounted.
     number: OnceLock<u64>,
     devices: Mutex<Devices>,
@@ -94,6 +97,7 @@ impl Live {
             server: None,
             clock,
             unscheduled,
+            keeper: OnceLock::new(),
             number: OnceLock::new(),
             devices: Mutex::default(),
         }
@@ -210,6 +214,12 @@ impl Live {
     pub(super) fn mounted_as(&self, number: u64) {
         // Once.
         let _ = self.number.set(number);
+    }
+
+    /// It is kept by this keeper, and has been served by so many before.
+    pub(super) fn kept_by(&self, keeper: Arc<Keeper>, before: u32) {
+        // Once.
+        let _ = self.keeper.set((keeper, before));
     }
 
     /// Whether a path is in the mount itself: to serve it we would wait for ourselves.
@@ -389,7 +399,15 @@ impl Machinery for Live {
     }
 
     fn service(&self) -> Option<Service> {
-        self.server.as_ref().map(|server| server.service())
+        let service = self.server.as_ref()?.service();
+        let processes = Processes { worker: std::process::id(), ..Processes::default() };
+        let processes = self.keeper.get().map_or(processes.clone(), |(keeper, before)| Processes {
+            keeper: keeper.process(),
+            before: *before,
+            survives: self.server.as_ref().is_some_and(|server| server.survives()),
+            ..processes
+        });
+        Some(Service { processes, ..service })
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

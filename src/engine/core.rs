@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
 /// small enough to be read has no more than 40,000 extents.
@@ -55,6 +56,8 @@ pub(super) struct State {
     /// Every accepted request that is not answered, held or in flight.
     pub(super) table: Slab<Accepted>,
     pub(super) closing: bool,
+    /// Nothing more is handed to the device.
+    paused: bool,
     /// Scratch.
     done: Vec<Done>,
 }
@@ -145,6 +148,7 @@ impl Engine {
             bands: Bands::new(number),
             table: Slab::new(),
             closing: false,
+            paused: false,
             done: Vec::new(),
         };
         let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
@@ -220,6 +224,16 @@ impl Engine {
         drop(self.emptied.wait_while(state, accepted).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Hands nothing more to the device, and waits, but no longer than `patience`, until what is with it is answered. What is
+    /// held stays so. `threads` are those that visit; one of them has to.
+    pub fn pause(&self, threads: &[Waker], patience: Duration) {
+        let mut state = self.lock();
+        state.paused = true;
+        threads.iter().for_each(Waker::wake);
+        let busy = |state: &mut State| !state.is_quiet();
+        drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -284,7 +298,7 @@ impl Turn<'_> {
                 out.answers.extend(state.part_done(id, number, result, now));
             }
             state.done = done;
-            if !self.engine.unscheduled {
+            if !self.engine.unscheduled && !state.paused {
                 wait = state.pump(now, &mut out.calls);
             }
             // What was refused at once, or had nothing to do, is done already and lets the next ones pass.
@@ -293,7 +307,7 @@ impl Turn<'_> {
                 break due;
             }
         };
-        if state.closing && state.table.is_empty() {
+        if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();
         }
         [wait, due].into_iter().flatten().min()
@@ -301,6 +315,11 @@ impl Turn<'_> {
 }
 
 impl State {
+    /// Whether nothing is with the device.
+    fn is_quiet(&self) -> bool {
+        self.table.iter().all(|(_, accepted)| matches!(accepted.stage, Stage::Held(_)))
+    }
+
     /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
     fn pump(&mut self, now: Nanos, calls: &mut Calls) -> Option<Nanos> {
         loop {

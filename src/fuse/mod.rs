@@ -4,6 +4,7 @@
 //! * `tree`: what there is to see at a moment: images and the control directory, with their inode numbers. `node` is an image
 //!   as a file, `scratch` what editors keep beside the configuration.
 //! * `server`: chooses the transport and starts the threads; `worker` is what each of them does.
+//! * `takeover`: a connection that outlives who serves it.
 //! * `dev` and `rings`, the transports: /dev/fuse read by ourselves, and FUSE over io_uring. `slots` is the memory that
 //!   requests lie in, `wire` the kernel's words for them.
 //! * `images`: from a request for the bytes of an image to the engine of its disk.
@@ -32,6 +33,7 @@ mod scratch;
 mod server;
 mod slots;
 mod sys;
+mod takeover;
 mod tree;
 mod waiting;
 mod wire;
@@ -46,5 +48,7 @@ pub use mount::{
     resolved, unmount,
 };
 pub use node::ImageNode;
-pub use server::{ServeError, ServeOptions, Server, TransportKind};
+pub use server::{Connection, Hold, ServeError, ServeOptions, Server, TransportKind};
+pub(crate) use sys::inherited;
+pub(crate) use takeover::Refuser;
 pub use tree::{Tree, TreeError};

@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{getegid, geteuid};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -219,7 +220,7 @@ impl Mounted {
 }
 
 /// Where a mount of ours is, and which it is.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MountedAt {
     /// The mount point.
     pub mountpoint: PathBuf,
@@ -228,6 +229,13 @@ pub struct MountedAt {
 }
 
 impl MountedAt {
+    /// The number of the filesystem, as stat tells it of every file; 0 if it could not be found out.
+    pub fn device(&self) -> u64 {
+        let numbers = self.number.as_deref().and_then(|number| number.split_once(':'));
+        let parsed = numbers.and_then(|(major, minor)| Some((major.parse().ok()?, minor.parse().ok()?)));
+        parsed.map_or(0, |(major, minor)| nix::sys::stat::makedev(major, minor))
+    }
+
     /// Detaches our mount from its folder, if it is still there: it may have been unmounted while files on it are
     /// open, and the folder may have been given to another mount since, which is not ours to take away.
     ///

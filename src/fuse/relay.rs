@@ -5,7 +5,9 @@
 //! what is fuser's, as it is, and carry fuser's answers back.
 
 use super::metadata::Metadata;
-use super::wire::{INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse};
+use super::wire::{
+    HAS_RESEND, INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse,
+};
 use fuser::{Session, SessionACL};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -65,6 +67,11 @@ impl Init {
             }
         };
         message.truncate(len);
+        Self::saved(message)
+    }
+
+    /// The one that a predecessor has read.
+    pub(super) fn saved(message: Vec<u8>) -> io::Result<Self> {
         let is_init = parse(&message).is_some_and(|header: InHeader| header.opcode == opcode::INIT);
         // Older kernels say less, and offer less.
         let mut arguments = message.get(size_of::<InHeader>()..).unwrap_or_default().to_vec();
@@ -75,6 +82,16 @@ impl Init {
         }
     }
 
+    /// The request, for a successor.
+    pub(super) fn into_message(self) -> Vec<u8> {
+        self.message
+    }
+
+    /// Whether the kernel can send again what was not answered.
+    pub(super) fn offers_resend(&self) -> bool {
+        self.asked.flags & INIT_EXT != 0 && self.asked.flags2 & HAS_RESEND != 0
+    }
+
     /// Whether the kernel offers to send requests by io_uring.
     pub(super) fn offers_io_uring(&self) -> bool {
         self.asked.flags & INIT_EXT != 0 && self.asked.flags2 & OVER_IO_URING != 0
@@ -82,9 +99,10 @@ impl Init {
 }
 
 impl Relay {
-    /// Starts fuser, and lets it answer the kernel's first request.
+    /// Starts fuser, and lets it answer the kernel's first request; without the kernel, where that has had its answer from a
+    /// predecessor.
     pub(super) fn start(
-        connection: BorrowedFd<'_>,
+        kernel: Option<BorrowedFd<'_>>,
         init: &Init,
         metadata: Metadata,
         acl: SessionACL,
@@ -109,7 +127,9 @@ impl Relay {
         if len == 0 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's FUSE is too old"));
         }
-        nix::unistd::write(connection, &answer[..len])?;
+        if let Some(kernel) = kernel {
+            nix::unistd::write(kernel, &answer[..len])?;
+        }
         let (late, waiting) = mpsc::channel::<Vec<u8>>();
         let slow = ours.try_clone()?;
         thread::Builder::new().name("relay-late".into()).spawn(move || {

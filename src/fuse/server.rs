@@ -11,19 +11,21 @@ use super::relay::{Init, MESSAGE, Relay, Route};
 use super::rings::{Queues, Rings};
 use super::slots::{Pool, Slot, Slots};
 use super::sys;
+use super::takeover;
 use super::worker::{Source, Worker};
 use crate::clock::Clock;
-use crate::control::Service;
+use crate::control::{Processes, Service};
 use crate::device::{BackendKind, Lane, Waker};
 use crate::engine::Engines;
 use fuser::SessionACL;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Threads that read /dev/fuse, at most: they share the cores with the callers.
 const MOST_READERS: usize = 8;
@@ -33,6 +35,8 @@ const USUAL: u32 = 4096;
 const BESIDE_RINGS: u32 = 4;
 /// The largest request that the kernel can be made to send (sysctl fs.fuse.max_pages_limit) and that is taken.
 const LARGEST: usize = 16 << 20;
+/// A device that takes longer to complete what it has is not waited for by who leaves: its requests are sent again.
+const LONGEST_LEAVE: Duration = Duration::from_secs(1);
 
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +63,26 @@ pub struct ServeOptions {
     pub keep: usize,
 }
 
+/// A connection to the kernel.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its descriptors: the one that was mounted, and others of the same connection.
+    pub descriptors: Vec<OwnedFd>,
+    /// Who may use the mount.
+    pub acl: SessionACL,
+    /// The kernel's first request, if a predecessor has read it. What that left unanswered is asked for again.
+    pub init: Option<Vec<u8>>,
+}
+
+/// Somebody who holds descriptors, so that what was read from them is not lost with whoever read it.
+pub trait Hold {
+    /// Holds this one, too.
+    ///
+    /// # Errors
+    /// It is not held.
+    fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+}
+
 /// Why a mount cannot be served.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the sentences say it")]
@@ -71,6 +95,8 @@ pub enum ServeError {
     Slots { count: u32, room: usize, source: io::Error },
     #[error("the kernel and ioband do not agree on a FUSE protocol: {0}")]
     Protocol(#[source] io::Error),
+    #[error("what a predecessor has left unanswered cannot be had again: {0}")]
+    Resend(#[source] io::Error),
     #[error("the kernel refuses the ring entries: {0}")]
     Refused(#[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -85,6 +111,8 @@ pub struct Server {
     wakers: Vec<Waker>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     shared: Arc<Shared>,
+    init: Vec<u8>,
+    survives: bool,
 }
 
 /// What all threads have in common.
@@ -105,6 +133,8 @@ pub(super) struct Shared {
     pub(super) readers: AtomicUsize,
     /// The engines are being ended: visit them.
     pub(super) closing: AtomicBool,
+    /// Nothing more is to be read: that is a successor's.
+    pub(super) leaving: AtomicBool,
     /// They have ended.
     pub(super) stopping: AtomicBool,
     pub(super) served: Vec<Served>,
@@ -152,17 +182,21 @@ impl Server {
     /// Starts to serve. `ended` is told when the connection to the kernel has ended.
     ///
     /// # Errors
-    /// [`ServeError`]; the connection is closed then.
+    /// [`ServeError`]
     pub fn start(
         face: Arc<Face>,
         engines: Arc<Engines>,
-        connection: OwnedFd,
-        acl: SessionACL,
+        connection: Connection,
+        holder: &dyn Hold,
         options: ServeOptions,
         clock: Clock,
         ended: mpsc::Sender<io::Result<()>>,
     ) -> Result<Self, ServeError> {
-        let init = Init::read(connection.as_fd()).map_err(ServeError::Protocol)?;
+        let Connection { descriptors, acl, init } = connection;
+        let first = descriptors.first().map(AsFd::as_fd).ok_or(io::ErrorKind::NotConnected);
+        let first = first.map_err(|kind| ServeError::Protocol(kind.into()))?;
+        let succeeds = init.is_some();
+        let init = init.map_or_else(|| Init::read(first), Init::saved).map_err(ServeError::Protocol)?;
         let (queues, threads, why) = choose(&init, &options)?;
         let room = largest_request();
         let count = queues.as_ref().map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
@@ -173,9 +207,14 @@ impl Server {
         })?;
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
-        let relay = Relay::start(connection.as_fd(), &init, metadata, acl).map_err(ServeError::Protocol)?;
+        let kernel = if succeeds { None } else { Some(first) };
+        let relay = Relay::start(kernel, &init, metadata, acl).map_err(ServeError::Protocol)?;
         let number = if queues.is_some() { 1 } else { threads.len() };
-        let descriptors = descriptors(connection, number).map_err(ServeError::Protocol)?;
+        let descriptors = self::descriptors(descriptors, number, holder).map_err(ServeError::Protocol)?;
+        if succeeds {
+            // Before anything is read: what waited longest comes first.
+            takeover::resend(&descriptors[0]).map_err(ServeError::Resend)?;
+        }
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
         let pool = Pool::new(entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize)));
@@ -190,6 +229,7 @@ impl Server {
             inboxes: threads.iter().map(|thread| Inbox::new(thread.waker.clone())).collect(),
             readers: AtomicUsize::new(1),
             closing: AtomicBool::new(false),
+            leaving: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
             served: threads.iter().map(|_| Served::default()).collect(),
             ended: Mutex::new(Some(ended)),
@@ -201,11 +241,26 @@ impl Server {
             backend: threads.first().map_or("none", |thread| thread.backend),
             by_uring: 0,
             by_dev: 0,
+            processes: Processes::default(),
         };
+        // What is in a ring ends with the process.
+        let survives = queues.is_none() && init.offers_resend();
         begin(&threads, &shared, queues.map(|queues| (Arc::new(queues), entries)))?;
         carry_answers(shared.clone()).map_err(ServeError::Thread)?;
         let (wakers, threads) = threads.into_iter().map(|thread| (thread.waker, thread.handle)).unzip();
-        Ok(Self { service, wakers, threads: Mutex::new(threads), shared })
+        Ok(Self {
+            service,
+            wakers,
+            threads: Mutex::new(threads),
+            shared,
+            survives,
+            init: init.into_message(),
+        })
+    }
+
+    /// The kernel's first request, for a successor.
+    pub fn init(&self) -> &[u8] {
+        &self.init
     }
 
     /// How it is served.
@@ -215,6 +270,21 @@ impl Server {
         };
         let (by_uring, by_dev) = (sum(|served| &served.by_uring), sum(|served| &served.by_dev));
         Service { by_uring, by_dev, ..self.service.clone() }
+    }
+
+    /// Whether a successor could go on if this process died at any moment.
+    pub fn survives(&self) -> bool {
+        self.survives
+    }
+
+    /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
+    /// unanswered, to be sent again to whoever succeeds.
+    pub fn leave(&self) {
+        self.shared.leaving.store(true, Ordering::Release);
+        for engine in self.shared.engines.load().iter() {
+            engine.pause(&self.wakers, LONGEST_LEAVE);
+        }
+        self.end_threads();
     }
 
     /// Engines were changed: they want a visit.
@@ -228,6 +298,10 @@ impl Server {
         for engine in self.shared.engines.load().iter() {
             engine.shut_down(&self.wakers);
         }
+        self.end_threads();
+    }
+
+    fn end_threads(&self) {
         // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and
         // would keep the devices for so long.
         self.shared.stopping.store(true, Ordering::Release);
@@ -290,7 +364,7 @@ fn why_not_offered() -> String {
 }
 
 /// The largest request that the kernel will send.
-fn largest_request() -> usize {
+pub(super) fn largest_request() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
     // Before it was a setting it was this number.
     let pages = limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(256_usize);
@@ -384,12 +458,14 @@ fn begin(
 
 /// The descriptors to read from. Several for one connection spare the readers a lock in the kernel; but whoever may not open
 /// /dev/fuse does with one.
-fn descriptors(connection: OwnedFd, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let mut descriptors = vec![connection];
+///
+/// What was read from one that is closed is lost, so somebody else holds them as well.
+fn descriptors(mut descriptors: Vec<OwnedFd>, count: usize, holder: &dyn Hold) -> io::Result<Vec<OwnedFd>> {
     while descriptors.len() < count {
         let clone = OpenOptions::new().read(true).write(true).open("/dev/fuse").map(OwnedFd::from);
         match clone.and_then(|fresh| {
             sys::clone_connection(fresh.as_fd(), descriptors[0].as_fd())?;
+            holder.hold(fresh.as_fd())?;
             Ok(fresh)
         }) {
             Ok(fresh) => descriptors.push(fresh),

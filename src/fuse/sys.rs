@@ -36,6 +36,16 @@ pub(super) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
     Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it sent no descriptor"))
 }
 
+/// A descriptor that this process was started with, by its number.
+///
+/// # Errors
+/// It is not open.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: borrowed for one call, which fails if the number is not that of an open descriptor. What is returned is
+    // another descriptor, and ours alone.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned()
+}
+
 /// What memory is given back in.
 pub(super) const PAGE: usize = 4096;
 

@@ -8,6 +8,7 @@ pub(super) mod opcode {
     pub(in crate::fuse) const FORGET: u32 = 2;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
+    pub(in crate::fuse) const RELEASE: u32 = 18;
     pub(in crate::fuse) const FSYNC: u32 = 20;
     pub(in crate::fuse) const INIT: u32 = 26;
     pub(in crate::fuse) const READDIR: u32 = 28;
@@ -17,10 +18,14 @@ pub(super) mod opcode {
     pub(in crate::fuse) const READDIRPLUS: u32 = 44;
 }
 
+/// Stands for the error in a message to the kernel that asks to have sent again what was not answered.
+pub(super) const RESEND: i32 = 7;
 /// In [`WriteIn::write_flags`]: written back by the kernel from its cache, on nobody's behalf.
 pub(super) const WRITE_CACHE: u32 = 1;
 /// In [`InitIn::flags`]: there is a second word of flags.
 pub(super) const INIT_EXT: u32 = 1 << 30;
+/// In [`InitIn::flags2`] (bit 39 of both words): unanswered requests can be sent again.
+pub(super) const HAS_RESEND: u32 = 1 << 7;
 /// In [`InitIn::flags2`] (bit 41 of both words): requests can come by io_uring.
 pub(super) const OVER_IO_URING: u32 = 1 << 9;
 

@@ -143,7 +143,9 @@ impl<'t> Worker<'t> {
             }
         }
         // Who has none may have been woken because there is one again.
-        if matches!(self.source.dev.state, State::Ready | State::Full) {
+        if self.shared.leaving.load(Ordering::Acquire) {
+            self.source.dev.state = State::Ended;
+        } else if matches!(self.source.dev.state, State::Ready | State::Full) {
             self.source.dev.state = State::Ready;
             self.read();
         }

@@ -1,5 +1,6 @@
 //! What is mounted and how it is served, for programs.
 
+use super::super::ls::Processes;
 use super::super::ls::{ImageLine, Service};
 use super::super::snapshot::Snapshot;
 use crate::config::DevicePlan;
@@ -25,6 +26,13 @@ struct ListService<'a> {
     backend: &'static str,
     by_uring: u64,
     by_dev: u64,
+    /// The process that keeps the mount.
+    keeper: Option<u32>,
+    /// The one that serves it, and how many did before.
+    worker: u32,
+    before: u32,
+    /// Another one could go on if that one died.
+    survives: bool,
 }
 
 #[derive(Serialize)]
@@ -77,7 +85,8 @@ impl<'a> List<'a> {
 
 impl<'a> ListService<'a> {
     fn of(service: &'a Service) -> Self {
-        let Service { transport, why, threads, backend, by_uring, by_dev } = service;
+        let Service { transport, why, threads, backend, by_uring, by_dev, processes } = service;
+        let Processes { keeper, worker, before, survives } = *processes;
         Self {
             transport,
             why: why.as_deref(),
@@ -85,6 +94,10 @@ impl<'a> ListService<'a> {
             backend,
             by_uring: *by_uring,
             by_dev: *by_dev,
+            keeper,
+            worker,
+            before,
+            survives,
         }
     }
 }

@@ -1,0 +1,64 @@
+//! A connection that outlives who serves it: what was not answered is asked for again, or refused by who merely keeps it.
+
+use super::wire::{HEADERS, InHeader, OutHeader, RESEND, opcode, parse};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use std::io;
+use std::os::fd::OwnedFd;
+use zerocopy::IntoBytes;
+
+/// Has the kernel send again everything that was read, by whomever, and not answered (Linux 6.9).
+///
+/// # Errors
+/// The kernel cannot do that.
+pub(crate) fn resend(connection: &OwnedFd) -> io::Result<()> {
+    let notification = OutHeader { len: size_of::<OutHeader>() as u32, error: RESEND, unique: 0 };
+    nix::unistd::write(connection, notification.as_bytes())?;
+    Ok(())
+}
+
+/// Refuses requests where there is nobody to serve them.
+#[derive(Debug)]
+pub(crate) struct Refuser {
+    buffer: Vec<u8>,
+}
+
+impl Refuser {
+    /// For a connection whose server has died: also what it has left behind.
+    pub(crate) fn new(connection: &OwnedFd) -> Self {
+        if let Err(error) = resend(connection) {
+            tracing::error!(%error, "what a dead worker had accepted stays without an answer");
+        }
+        // The kernel wants room for the largest write.
+        Self { buffer: vec![0; super::server::largest_request() + HEADERS] }
+    }
+
+    /// Answers all there is with EIO, which is what a disk that cannot be had says; but only to those threads that are `whose`,
+    /// while the others wait for who serves next. False if the connection has ended.
+    ///
+    /// # Errors
+    /// The connection cannot be read.
+    pub(crate) fn refuse(&mut self, connection: &OwnedFd, whose: impl Fn(u32) -> bool) -> io::Result<bool> {
+        // Who waits here has other things to wait for.
+        let flags = OFlag::from_bits_retain(fcntl(connection, FcntlArg::F_GETFL)?);
+        fcntl(connection, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        loop {
+            let len = match nix::unistd::read(connection, &mut self.buffer) {
+                Ok(len) => len,
+                Err(Errno::EINTR | Errno::ENOENT) => continue,
+                Err(Errno::EAGAIN) => return Ok(true),
+                Err(Errno::ENODEV) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(InHeader { opcode, unique, pid, .. }) = parse(&self.buffer[..len]) else { continue };
+            // Nobody waits for an answer to the first two. That a file is closed a successor has to know, and it does when
+            // it is sent again; nobody waits for that either.
+            if matches!(opcode, opcode::FORGET | opcode::BATCH_FORGET | opcode::RELEASE | opcode::INTERRUPT)
+                || !whose(pid)
+            {
+                continue;
+            }
+            super::dev::write(connection, OutHeader::new(unique, Err(libc::EIO)).as_bytes());
+        }
+    }
+}

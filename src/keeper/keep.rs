@@ -1,0 +1,469 @@
+//! What the keeper does.
+
+use super::link::{Begin, Link, ToKeeper, ToWorker, Upgrade};
+use super::patience::{Next, Patience, REST};
+use super::program::{Program, Worker};
+use super::systemd::{self, Manager};
+use crate::clock::{self, Clock};
+use crate::fuse::{Mounted, MountedAt, Refuser, default_acl};
+use crate::ledger::Ledger;
+use crate::units::Nanos;
+use anyhow::Context;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
+
+/// A successor that was told to wait has so long to say whether it could serve, and a predecessor as long to leave.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// A dead worker that has not ended after so long waits for something.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+
+/// What a mount is kept with.
+pub struct Keeping<R> {
+    /// Arguments that make this program a worker.
+    pub arguments: Vec<OsString>,
+    /// Called once, when the mount answers for the first time: where it is, and what it is.
+    pub ready: R,
+}
+
+/// Keeps a mount until it is unmounted, or a signal ends it. The exit code is that of the first worker if it could not start.
+///
+/// # Errors
+/// What the keeper itself needs cannot be had, or nobody can serve the mount any more; nothing is left mounted then.
+pub fn keep<R>(keeping: Keeping<R>) -> anyhow::Result<ExitCode>
+where
+    R: FnOnce(&Path, &str) -> anyhow::Result<()>,
+{
+    let (signals, wake) = UnixStream::pair().context("cannot handle signals")?;
+    signals.set_nonblocking(true)?;
+    for signal in [SIGTERM, SIGINT, SIGHUP] {
+        signal_hook::low_level::pipe::register(signal, wake.try_clone()?).context("cannot handle signals")?;
+    }
+    let program = std::env::current_exe().and_then(|path| Program::open(&path));
+    let (ledger, mount) =
+        match systemd::left_behind().context("what the service manager kept cannot be used")? {
+            Some((ledger, mount)) => (ledger, Some(mount)),
+            None => (Ledger::new().context("cannot make the ledger")?, None),
+        };
+    let mut keeper = Keeper {
+        arguments: keeping.arguments,
+        manager: Manager::of_environment(),
+        signals,
+        clock: Clock::start(),
+        program: program.context("cannot open my own program file")?,
+        tried: None,
+        ledger,
+        survives: mount.is_some(),
+        answered: mount.is_some(),
+        mount,
+        before: 0,
+        serves: None,
+        patience: Patience::default(),
+        upgrade: None,
+        ready: Some(keeping.ready),
+        stopping: false,
+    };
+    let end = keeper.run();
+    keeper.put_away();
+    end
+}
+
+struct Keeper<R> {
+    arguments: Vec<OsString>,
+    manager: Manager,
+    signals: UnixStream,
+    clock: Clock,
+    /// What the next worker is started from.
+    program: Program,
+    /// What served before an upgrade that has still to prove itself.
+    tried: Option<Program>,
+    ledger: Ledger,
+    mount: Option<Mount>,
+    /// Another worker can go on where one has died.
+    survives: bool,
+    /// The mount has answered once.
+    answered: bool,
+    /// Workers that have ended.
+    before: u32,
+    /// Since when the worker serves.
+    serves: Option<Nanos>,
+    patience: Patience,
+    /// The last one that was tried.
+    upgrade: Option<Upgrade>,
+    ready: Option<R>,
+    /// A signal has ended the mount.
+    stopping: bool,
+}
+
+/// What is kept.
+#[derive(Debug)]
+pub(super) struct Mount {
+    pub(super) place: MountedAt,
+    /// Its folder was not there before.
+    pub(super) made: bool,
+    /// Every descriptor of the connection that is in use: what was read from one that is closed is lost.
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl<R> Keeper<R>
+where
+    R: FnOnce(&Path, &str) -> anyhow::Result<()>,
+{
+    fn run(&mut self) -> anyhow::Result<ExitCode> {
+        let begin = self.begin("the program that kept it was started again".into());
+        let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
+        loop {
+            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.main.as_fd()];
+            let [signal, said, ended] = until_readable(watched, None);
+            if signal {
+                self.stop(Some(&worker.link));
+            } else if said && let Some((said, descriptors)) = hear(&mut worker) {
+                worker = self.serve(worker, said, descriptors)?;
+            } else if ended {
+                self.let_go(&worker);
+                let status = worker.end().context("cannot wait for a worker")?;
+                worker = match self.follow(status)? {
+                    Ok(next) => next,
+                    Err(code) => return Ok(code),
+                };
+            }
+        }
+    }
+
+    /// Does what a worker asks for. Who serves then is mostly the same one.
+    fn serve(
+        &mut self,
+        worker: Worker,
+        said: ToKeeper,
+        mut descriptors: Vec<OwnedFd>,
+    ) -> anyhow::Result<Worker> {
+        match said {
+            ToKeeper::Mount { mountpoint } => self.mount(&worker.link, &mountpoint),
+            ToKeeper::Keep => {
+                if let Some(mount) = &mut self.mount {
+                    mount.descriptors.append(&mut descriptors);
+                }
+            }
+            ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
+            ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
+            // Only who waits is asked.
+            ToKeeper::Fit | ToKeeper::Unfit { .. } => {}
+        }
+        Ok(worker)
+    }
+
+    fn mount(&mut self, link: &Link, mountpoint: &Path) {
+        let answer = match Mounted::new(mountpoint, default_acl()) {
+            Ok(Mounted { place, made, connection, .. }) => {
+                let mount = self.mount.insert(Mount { place, made, descriptors: vec![connection] });
+                let mounted = ToWorker::Mounted { place: mount.place.clone() };
+                link.say_with(&mounted, &[mount.descriptors[0].as_fd()])
+            }
+            Err(error) => link.say(&ToWorker::NotMounted { why: error.to_string() }),
+        };
+        note("cannot answer the worker", answer);
+    }
+
+    /// The mount answers.
+    fn is_served(&mut self, summary: &str, survives: bool) -> anyhow::Result<()> {
+        self.serves = Some(self.clock.now());
+        (self.survives, self.answered, self.tried) = (survives, true, None);
+        let Some(Mount { place, descriptors, .. }) = &self.mount else { return Ok(()) };
+        if let Some(ready) = self.ready.take() {
+            ready(&place.mountpoint, summary)?;
+        }
+        let kept = if survives { Some((&self.ledger, &**descriptors)) } else { None };
+        note("the service manager cannot be told", self.manager.ready(&place.mountpoint, kept));
+        Ok(())
+    }
+
+    /// How the next worker begins.
+    fn begin(&self, ended: String) -> Begin {
+        Begin {
+            keeper: std::process::id(),
+            before: self.before,
+            inherits: self.mount.is_some(),
+            waits: false,
+            ended,
+            since: clock::wall_micros(),
+            upgrade: self.upgrade.clone(),
+        }
+    }
+
+    fn start(&self, program: &Program, begin: &Begin) -> io::Result<Worker> {
+        let mut worker = program.start(&self.arguments)?;
+        let mut descriptors = vec![self.ledger.descriptor()];
+        descriptors.extend(self.mount.iter().flat_map(|mount| &mount.descriptors).map(AsFd::as_fd));
+        if let Err(error) = worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors) {
+            worker.kill();
+            let _ = worker.end();
+            return Err(error);
+        }
+        Ok(worker)
+    }
+
+    /// Waits until a dead worker has ended. Its threads may be about to look at something in the mount, and wait for an answer
+    /// that nobody can give but whoever serves next, who has to wait for them: they get an error.
+    fn let_go(&self, worker: &Worker) {
+        let [ended] = until_readable([worker.process.as_fd()], Some(LAST_BREATH));
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let Some(connection) = connection.filter(|_| !ended) else { return };
+        if !self.survives {
+            // What is in its rings cannot be refused.
+            return;
+        }
+        tracing::warn!("a dead worker waits for an answer of its own");
+        let mut refuser = Refuser::new(connection);
+        loop {
+            note(
+                "cannot refuse what a dead worker asks",
+                refuser.refuse(connection, |thread| worker.has(thread)),
+            );
+            let watched = [worker.process.as_fd(), connection.as_fd()];
+            if let [true, _] = until_readable(watched, Some(LAST_BREATH)) {
+                return;
+            }
+        }
+    }
+
+    /// A worker has ended: another one, or what the program ends with.
+    fn follow(&mut self, status: ExitStatus) -> anyhow::Result<Result<Worker, ExitCode>> {
+        let lived = self.serves.take().map(|since| self.clock.now().since(since));
+        if status.success() || self.stopping {
+            return Ok(Err(ExitCode::SUCCESS));
+        }
+        if !self.answered {
+            // It has said what is wrong.
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            return Ok(Err(code.map_or(ExitCode::FAILURE, ExitCode::from)));
+        }
+        self.before += 1;
+        let ended = words(status);
+        if !self.survives {
+            anyhow::bail!(
+                "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
+            );
+        }
+        if let Some(tried) = self.tried.take() {
+            self.program = tried;
+            let failed = format!("the new program {ended} before it served; the old one goes on");
+            tracing::error!("{failed}");
+            self.upgrade = self.upgrade.take().map(|upgrade| Upgrade { failed: Some(failed), ..upgrade });
+        }
+        let begin = self.begin(ended);
+        let mut lived = lived.map(Into::into);
+        loop {
+            let goes_on = match self.patience.after(lived.take()) {
+                Next::Start(pause) => self.pause(pause),
+                Next::Refuse => {
+                    tracing::error!(
+                        "no worker stays alive: callers get errors, and in {REST:?} another one is tried"
+                    );
+                    self.refuse()?
+                }
+            };
+            if !goes_on {
+                return Ok(Err(ExitCode::SUCCESS));
+            }
+            match self.start(&self.program, &begin) {
+                Ok(worker) => return Ok(Ok(worker)),
+                Err(error) => tracing::error!(%error, "cannot start a worker"),
+            }
+        }
+    }
+
+    /// Waits; false if the mount is to end.
+    fn pause(&mut self, pause: Duration) -> bool {
+        if !pause.is_zero()
+            && let [true] = until_readable([self.signals.as_fd()], Some(pause))
+        {
+            self.stop(None);
+        }
+        !self.stopping
+    }
+
+    /// Refuses what comes for a while; false if the mount is to end, or has ended.
+    fn refuse(&mut self) -> anyhow::Result<bool> {
+        let Some(mount) = &self.mount else { return Ok(false) };
+        // What comes by others waits in the kernel for whoever reads.
+        let Some(connection) = mount.descriptors.first() else { return Ok(false) };
+        let mut refuser = Refuser::new(connection);
+        let end = self.clock.now().after(Nanos::from(REST));
+        loop {
+            let left = end.since(self.clock.now());
+            if left == Nanos(0) {
+                return Ok(true);
+            }
+            let [signal, asked] =
+                until_readable([self.signals.as_fd(), connection.as_fd()], Some(left.into()));
+            if signal {
+                self.stop(None);
+                return Ok(false);
+            }
+            if asked
+                && !refuser.refuse(connection, |_| true).context("the mount cannot be served any more")?
+            {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Puts a worker of another program in the place of this one, if it can serve; who serves then.
+    fn upgrade(&mut self, worker: Worker, program: &Path, unique: u64) -> anyhow::Result<Worker> {
+        let refused = |why: String| {
+            tracing::warn!("not upgraded: {why}");
+            note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
+        };
+        if !self.survives && !self.answered {
+            refused("the mount is still being made".into());
+            return Ok(worker);
+        }
+        let begin = Begin {
+            waits: true,
+            upgrade: Some(Upgrade { unique, failed: None }),
+            ..self.begin("was replaced by another program".into())
+        };
+        let prepared = Program::open(program)
+            .and_then(|program| Ok((self.start(&program, &begin)?, program)))
+            .map_err(|error| format!("{} cannot be started: {error}", program.display()));
+        let (mut successor, program) = match prepared {
+            Ok(prepared) => prepared,
+            Err(why) => {
+                refused(why);
+                return Ok(worker);
+            }
+        };
+        if let Err(why) = is_fit(&successor) {
+            successor.kill();
+            note("cannot wait for a worker", successor.end());
+            refused(why);
+            return Ok(worker);
+        }
+        // It may have died meanwhile, which comes to the same.
+        let _ = worker.link.say(&ToWorker::Leave);
+        let mut worker = worker;
+        if let [false] = until_readable([worker.process.as_fd()], Some(ANSWER)) {
+            tracing::error!("the old worker does not leave, and is ended");
+            worker.kill();
+        }
+        worker.end().context("cannot wait for a worker")?;
+        self.before += 1;
+        self.serves = None;
+        self.upgrade = begin.upgrade;
+        self.tried = Some(std::mem::replace(&mut self.program, program));
+        // Should it have died by now, that is seen next.
+        let _ = successor.link.say(&ToWorker::TakeOver);
+        Ok(successor)
+    }
+
+    /// A signal: nobody new is to come, and what was accepted is to be finished.
+    fn stop(&mut self, worker: Option<&Link>) {
+        let mut signals = [0; 64];
+        while matches!(self.signals.read(&mut signals), Ok(1..)) {}
+        if self.stopping {
+            return;
+        }
+        self.stopping = true;
+        tracing::info!("ending: unmounting and finishing what was accepted");
+        if let Some(mount) = &self.mount {
+            note("could not unmount", mount.place.detach());
+        }
+        if let Some(link) = worker {
+            // Whoever does not hear it has ended.
+            let _ = link.say(&ToWorker::Stop);
+        }
+    }
+
+    /// Takes away what would be left: a mount without anybody to serve it is worse than none.
+    fn put_away(&mut self) {
+        note("the service manager cannot be told", self.manager.stopping());
+        let Some(Mount { place, made, descriptors }) = self.mount.take() else { return };
+        if !self.answered {
+            note("could not unmount", place.detach());
+            if made {
+                note("could not remove the folder that was made", std::fs::remove_dir(&place.mountpoint));
+            }
+            return;
+        }
+        // With these the connection ends, if it has not.
+        drop(descriptors);
+        note("could not unmount", place.detach_dead());
+    }
+}
+
+/// Says what went wrong where nothing can be done about it.
+fn note<T>(what: &str, result: Result<T, impl Display>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "{what}");
+    }
+}
+
+/// What a worker says. One that cannot be understood any more is ended.
+fn hear(worker: &mut Worker) -> Option<(ToKeeper, Vec<OwnedFd>)> {
+    match worker.link.hear() {
+        Ok(Some(said)) => return Some(said),
+        // It closes its link with its end, which is a moment away.
+        Ok(None) if let [true] = until_readable([worker.process.as_fd()], Some(ANSWER)) => {}
+        Ok(None) => tracing::error!("a worker does not talk any more, and is ended"),
+        Err(error) => tracing::error!(%error, "a worker cannot be understood, and is ended"),
+    }
+    worker.kill();
+    None
+}
+
+/// Whether a successor that waits could serve; if not, why.
+fn is_fit(successor: &Worker) -> Result<(), String> {
+    let [said] = until_readable([successor.link.as_fd()], Some(ANSWER));
+    if !said {
+        return Err(format!("the new program did not say within {ANSWER:?} whether it can serve"));
+    }
+    match successor.link.hear() {
+        Ok(Some((ToKeeper::Fit, _))) => Ok(()),
+        Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
+        Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
+        Ok(None) => Err("the new program ended before it said whether it can serve".into()),
+        Err(error) => Err(format!("the new program cannot be understood: {error}")),
+    }
+}
+
+/// How a process ended.
+fn words(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("was ended by signal {signal}"),
+        (None, Some(code)) => format!("ended with status {code}"),
+        (None, None) => "ended".into(),
+    }
+}
+
+/// Waits until something can be read, or has ended; none of them if it takes longer than `patience`.
+fn until_readable<const N: usize>(watched: [BorrowedFd<'_>; N], patience: Option<Duration>) -> [bool; N] {
+    let clock = Clock::start();
+    loop {
+        let left = patience.map(|patience| Nanos::from(patience).since(clock.now()));
+        // Rounded up; a wait that is longer than can be said is taken up again.
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::from(u16::try_from(left.0.div_ceil(1_000_000)).unwrap_or(u16::MAX))
+        });
+        let mut all = watched.map(|one| PollFd::new(one, PollFlags::POLLIN));
+        match poll(&mut all, timeout) {
+            Ok(0) if left.is_none_or(|left| left > Nanos(0)) => {}
+            Err(Errno::EINTR) => {}
+            Ok(_) => return all.map(|one| one.any().unwrap_or(false)),
+            Err(error) => {
+                // There is no memory for it; later there may be.
+                tracing::error!(%error, "cannot wait");
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}

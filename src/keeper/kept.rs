@@ -1,0 +1,220 @@
+//! The worker's side: how it comes to its mount, and what it hears from its keeper.
+
+use super::link::{Begin, Link, ToKeeper, ToWorker};
+use crate::fuse::{Hold, MountedAt};
+use crate::ledger::{Ledger, LedgerError, Page};
+use anyhow::{Context, bail};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread;
+
+/// What a worker has from its keeper.
+#[derive(Debug)]
+pub struct Kept {
+    link: Link,
+    /// How it began.
+    pub begin: Begin,
+    /// What every successor has to know.
+    pub ledger: Arc<Ledger>,
+    /// Descriptors of the connection, where there is one already.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// What a worker is told while it serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// Let a successor serve, and end.
+    Leave,
+    /// Finish what was accepted, and end.
+    Stop,
+    /// There is no keeper any more.
+    Alone,
+}
+
+/// What does not change as long as there is the mount.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Facts {
+    /// Where the mount is.
+    pub place: MountedAt,
+    /// Everybody may use it, and not only its owner.
+    pub for_all: bool,
+    /// The folder that relative paths count from.
+    pub folder: PathBuf,
+    /// The configuration that was mounted.
+    pub file: PathBuf,
+    /// The kernel's first request.
+    pub init: Vec<u8>,
+}
+
+impl Facts {
+    /// What a predecessor has written down, if it came so far.
+    ///
+    /// # Errors
+    /// It cannot be understood.
+    pub fn read(ledger: &Ledger) -> Result<Option<Self>, LedgerError> {
+        let Some(bytes) = ledger.get(Page::Connection)? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| LedgerError::Content(error.to_string()))
+    }
+
+    /// Writes it down.
+    ///
+    /// # Errors
+    /// There is no memory for it.
+    pub fn write(&self, ledger: &Ledger) -> io::Result<()> {
+        ledger.put(Page::Connection, &serde_json::to_vec(self)?)
+    }
+}
+
+impl Kept {
+    /// Hears the keeper's first word, through standard input.
+    ///
+    /// # Errors
+    /// There is no keeper, or it speaks of what this program does not know.
+    pub fn begin() -> anyhow::Result<Self> {
+        let link = Link::of(std::io::stdin()).context("cannot talk to the keeper")?;
+        let begun = link.hear().context("a worker is started by `ioband mount`, not by hand")?;
+        let Some((ToWorker::Begin(begin), mut descriptors)) = begun else {
+            bail!("the keeper did not say how to begin")
+        };
+        if descriptors.is_empty() {
+            bail!("the keeper has sent no ledger");
+        }
+        let connection = descriptors.split_off(1);
+        let ledger = descriptors.pop().context("the keeper has sent no ledger")?;
+        let ledger = Ledger::inherit(ledger).inspect_err(|error| {
+            // Whoever waits for an answer gets it.
+            let _ = link.say(&ToKeeper::Unfit { why: error.to_string() });
+        })?;
+        Ok(Self { link, begin, ledger: Arc::new(ledger), descriptors: connection })
+    }
+
+    /// Has the keeper mount; where that is then, and the connection.
+    ///
+    /// # Errors
+    /// Why it cannot be mounted.
+    pub fn mount(&self, mountpoint: &Path) -> anyhow::Result<(MountedAt, OwnedFd)> {
+        self.link.say(&ToKeeper::Mount { mountpoint: mountpoint.to_owned() })?;
+        match self.link.hear()?.context("the keeper has ended")? {
+            (ToWorker::Mounted { place }, mut descriptors) => {
+                let connection = descriptors.pop().context("the keeper has sent no connection")?;
+                Ok((place, connection))
+            }
+            (ToWorker::NotMounted { why }, _) => bail!(why),
+            (ToWorker::Stop, _) => bail!("ended by a signal before it was mounted"),
+            (said, _) => bail!("the keeper says {said:?} where it was to mount"),
+        }
+    }
+
+    /// Says that it could serve, and waits until it is to; false if that is not to be.
+    ///
+    /// # Errors
+    /// The keeper has ended.
+    pub fn wait_for_turn(&self) -> anyhow::Result<bool> {
+        if !self.begin.waits {
+            return Ok(true);
+        }
+        self.link.say(&ToKeeper::Fit)?;
+        Ok(matches!(self.link.hear()?.context("the keeper has ended")?, (ToWorker::TakeOver, _)))
+    }
+
+    /// Says why it cannot serve, to a keeper that waits to hear that.
+    pub fn unfit(&self, why: &str) {
+        if self.begin.waits {
+            // Without a keeper there is nobody to tell.
+            let _ = self.link.say(&ToKeeper::Unfit { why: why.to_owned() });
+        }
+    }
+
+    /// The keeper, for who serves.
+    pub fn into_keeper(self) -> Arc<Keeper> {
+        Arc::new(Keeper {
+            process: self.begin.keeper,
+            link: self.link,
+            gone: AtomicBool::new(false),
+            asked: Mutex::default(),
+        })
+    }
+}
+
+impl Hold for Kept {
+    fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+        self.link.say_with(&ToKeeper::Keep, &[descriptor])
+    }
+}
+
+/// The keeper, for a worker that serves.
+#[derive(Debug)]
+pub struct Keeper {
+    process: u32,
+    link: Link,
+    gone: AtomicBool,
+    /// Who waits for what comes of an upgrade.
+    asked: Mutex<Option<mpsc::Sender<String>>>,
+}
+
+impl Keeper {
+    /// Says that the mount answers, and from now on tells `hears` what the keeper says.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn serves(
+        self: &Arc<Self>,
+        summary: String,
+        survives: bool,
+        hears: impl Fn(Word) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        // If it has ended, that is heard next.
+        let _ = self.link.say(&ToKeeper::Ready { summary, survives });
+        let listener = self.clone();
+        thread::Builder::new().name("keeper".into()).spawn(move || listener.listen(&hears))?;
+        Ok(())
+    }
+
+    /// Its process, while it lives.
+    pub fn process(&self) -> Option<u32> {
+        (!self.gone.load(Ordering::Acquire)).then_some(self.process)
+    }
+
+    /// Has this worker replaced by one of another program, and returns only if that does not come about.
+    ///
+    /// # Errors
+    /// Always: why not.
+    pub fn upgrade(&self, program: &Path, unique: u64) -> Result<std::convert::Infallible, String> {
+        let (asked, answer) = mpsc::channel();
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        let gone = || {
+            "the process that kept the mount has ended; only a new mount brings another program".to_owned()
+        };
+        if self.gone.load(Ordering::Acquire) {
+            return Err(gone());
+        }
+        let asked = ToKeeper::Upgrade { program: program.to_owned(), unique };
+        self.link.say(&asked).map_err(|_| gone())?;
+        // If it comes about, whoever asked is answered by the successor: to us he has asked in vain.
+        Err(answer.recv().unwrap_or_else(|_| gone()))
+    }
+
+    fn listen(&self, hears: &dyn Fn(Word)) {
+        loop {
+            match self.link.hear() {
+                Ok(Some((ToWorker::Leave, _))) => hears(Word::Leave),
+                Ok(Some((ToWorker::Stop, _))) => hears(Word::Stop),
+                Ok(Some((ToWorker::NotUpgraded { why, .. }, _))) => {
+                    let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    // Whoever asked may have gone.
+                    asked.map(|asked| asked.send(why));
+                }
+                Ok(Some((said, _))) => tracing::warn!(?said, "the keeper says what is of no use now"),
+                Ok(None) => break,
+                Err(error) => tracing::error!(%error, "the keeper cannot be understood"),
+            }
+        }
+        self.gone.store(true, Ordering::Release);
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        hears(Word::Alone);
+    }
+}

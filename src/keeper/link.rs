@@ -1,0 +1,219 @@
+//! What keeper and worker say to each other, through a pair of sockets; descriptors travel with the words.
+
+use crate::fuse::MountedAt;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+
+/// Descriptors that go with one message: the ledger, and one of /dev/fuse for each thread that reads it.
+pub(super) const MOST_DESCRIPTORS: usize = 32;
+/// The longest message, in bytes: a path and some words.
+const LONGEST: usize = 16 << 10;
+
+/// What the keeper tells a worker.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToWorker {
+    /// The first word, with the ledger and, if there is a mount already, its descriptors.
+    Begin(Begin),
+    /// What was asked to be mounted is; its descriptor comes along.
+    Mounted {
+        /// Where.
+        place: MountedAt,
+    },
+    /// It could not be mounted.
+    NotMounted {
+        /// Why.
+        why: String,
+    },
+    /// The predecessor has left: serve.
+    TakeOver,
+    /// Let a successor serve from now on, and end.
+    Leave,
+    /// Finish what was accepted, and end: nobody comes any more.
+    Stop,
+    /// What came of the upgrade that was asked for; the worker that is asked goes on.
+    NotUpgraded {
+        /// The request that asked for it.
+        unique: u64,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// How a worker begins.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Begin {
+    /// The process that keeps the mount.
+    pub keeper: u32,
+    /// How many workers there were before.
+    pub before: u32,
+    /// There is a mount, and the ledger says how it is.
+    pub inherits: bool,
+    /// The predecessor still serves: say whether you could, and wait for the word.
+    pub waits: bool,
+    /// How the predecessor ended: the end of a sentence for people.
+    pub ended: String,
+    /// When it did: microseconds since 1970.
+    pub since: u64,
+    /// The upgrade that was carried out, or tried, last.
+    pub upgrade: Option<Upgrade>,
+}
+
+/// An upgrade, by the request that asked for it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// The request's number in FUSE.
+    pub unique: u64,
+    /// Why it did not come about, if it did not.
+    pub failed: Option<String>,
+}
+
+/// What a worker tells the keeper.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum ToKeeper {
+    /// Mount there.
+    Mount {
+        /// The mount point.
+        mountpoint: PathBuf,
+    },
+    /// Hold the descriptor that comes along, too.
+    Keep,
+    /// The mount answers.
+    Ready {
+        /// What is mounted, for people.
+        summary: String,
+        /// A successor could go on should this worker die.
+        survives: bool,
+    },
+    /// Could take over.
+    Fit,
+    /// Could not take over, or not serve.
+    Unfit {
+        /// Why.
+        why: String,
+    },
+    /// Replace me by a worker of another program.
+    Upgrade {
+        /// The program file.
+        program: PathBuf,
+        /// The request that asked for it.
+        unique: u64,
+    },
+}
+
+/// One end.
+#[derive(Debug)]
+pub(super) struct Link(OwnedFd);
+
+impl Link {
+    /// Both ends.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self(ours), theirs))
+    }
+
+    /// The end that came as standard input.
+    ///
+    /// # Errors
+    /// No descriptors are left.
+    pub(super) fn of(stdin: impl AsFd) -> io::Result<Self> {
+        stdin.as_fd().try_clone_to_owned().map(Self)
+    }
+
+    /// Says something.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    pub(super) fn say(&self, what: &impl Serialize) -> io::Result<()> {
+        Ok(send(&self.0, &serde_json::to_vec(what)?, SendFlags::NOSIGNAL).map(drop)?)
+    }
+
+    /// Says something, and passes descriptors on.
+    ///
+    /// # Errors
+    /// Nobody listens any more.
+    pub(super) fn say_with(&self, what: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let words = serde_json::to_vec(what)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !along.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::Error::other("too many descriptors for one message"));
+        }
+        Ok(sendmsg(&self.0, &[IoSlice::new(&words)], &mut along, SendFlags::NOSIGNAL).map(drop)?)
+    }
+
+    /// Waits for what the other end says; `None` if it is closed.
+    ///
+    /// # Errors
+    /// What it said makes no sense.
+    pub(super) fn hear<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+        let mut words = vec![0; LONGEST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut along = RecvAncillaryBuffer::new(&mut space);
+        let received = loop {
+            let mut into = [IoSliceMut::new(&mut words)];
+            match recvmsg(&self.0, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC) {
+                Err(rustix::io::Errno::INTR) => {}
+                // It ended without having read everything.
+                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
+                received => break received?,
+            }
+        };
+        if received.bytes == 0 {
+            return Ok(None);
+        }
+        if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+            return Err(io::Error::other("a message was cut off"));
+        }
+        let descriptors = along.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        });
+        let descriptors = descriptors.flatten().collect();
+        Ok(Some((serde_json::from_slice(&words[..received.bytes])?, descriptors)))
+    }
+}
+
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    #[test]
+    fn words_and_descriptors_arrive_together() {
+        let (here, there) = Link::pair().unwrap();
+        let there = Link(there);
+        let (mut from, mut to) = std::io::pipe().unwrap();
+        here.say_with(&ToKeeper::Keep, &[from.as_fd(), to.as_fd()]).unwrap();
+        here.say(&ToKeeper::Fit).unwrap();
+        let (said, mut descriptors) = there.hear::<ToKeeper>().unwrap().expect("a message");
+        assert!(matches!(said, ToKeeper::Keep));
+        assert_eq!(descriptors.len(), 2);
+        std::fs::File::from(descriptors.remove(1)).write_all(b"x").unwrap();
+        let mut byte = [0];
+        from.read_exact(&mut byte).unwrap();
+        assert_eq!(&byte, b"x");
+        to.flush().unwrap();
+        assert!(matches!(there.hear::<ToKeeper>().unwrap(), Some((ToKeeper::Fit, none)) if none.is_empty()));
+        drop(here);
+        assert!(there.hear::<ToKeeper>().unwrap().is_none());
+        assert!(there.say(&ToKeeper::Fit).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! What workers are started from.
+
+use super::link::Link;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A program file that is held open: whatever takes its place on disk, a worker that has died is followed by one of the same
+/// version.
+#[derive(Debug)]
+pub(super) struct Program(File);
+
+impl Program {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self(File::open(path)?))
+    }
+
+    /// Starts a worker with these arguments.
+    pub(super) fn start(&self, arguments: &[OsString]) -> io::Result<Worker> {
+        let (link, theirs) = Link::pair()?;
+        let mut child = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()))
+            .arg0("ioband")
+            .args(arguments)
+            .stdin(theirs)
+            // That of the keeper may be a pipe whose reader waits for its end.
+            .stdout(Stdio::null())
+            .env_remove("NOTIFY_SOCKET")
+            .spawn()?;
+        let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let process = process.ok_or_else(|| io::Error::other("a process without a number"));
+        let opened = process.and_then(|process| {
+            let whole = pidfd_open(process, PidfdFlags::empty())?;
+            let thread = pidfd_open(process, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
+            // Where a kernel cannot tell of threads, the process has to do.
+            Ok((thread.or_else(|_| whole.try_clone())?, whole))
+        });
+        match opened {
+            Ok((main, process)) => Ok(Worker { child, main, process, link }),
+            Err(error) => {
+                // Nobody could see it end.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A process that serves, or is about to.
+#[derive(Debug)]
+pub(super) struct Worker {
+    child: Child,
+    /// Readable when its main thread has ended: it does not live any more, but its other threads may have to wait for
+    /// something before they can end.
+    pub(super) main: OwnedFd,
+    /// Readable when it has ended.
+    pub(super) process: OwnedFd,
+    pub(super) link: Link,
+}
+
+impl Worker {
+    /// Whether a thread is one of its own.
+    pub(super) fn has(&self, thread: u32) -> bool {
+        Path::new(&format!("/proc/{}/task/{thread}", self.child.id())).exists()
+    }
+
+    /// How it ended. Waits for that.
+    pub(super) fn end(mut self) -> io::Result<ExitStatus> {
+        self.child.wait()
+    }
+
+    /// Ends it without asking.
+    pub(super) fn kill(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+    }
+}
