@@ -61,7 +61,7 @@ fn write(path: &Path, kind: BackendKind) -> anyhow::Result<()> {
         lane.wait(None, &mut events)?;
         for event in events.drain(..) {
             if let Event::Finished(finished) = event {
-                device.finished(finished, &mut calls);
+                device.finished(finished, clock.now(), &mut calls);
             }
         }
         device.collect(clock.now(), &mut done);

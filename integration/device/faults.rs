@@ -11,8 +11,10 @@ pub(crate) fn read_only(place: Place, backend: BackendKind) {
     let Opened { target, _loop, file, _folder } = Opened::new(place);
     let path = target.path().to_owned();
     drop(target);
-    let target =
-        Arc::new(Target::open(&path, None, OpenMode { read_only: true }).expect("opening read-only"));
+    let target = Arc::new(
+        Target::open(&path, None, OpenMode { read_only: true, ..OpenMode::default() })
+            .expect("opening read-only"),
+    );
     let on = Opened { target, _loop, file, _folder };
     let device = device(backend, None);
     // All in the same block: each waits for the one before it.

@@ -7,9 +7,9 @@
 use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{Defaults, DevicePlan, Plan, Probe, SimulatePlan};
+use crate::config::{self, Defaults, DevicePlan, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
 use crate::control::{ImageLine, Machinery, Processes, Refusal, Service};
-use crate::device::{OpenMode, Simulate, Target};
+use crate::device::{Fault, FaultOp, Faults, OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::keeper::Keeper;
@@ -136,6 +136,7 @@ impl Live {
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
         for (device, (_, here)) in new.devices.iter().zip(&held) {
             here.target.grow_to(device.size);
+            here.target.set_faults(faults(device).as_ref());
         }
         self.change(new, &held);
         self.face.show(tree);
@@ -200,7 +201,7 @@ impl Live {
                         format!("device {name}: {path} counts from the folder that this runs in, which is not there any more"),
                     ));
                 }
-                let target = Target::open(&device.path, device.create, OpenMode { read_only })
+                let target = Target::open(&device.path, device.create, OpenMode { read_only, ..OpenMode::default() })
                     .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))?;
                 undo.files.extend(device.create.map(|_| device.path.clone()));
                 // One that was just made has one only now.
@@ -442,6 +443,23 @@ fn wants<'p>(devices: impl IntoIterator<Item = &'p DevicePlan>) -> Wants {
 fn settings(device: &DevicePlan) -> Settings {
     let DevicePlan { io_throttle, io_limit, token_base, .. } = *device;
     Settings { io_throttle, io_limit, token_base }
+}
+
+fn faults(device: &DevicePlan) -> Option<Faults> {
+    let fault = |plan: &FaultPlan| {
+        let FaultPlan { what, op, range, every, seed } = *plan;
+        let op = op.map(|op| match op {
+            config::FaultOp::Read => FaultOp::Read,
+            config::FaultOp::Write => FaultOp::Write,
+            config::FaultOp::Flush => FaultOp::Flush,
+            config::FaultOp::Discard => FaultOp::Discard,
+        });
+        let range = range.map(|range| range.offset.0..range.end().0);
+        let error = what.error.map(FaultError::errno);
+        Fault { op, range, every, seed, error, short: what.short, stall: what.stall }
+    };
+    let faults: Vec<_> = device.faults.iter().map(fault).collect();
+    (!faults.is_empty()).then_some(Faults(faults))
 }
 
 fn simulate(device: &DevicePlan) -> Option<Simulate> {

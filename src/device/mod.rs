@@ -13,8 +13,12 @@
 
 mod buffer;
 mod call;
+mod faults;
+mod health;
 mod kernel;
 mod lane;
+mod mark;
+mod medium;
 mod open;
 mod pool;
 mod queue;
@@ -28,7 +32,10 @@ mod users;
 
 pub use buffer::Payload;
 pub use call::{BackendKind, Calls, Finished};
+pub use faults::{Fault, FaultOp, Faults};
+pub use health::{News, Trouble};
 pub use lane::{Command, Event, Lane, Waker};
+pub use mark::Mark;
 pub use open::{OpenError, OpenMode};
 pub use queue::{Device, Done, Op, Part};
 pub use simulate::{Model, Simulate};
