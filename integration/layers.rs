@@ -8,23 +8,24 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("units", &[]),
     ("clock", &["units"]),
     ("mountinfo", &[]),
+    ("sandbox", &[]),
     ("ledger", &[]),
     ("sched", &["units"]),
     ("device", &["units", "clock", "mountinfo"]),
     ("classify", &["units", "clock"]),
     ("config", &["units", "sched", "classify"]),
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
-    ("control", &["units", "clock", "ledger", "sched", "classify", "config", "device", "engine"]),
+    ("control", &["units", "clock", "sandbox", "ledger", "sched", "classify", "config", "device", "engine"]),
     ("fuse", &["units", "clock", "mountinfo", "ledger", "classify", "config", "device", "engine", "control"]),
     (
         "daemon",
         &[
-            "units", "clock", "sched", "classify", "config", "device", "engine", "control", "fuse", "keeper",
-            "ledger",
+            "units", "clock", "sandbox", "sched", "classify", "config", "device", "engine", "control",
+            "fuse", "keeper", "ledger",
         ],
     ),
     ("keeper", &["units", "clock", "ledger", "fuse"]),
-    ("cli", &["keeper", "units", "config", "device", "fuse", "daemon"]),
+    ("cli", &["keeper", "units", "sandbox", "config", "device", "fuse", "daemon"]),
 ];
 
 /// A source file without its tests: its module, its name and its lines, comments left out.

@@ -7,6 +7,7 @@
 //! To leave, for a successor: what is with the devices is answered; what is held is the successor's.
 #![forbid(unsafe_code)]
 
+mod counted;
 mod exchange;
 mod live;
 mod replace;
@@ -14,12 +15,14 @@ mod watch;
 
 use crate::classify::{Callers, Wants};
 use crate::clock::{self, Clock};
-use crate::config::{Defaults, Plan, Probe};
-use crate::control::{Control, Events, Service};
+use crate::config::{ControlPlan, Defaults, Plan, Probe, load_bytes};
+use crate::control::{Carried, Control, Events, Journal, Service};
 use crate::engine::Engines;
 use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Facts, Kept, Word};
+use crate::sandbox::Report;
 use anyhow::Context;
+use counted::Counted;
 use fuser::SessionACL;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -33,20 +36,20 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 /// How a mount is to be served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How requests come and devices are talked to.
     pub serve: ServeOptions,
     /// Let every request pass at once: to measure what scheduling costs.
     pub unscheduled: bool,
+    /// What this process has given up already.
+    pub sandbox: Report,
 }
 
 /// A configuration, and all that is needed to read it again.
 pub struct Configuration {
-    /// What it says.
-    pub plan: Plan,
-    /// Its text.
-    pub text: String,
+    /// What it says, and its text; where there is a mount already, the ledger knows what runs.
+    pub says: Option<(Plan, String)>,
     /// The file that it was read from, from the root.
     pub file: PathBuf,
     /// What holds where it says nothing.
@@ -72,33 +75,54 @@ pub fn serve(
     mountpoint: &Path,
     options: Options,
     kept: Kept,
-    ready: impl FnOnce() -> anyhow::Result<String>,
+    ready: impl FnOnce(&Plan) -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
     raise_descriptor_limit();
-    let Configuration { plan, text, file, defaults, probe } = configuration;
+    let Configuration { says, file, defaults, probe } = configuration;
     let events = Arc::new(Events::default());
     let inherited = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
     if inherited.is_none() {
         // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
         check_mountpoint(mountpoint)?;
     }
-    let clock = Clock::start();
-    let engines = Arc::new(Engines::default());
-    let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
-    let control = Arc::new(Control::new(events.clone(), plan.clone(), &text));
-    let owner = (geteuid().as_raw(), getegid().as_raw());
-    // A mount begins with nothing, and is changed to what it is to be, as it is changed later on.
-    let nothing = Plan { devices: Vec::new(), images: Vec::new(), ..plan.clone() };
-    let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
-    let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
-    let folder = defaults.folder.clone();
-    let live =
-        Live::new(defaults, probe, file.clone(), face.clone(), engines.clone(), clock, options.unscheduled);
     if !kept.wait_for_turn()? {
         return Ok(());
     }
+    let clock = Clock::start();
+    let engines = Arc::new(Engines::new(options.serve.budget()));
+    // From here on nobody else writes to the ledger.
+    events.keep_in(kept.ledger.clone())?;
+    let journal = Arc::new(Journal::new(kept.ledger.clone())?);
+    let carried = journal.carried();
+    let Running { plan, text, mut trouble } = match says {
+        Some((plan, text)) if inherited.is_none() => Running { plan, text, trouble: None },
+        _ => Running::inherited(&carried, &defaults, &*probe)?,
+    };
+    let counted = Counted::new(kept.ledger.clone(), engines.clone(), events.clone());
+    let callers = Callers::new(Wants::default()).context("cannot set up the cache of callers")?;
+    let owner = (geteuid().as_raw(), getegid().as_raw());
+    // A mount begins with nothing, and is changed to what it is to be, as it is changed later on.
+    let nothing = Plan { devices: Vec::new(), images: Vec::new(), ..plan.clone() };
+    let control = Arc::new(Control::new(events.clone(), journal.clone(), nothing.clone(), &text));
+    let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
+    let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
+    let folder = defaults.folder.clone();
+    let live = Live::new(
+        defaults,
+        probe,
+        file.clone(),
+        face.clone(),
+        engines.clone(),
+        clock,
+        options.unscheduled,
+        counted.clone(),
+    );
+    let live = live.inheriting(carried, face.inherited_images()?);
     let start = Clock::start();
     let mut made = RemoveOnDrop(loop {
+        if trouble.is_some() {
+            break Vec::new();
+        }
         match live.make(&nothing, &plan) {
             Err(refusal)
                 if kept.begin.inherits
@@ -107,9 +131,20 @@ pub fn serve(
             {
                 thread::sleep(std::time::Duration::from_millis(1));
             }
+            // There is a mount, and it is served as far as that goes.
+            Err(refusal) if inherited.is_some() => {
+                trouble = Some(refusal.to_string());
+                break Vec::new();
+            }
             made => break made?,
         }
     });
+    if trouble.is_none() {
+        control.begin(plan.clone());
+    }
+    counted.go_on(&Counted::inherited(&kept.ledger)?);
+    face.go_on()?;
+    counted.start().context("cannot start a thread")?;
 
     let (stop, stopped) = mpsc::channel();
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).context("cannot handle signals")?;
@@ -139,7 +174,7 @@ pub fn serve(
         let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
-    let live = Arc::new(live.served_by(server.clone()));
+    let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
     live.mounted_as(place.device());
     control.put_in_force_by(live.clone());
     let unmounted = stop.clone();
@@ -156,7 +191,7 @@ pub fn serve(
     let begin = kept.begin.clone();
     let keeper = kept.into_keeper();
     live.kept_by(keeper.clone(), begin.before);
-    keeper.serves(ready()?, server.survives(), move |word| {
+    keeper.serves(ready(&plan)?, server.survives(), move |word| {
         // At the end nobody listens.
         let _ = stop.send(Stop::Keeper(word));
     })?;
@@ -167,6 +202,12 @@ pub fn serve(
         events.add(&format!("the worker {}; another one serves after {pause} ms", begin.ended));
     } else {
         events.add(&format!("mounted at {}", place.mountpoint.display()));
+    }
+    for (wall, why) in options.sandbox.missing() {
+        events.add(&format!("served outside a part of the sandbox: {} is not available: {why}", wall.name()));
+    }
+    if let Some(trouble) = trouble {
+        events.add(&format!("what ran cannot be in force: {trouble}; save control.yaml again when it can"));
     }
     if let Err(error) = watch::start(file, control) {
         events.add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
@@ -182,12 +223,14 @@ pub fn serve(
             }
             Ok(Stop::Keeper(Word::Leave)) => {
                 server.leave();
+                counted.write();
                 return Ok(());
             }
             Ok(Stop::Keeper(Word::Stop) | Stop::Unmounted(Ok(()))) => break,
             // Somebody else may hold the mount, and go on with it.
             Ok(Stop::Signal) => {
                 server.leave();
+                counted.write();
                 return Ok(());
             }
             // What was accepted and cannot be carried out is the successor's.
@@ -200,6 +243,34 @@ pub fn serve(
     }
     server.finish();
     Ok(())
+}
+
+/// What is to run.
+struct Running {
+    plan: Plan,
+    text: String,
+    /// Why the text cannot be in force.
+    trouble: Option<String>,
+}
+
+impl Running {
+    /// What ran with a predecessor. Where that cannot be read any more, because a device has gone mostly, nothing of it is
+    /// there until somebody puts it in force again; but it is still what `control.yaml` says.
+    fn inherited(carried: &Carried, defaults: &Defaults, probe: &dyn Probe) -> anyhow::Result<Self> {
+        let text = carried.text.clone().context("the ledger does not say what runs")?;
+        match load_bytes(text.as_bytes(), "control.yaml", defaults, probe) {
+            Ok(plan) => Ok(Self { plan, text, trouble: None }),
+            Err(report) => {
+                let (dir, owner, group, mode) =
+                    carried.control.clone().context("the ledger does not say what is mounted")?;
+                let control = ControlPlan { dir, owner, group, mode };
+                let mountpoint = carried.mountpoint.clone();
+                let plan = Plan { mountpoint, control, devices: Vec::new(), images: Vec::new() };
+                let trouble = report.to_string().replace('\n', " ");
+                Ok(Self { plan, text, trouble: Some(trouble) })
+            }
+        }
+    }
 }
 
 /// Files that were made for devices, and the mount point: a mount that does not come about leaves none behind.

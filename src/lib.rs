@@ -6,6 +6,7 @@
 //!
 //! * [`units`], [`clock`]: sectors, bytes and weights as types of their own; the only place that reads time.
 //! * [`mountinfo`]: what is mounted where.
+//! * [`sandbox`]: what the process that serves gives up.
 //! * [`ledger`]: what a successor must know, in memory that outlives the process.
 //! * [`sched`]: the pure scheduler. No clock, descriptor, thread or log: time goes in, decisions come out.
 //! * [`classify`]: who is calling, and to which ioband group that caller belongs.
@@ -29,5 +30,6 @@ pub mod fuse;
 pub mod keeper;
 pub mod ledger;
 pub mod mountinfo;
+pub mod sandbox;
 pub mod sched;
 pub mod units;

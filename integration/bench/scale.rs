@@ -84,7 +84,8 @@ fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
     };
     // Everything that is asked for may be in flight: what the lock costs does not depend on the depth.
     let settings = Settings { io_limit: batch as u32, ..Settings::default() };
-    let settings = EngineSettings { id: 1, settings, unscheduled: false, simulate: None };
+    let settings =
+        EngineSettings { id: 1, settings, unscheduled: false, simulate: None, budget: Arc::default() };
     let engine = Engine::new(0, settings, Clock::start());
     let band = engine.change().add_band(band);
     let extents = vec![Extent { offset: Bytes(0), size: Bytes(SIZE) }];
@@ -103,7 +104,7 @@ fn measure(groups: u32, batch: usize) -> anyhow::Result<u64> {
                 let identity = Identity::from_ids(uid, 0);
                 let caller = Caller { uid, gid: 0, tid: 0 };
                 let request = Request { image: image.clone(), offset, work, identity, caller };
-                (engine.prepare(request), Ticket { slot: 0, kind: 0, len: 0, unique })
+                (engine.prepare(request), Ticket { slot: 0, kind: 0, len: 0, unique, may_leave: false })
             })
             .collect();
         let start = Instant::now();

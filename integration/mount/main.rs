@@ -20,6 +20,7 @@ mod load;
 mod locks;
 mod others;
 mod predict;
+mod sandbox;
 mod shares;
 #[path = "../sim/mod.rs"]
 mod sim;
@@ -35,7 +36,7 @@ use libtest_mimic::Arguments;
 use support::FuseUring;
 
 fn main() {
-    if locks::helper() {
+    if locks::helper() || sandbox::helper() {
         return;
     }
     let args = Arguments::from_args();
@@ -52,6 +53,7 @@ fn main() {
         startup::trials(),
         forbidden::trials(),
         cli::trials(),
+        sandbox::trials(),
         control::trials(),
         commands::trials(),
         document::trials(),

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// What is in the control directory.
-const CONTROL: [&str; 12] = [
+const CONTROL: [&str; 13] = [
     "control.yaml",
     "ctl",
     "devices",
@@ -23,6 +23,7 @@ const CONTROL: [&str; 12] = [
     "ls.json",
     "metrics",
     "pid",
+    "sandbox",
     "status",
     "status.json",
     "table",

@@ -130,6 +130,15 @@ impl<K: Copy> GroupMap<K> {
         self.groups.iter().map(|group| group.process.get().copied())
     }
 
+    /// Under type `pid`: the group keeps to this process, and not to one that has its number by now.
+    pub fn keep_to(&mut self, id: &GroupId, process: ProcessId) {
+        if self.group_type == GroupType::Pid
+            && let Some(at) = self.position(id)
+        {
+            self.groups[at].process = OnceLock::from(process);
+        }
+    }
+
     /// The group of somebody who accesses an image.
     pub fn classify(&self, identity: &Identity, image: &str) -> K {
         match self.group_type {

@@ -8,8 +8,9 @@ use super::{probe, say};
 use crate::config::Plan;
 use crate::daemon;
 use crate::device::BackendKind;
-use crate::fuse::{LOG_FILTER, ServeOptions, TransportKind};
+use crate::fuse::{LEAST_MEMORY, LOG_FILTER, ServeOptions, TransportKind};
 use crate::keeper::{self, Facts, Keeping, Kept};
+use crate::sandbox::{self, Report, Wall};
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
@@ -49,13 +50,21 @@ pub(super) struct Args {
     /// about 10 KiB while it is there, and its data
     #[arg(long, value_name = "N", default_value_t = 4608, value_parser = clap::value_parser!(u32).range(16..=65536))]
     slots: u32,
-    /// Memory that is kept ready for large requests when they are over. By io_uring what was read also stays until the next
-    /// small request comes to its place
+    /// Memory for the data of requests that are held or on their way, at least 16MiB. When it gets short, writes are carried
+    /// out before it is their turn, those of whoever floods first, and answered in their turn
+    #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = memory)]
+    memory: Bytes,
+    /// Of that, what is kept ready for large requests when they are over; at most a quarter of it is
     #[arg(long, value_name = "SIZE", default_value = "64MiB")]
     keep_memory: Bytes,
     /// Let every request pass at once, whatever its group: only to measure what scheduling costs
     #[arg(long)]
     no_scheduling: bool,
+    /// Serve outside the sandbox, or outside these parts of it: to find a fault, or to use a debugger. `ioband ls -v` shows
+    /// what is in force
+    #[arg(long, value_enum, value_name = "PART,…", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
+    #[arg(default_missing_value = "capabilities,privileges,seccomp,landlock")]
+    no_sandbox: Vec<Part>,
     /// Used by `mount` itself: say on standard output when ready, then leave the terminal
     #[arg(long, hide = true)]
     ready: bool,
@@ -72,10 +81,23 @@ enum Transport {
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Part {
+    Capabilities,
+    Privileges,
+    Seccomp,
+    Landlock,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum Backend {
     Auto,
     Uring,
     Threads,
+}
+
+fn memory(text: &str) -> Result<Bytes, String> {
+    let size: Bytes = text.parse().map_err(|error: crate::units::SizeError| error.to_string())?;
+    if size.0 < LEAST_MEMORY { Err(format!("it takes at least {}", Bytes(LEAST_MEMORY))) } else { Ok(size) }
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
@@ -112,15 +134,27 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
     // Of its program file it knows the number only.
     let _ = nix::sys::prctl::set_name(c"ioband");
-    let kept = Kept::begin()?;
-    let served = serve_kept(&args, kept)?;
-    Ok(served)
+    // Before anything is read that others have written, and before there are threads.
+    let off: Vec<_> = args.no_sandbox.iter().map(|part| part.wall()).collect();
+    let sandbox = sandbox::enter(&off)?;
+    serve_kept(&args, Kept::begin()?, sandbox)
 }
 
-fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
+impl Part {
+    fn wall(self) -> Wall {
+        match self {
+            Self::Capabilities => Wall::Capabilities,
+            Self::Privileges => Wall::Privileges,
+            Self::Seccomp => Wall::Seccomp,
+            Self::Landlock => Wall::Landlock,
+        }
+    }
+}
+
+fn serve_kept(args: &Args, kept: Kept, sandbox: Report) -> anyhow::Result<ExitCode> {
     let facts = Facts::read(&kept.ledger)?.filter(|_| kept.begin.inherits);
     let configuration = match &facts {
-        Some(facts) => probe::configuration_in(&facts.folder, &facts.file),
+        Some(facts) => Ok(probe::configuration_of_mount(&facts.folder, &facts.file)),
         None => probe::configuration(&args.config),
     };
     let configuration = match configuration {
@@ -133,7 +167,7 @@ fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
     };
     let mountpoint = match facts {
         Some(facts) => facts.place.mountpoint,
-        None => mountpoint(args, &configuration.plan)?,
+        None => mountpoint(args, configuration.says.as_ref().map(|(plan, _)| plan))?,
     };
     let backend = match args.backend {
         Backend::Auto => BackendKind::Auto,
@@ -145,21 +179,21 @@ fn serve_kept(args: &Args, kept: Kept) -> anyhow::Result<ExitCode> {
         Transport::Dev => TransportKind::Dev,
         Transport::Uring => TransportKind::Uring,
     };
-    let keep = usize::try_from(args.keep_memory.0).unwrap_or(usize::MAX);
-    let serve = ServeOptions { transport, backend, slots: args.slots, keep };
-    let options = daemon::Options { serve, unscheduled: args.no_scheduling };
-    let summary = summary(&configuration.plan);
-    daemon::serve(configuration, &mountpoint, options, kept, || {
+    let [memory, keep] =
+        [args.memory, args.keep_memory].map(|size| usize::try_from(size.0).unwrap_or(usize::MAX));
+    let serve = ServeOptions { transport, backend, slots: args.slots, memory, keep };
+    let options = daemon::Options { serve, unscheduled: args.no_scheduling, sandbox };
+    daemon::serve(configuration, &mountpoint, options, kept, |plan| {
         if args.ready {
             detach()?;
         }
-        Ok(summary)
+        Ok(summary(plan))
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn mountpoint(args: &Args, plan: &Plan) -> anyhow::Result<PathBuf> {
-    args.mountpoint.clone().or_else(|| plan.mountpoint.clone()).ok_or_else(|| {
+fn mountpoint(args: &Args, plan: Option<&Plan>) -> anyhow::Result<PathBuf> {
+    args.mountpoint.clone().or_else(|| plan?.mountpoint.clone()).ok_or_else(|| {
         anyhow!(
             "no mount point: give one after the configuration (`ioband mount {} /vmdisk`) or set `mountpoint:` in it",
             args.config.display()

@@ -50,9 +50,10 @@ pub(super) fn configuration(path: &Path) -> Result<Configuration, Report> {
     read_with(path, defaults())
 }
 
-/// The same for a configuration whose relative paths count from `folder`.
-pub(super) fn configuration_in(folder: &Path, path: &Path) -> Result<Configuration, Report> {
-    read_with(path, Defaults { folder: folder.to_owned(), ..defaults() })
+/// What is needed to go on with a mount, whose configuration was read from `file`, with relative paths from `folder`.
+pub(super) fn configuration_of_mount(folder: &Path, file: &Path) -> Configuration {
+    let defaults = Defaults { folder: folder.to_owned(), ..defaults() };
+    Configuration { says: None, file: file.to_owned(), defaults, probe: Box::new(Machine) }
 }
 
 fn read_with(path: &Path, defaults: Defaults) -> Result<Configuration, Report> {
@@ -61,7 +62,8 @@ fn read_with(path: &Path, defaults: Defaults) -> Result<Configuration, Report> {
     let plan = load_bytes(&bytes, &origin, &defaults, &Machine)?;
     // It was read as text just now.
     let text = String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Configuration { plan, text, file: defaults.folder.join(path), defaults, probe: Box::new(Machine) })
+    let file = defaults.folder.join(path);
+    Ok(Configuration { says: Some((plan, text)), file, defaults, probe: Box::new(Machine) })
 }
 
 /// Loads a configuration as the current user on this machine.

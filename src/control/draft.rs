@@ -3,19 +3,22 @@
 //! Each open file has a draft of its own, so that two editors at once cannot mix their bytes, and what is half written is
 //! nowhere to be seen.
 
+use serde::{Deserialize, Serialize};
+
 /// A file while it is being written.
 #[derive(Debug)]
 pub struct Draft {
     bytes: Vec<u8>,
     most: usize,
-    state: State,
+    state: DraftState,
 }
 
 /// How far a draft is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DraftState {
     /// Nothing was written since it was opened or put in force. A file that was only emptied counts as that: whoever
     /// empties it is about to write.
+    #[default]
     Unchanged,
     /// To be put in force.
     Written,
@@ -30,7 +33,17 @@ pub struct TooLarge;
 impl Draft {
     /// A draft that begins with `bytes` and has no more than `most`.
     pub fn new(bytes: Vec<u8>, most: usize) -> Self {
-        Self { bytes, most, state: State::Unchanged }
+        Self { bytes, most, state: DraftState::Unchanged }
+    }
+
+    /// One that somebody else has begun.
+    pub fn go_on(bytes: Vec<u8>, most: usize, state: DraftState) -> Self {
+        Self { bytes, most, state }
+    }
+
+    /// How far it is.
+    pub fn state(&self) -> DraftState {
+        self.state
     }
 
     /// What it holds.
@@ -52,7 +65,7 @@ impl Draft {
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(data.len());
         if end > self.most {
-            self.state = State::Refused(libc::EFBIG);
+            self.state = DraftState::Refused(libc::EFBIG);
             return Err(TooLarge);
         }
         if end > self.bytes.len() {
@@ -86,15 +99,15 @@ impl Draft {
 
     fn touch(&mut self) {
         // Too large once, it stays so: what did not fit is missing.
-        if self.state != State::Refused(libc::EFBIG) {
-            self.state = State::Written;
+        if self.state != DraftState::Refused(libc::EFBIG) {
+            self.state = DraftState::Written;
         }
     }
 
     /// What there is to put in force, if anything was written since the last time.
     pub fn take(&mut self) -> Option<Vec<u8>> {
-        (self.state == State::Written).then(|| {
-            self.state = State::Unchanged;
+        (self.state == DraftState::Written).then(|| {
+            self.state = DraftState::Unchanged;
             self.bytes.clone()
         })
     }
@@ -102,16 +115,16 @@ impl Draft {
     /// What was taken has been refused.
     pub fn refuse(&mut self, errno: i32) {
         // Unless more was written meanwhile: then that is to be tried first.
-        if self.state == State::Unchanged {
-            self.state = State::Refused(errno);
+        if self.state == DraftState::Unchanged {
+            self.state = DraftState::Refused(errno);
         }
     }
 
     /// The errno that it was refused with, as long as nothing more was written.
     pub fn refused(&self) -> Option<i32> {
         match self.state {
-            State::Refused(errno) => Some(errno),
-            State::Unchanged | State::Written => None,
+            DraftState::Refused(errno) => Some(errno),
+            DraftState::Unchanged | DraftState::Written => None,
         }
     }
 }

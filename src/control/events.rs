@@ -3,8 +3,11 @@
 //! They are one text that only grows at its end, so that it can be followed (`tail -f`, poll). When it is full the older
 //! half goes at once: whoever follows it by its size then takes it for a new file, and that must be a rare thing.
 
+use super::journal::Stamp;
 use crate::clock;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use crate::ledger::{Ledger, LedgerError, Page};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 /// More than fits an attentive look, in bytes; what is older is in the log.
@@ -21,9 +24,12 @@ pub struct Events {
     log: Mutex<Log>,
     /// Told after each new event.
     on_new: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    /// Where a successor finds them.
+    ledger: OnceLock<Arc<Ledger>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 struct Log {
     text: String,
     /// Bytes of older events that have gone.
@@ -31,11 +37,14 @@ struct Log {
     /// The last event without its time, and how often it came.
     last: String,
     again: u64,
-    changed: Option<SystemTime>,
+    changed: Option<Stamp>,
+    /// It is in the ledger as it is.
+    #[serde(skip)]
+    kept: bool,
 }
 
 /// Somebody who reads the events as they come.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follower {
     /// Which byte, of all there ever were, is the first one to this reader.
     first: u64,
@@ -59,6 +68,39 @@ impl Events {
         }
     }
 
+    /// Goes on with the events of a predecessor, and keeps them where a successor finds them. What was added is written down
+    /// before anybody reads it, so that a reader who goes on with a successor has read what that has.
+    ///
+    /// # Errors
+    /// When what is there cannot be read or makes no sense.
+    pub fn keep_in(&self, ledger: Arc<Ledger>) -> Result<(), LedgerError> {
+        if let Some(bytes) = ledger.get(Page::Events)? {
+            let log = serde_json::from_slice(&bytes);
+            *self.log() = log.map_err(|error| LedgerError::Content(error.to_string()))?;
+        }
+        // Once for each mount.
+        let _ = self.ledger.set(ledger);
+        Ok(())
+    }
+
+    /// Writes down what was added.
+    pub fn keep(&self) {
+        drop(self.kept(self.log()));
+    }
+
+    fn kept<'a>(&self, mut log: MutexGuard<'a, Log>) -> MutexGuard<'a, Log> {
+        if let Some(ledger) = self.ledger.get().filter(|_| !log.kept) {
+            let written = serde_json::to_vec(&*log)
+                .map_err(std::io::Error::other)
+                .and_then(|bytes| ledger.put(Page::Events, &bytes));
+            if let Err(error) = written {
+                tracing::error!(%error, "cannot write down the events for a successor");
+            }
+            log.kept = true;
+        }
+        log
+    }
+
     /// `tell` is called after each new event; the first one stands.
     pub fn on_new(&self, tell: impl Fn() + Send + Sync + 'static) {
         if self.on_new.set(Box::new(tell)).is_err() {
@@ -74,7 +116,7 @@ impl Events {
 
     /// At most `size` bytes from `offset` on, as this reader counts them; nothing at the end.
     pub fn read(&self, follower: &mut Follower, offset: u64, size: usize) -> Vec<u8> {
-        let log = self.log();
+        let log = self.kept(self.log());
         // Who begins again, or has not kept up, goes on with the oldest event that is left.
         if offset == 0 || follower.first.saturating_add(offset) < log.gone {
             follower.first = log.gone.saturating_sub(offset);
@@ -96,12 +138,12 @@ impl Events {
     /// How many bytes there are to read, and since when.
     pub fn size(&self) -> (u64, Option<SystemTime>) {
         let log = self.log();
-        (log.text.len() as u64, log.changed)
+        (log.text.len() as u64, log.changed.map(SystemTime::from))
     }
 
     /// All of them as text, newest last.
     pub fn text(&self) -> String {
-        self.log().text.clone()
+        self.kept(self.log()).text.clone()
     }
 
     fn log(&self) -> MutexGuard<'_, Log> {
@@ -111,6 +153,7 @@ impl Events {
 
 impl Log {
     fn add(&mut self, text: &str) {
+        self.kept = false;
         let mut text = text.replace(['\n', '\r'], " ");
         if text.len() > LONGEST {
             let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
@@ -134,7 +177,7 @@ impl Log {
 
     fn push(&mut self, text: &str) {
         self.text += &format!("{} {text}\n", clock::wall_text());
-        self.changed = Some(clock::wall());
+        self.changed = Some(clock::wall().into());
         if self.text.len() > MOST {
             let half = self.text.len() - MOST / 2;
             // Up to the end of a line, which every text has.

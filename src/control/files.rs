@@ -25,11 +25,13 @@ pub enum ControlFile {
     StatusJson,
     /// What `ls` says, for programs.
     LsJson,
+    /// What the process that serves has given up, for people.
+    Sandbox,
 }
 
 impl ControlFile {
     /// All of them.
-    pub const ALL: [ControlFile; 11] = [
+    pub const ALL: [ControlFile; 12] = [
         Self::Table,
         Self::Status,
         Self::Events,
@@ -41,6 +43,7 @@ impl ControlFile {
         Self::TableJson,
         Self::StatusJson,
         Self::LsJson,
+        Self::Sandbox,
     ];
 
     /// Its file name.
@@ -57,6 +60,7 @@ impl ControlFile {
             Self::TableJson => "table.json",
             Self::StatusJson => "status.json",
             Self::LsJson => "ls.json",
+            Self::Sandbox => "sandbox",
         }
     }
 }

@@ -134,7 +134,10 @@ devices:
         let list = value(&list_json(&stage.look()));
         assert_eq!(list["version"], env!("CARGO_PKG_VERSION"));
         let service = json!({"transport": "dev", "why": "it is switched off", "threads": 2, "backend": "io_uring",
-            "by_uring": 0, "by_dev": 7, "keeper": 10, "worker": 12, "before": 1, "survives": true});
+            "by_uring": 0, "by_dev": 7, "keeper": 10, "worker": 12, "before": 1, "survives": true, "sandbox": [
+                {"name": "landlock", "state": "not available", "detail": "it is off"},
+                {"name": "seccomp", "state": "in force", "detail": "strict"},
+                {"name": "privileges", "state": "off", "detail": null}]});
         assert_eq!(list["service"], service);
         let image = json!({"name": "vm2.img", "device": "ioband1", "size": 2 << 20, "read_only": true,
             "mode": "0640", "owner": 7, "group": 8, "open": 0});

@@ -5,6 +5,7 @@
 
 use super::snapshot::{Seen, Snapshot};
 use crate::engine::{BandStatus, GroupStatus};
+use crate::sandbox;
 use crate::sched::Limits;
 use crate::units::{Bytes, SECTOR_SIZE};
 
@@ -25,6 +26,8 @@ pub struct Service {
     pub by_dev: u64,
     /// The processes that keep the mount and serve it.
     pub processes: Processes,
+    /// What the process that serves has given up.
+    pub sandbox: sandbox::Report,
 }
 
 /// The processes of a mount.
@@ -67,7 +70,7 @@ pub(super) fn list(snapshot: &Snapshot<'_>) -> String {
 }
 
 pub(super) fn service_lines(service: &Service) -> String {
-    let Service { transport, why, threads, backend, by_uring, by_dev, processes } = service;
+    let Service { transport, why, threads, backend, by_uring, by_dev, processes, .. } = service;
     let why = why.as_ref().map(|why| format!("\n           not uring: {why}")).unwrap_or_default();
     let plural = if *threads == 1 { "" } else { "s" };
     format!(

@@ -8,6 +8,7 @@ use super::draft::Draft;
 use super::edit;
 use super::events::Events;
 use super::grammar::Message;
+use super::journal::{Asked, Carried, Journal};
 use super::json;
 use super::ls::{ImageLine, Service};
 use super::refusal::Refusal;
@@ -15,7 +16,7 @@ use super::setting::Setting;
 use super::snapshot::Snapshot;
 use super::{ControlFile, ls, metrics, text};
 use crate::clock;
-use crate::config::{Defaults, LARGEST, Plan, Probe, Report, load_bytes};
+use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
 use crate::engine::DiskStatus;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
@@ -37,6 +38,9 @@ pub trait Machinery: Send + Sync {
     /// Sets the counters of an ioband device to zero.
     fn reset(&self, device: &str);
 
+    /// Says what a successor must know of the images.
+    fn write_down(&self, carried: &mut Carried);
+
     /// What the disks do.
     fn disks(&self) -> Vec<DiskStatus>;
 
@@ -56,12 +60,11 @@ pub trait Machinery: Send + Sync {
 /// The running configuration, and what is to be seen of it.
 pub struct Control {
     events: Arc<Events>,
+    journal: Arc<Journal>,
     running: Mutex<Running>,
     /// Held by whoever makes a change, from looking at what runs to what runs then.
     changing: Mutex<()>,
     machinery: OnceLock<Arc<dyn Machinery>>,
-    /// What was written to the configuration on disk last, until whoever watches that has seen it.
-    saved: Mutex<Option<Arc<str>>>,
 }
 
 #[derive(Clone)]
@@ -82,15 +85,21 @@ impl std::fmt::Debug for Control {
 type Wanted = (Plan, Option<Arc<str>>);
 
 impl Control {
-    /// A configuration that is about to run, with the text that it was read from.
-    pub fn new(events: Arc<Events>, plan: Plan, text: &str) -> Self {
-        let running = Running { plan: Arc::new(settled(plan)), text: text.into(), changed: clock::wall() };
+    /// What runs before there is anything, and the text of what is about to run; since when that runs is in the journal, if it
+    /// did before.
+    pub fn new(events: Arc<Events>, journal: Arc<Journal>, plan: Plan, text: &str) -> Self {
+        let now = clock::wall();
+        let changed = journal.change(|carried| {
+            carried.mounted.get_or_insert(now.into());
+            carried.changed.map_or(now, SystemTime::from)
+        });
+        let running = Running { plan: Arc::new(settled(plan)), text: text.into(), changed };
         Self {
             events,
+            journal,
             running: Mutex::new(running),
             changing: Mutex::default(),
             machinery: OnceLock::new(),
-            saved: Mutex::default(),
         }
     }
 
@@ -104,6 +113,11 @@ impl Control {
     /// The events of this mount.
     pub fn events(&self) -> &Arc<Events> {
         &self.events
+    }
+
+    /// What a successor must know.
+    pub fn journal(&self) -> &Arc<Journal> {
+        &self.journal
     }
 
     /// What runs.
@@ -128,8 +142,22 @@ impl Control {
     ///
     /// # Errors
     /// All that is wrong with it, or why it cannot be in force now.
-    pub fn replace(&self, bytes: &[u8], origin: &str) -> Result<(), Refusal> {
-        self.change(origin, |machinery, plan| {
+    pub fn replace(&self, bytes: &[u8], origin: &str, asked: Asked) -> Result<(), Refusal> {
+        self.replace_and(bytes, origin, asked, |_| {})
+    }
+
+    /// The same; and if it comes about, `also` is changed with it.
+    ///
+    /// # Errors
+    /// As [`Control::replace`].
+    pub fn replace_and(
+        &self,
+        bytes: &[u8],
+        origin: &str,
+        asked: Asked,
+        also: impl FnOnce(&mut Carried),
+    ) -> Result<(), Refusal> {
+        self.change(origin, (asked, also), |machinery, plan| {
             if is_empty(bytes) && !(plan.devices.is_empty() && plan.images.is_empty()) {
                 return Err(Refusal::invalid(
                     "line 1, column 1: an empty configuration would take every device and image away; if that is meant, write `devices: {}`",
@@ -166,29 +194,34 @@ impl Control {
     ///
     /// # Errors
     /// Why not.
-    pub fn command(&self, text: &[u8]) -> Result<String, Refusal> {
+    pub fn command(&self, text: &[u8], asked: Asked) -> Result<String, Refusal> {
+        if self.journal.was_done(asked) {
+            return Ok(String::new());
+        }
+        let and = (asked, |_: &mut Carried| {});
         let command = std::str::from_utf8(text)
             .map_err(|_| Refusal::invalid("a command is text in UTF-8"))
             .and_then(Command::parse)
             .inspect_err(|refusal| self.events.add(&format!("refused: {refusal}")))?;
         let title = command.title();
         match command {
-            Command::Create(devices) => self.change(&title, |machinery, plan| {
+            Command::Create(devices) => self.change(&title, and, |machinery, plan| {
                 let mut plan = plan.clone();
                 for (name, table) in &devices {
                     plan = edit::create(&plan, name, table, machinery.defaults(), machinery.probe())?;
                 }
                 Ok((plan, None))
             }),
-            Command::Remove(name) => self.change(&title, |_, plan| Ok((edit::remove(plan, &name)?, None))),
-            Command::Message { device, message } => self
-                .change(&title, |_, plan| Ok((edit::message(plan, &device, &message)?, None)))
-                .and_then(|()| self.machinery())
-                .map(|machinery| {
-                    if message == Message::Reset {
-                        machinery.reset(&device);
-                    }
-                }),
+            Command::Remove(name) => {
+                self.change(&title, and, |_, plan| Ok((edit::remove(plan, &name)?, None)))
+            }
+            Command::Message { device, message } => self.change(&title, and, |machinery, plan| {
+                let new = edit::message(plan, &device, &message)?;
+                if message == Message::Reset {
+                    machinery.reset(&device);
+                }
+                Ok((new, None))
+            }),
             Command::Save => self.save(),
         }?;
         Ok(String::new())
@@ -198,9 +231,9 @@ impl Control {
     ///
     /// # Errors
     /// Why not.
-    pub fn set(&self, device: &str, setting: Setting, written: &str) -> Result<(), Refusal> {
+    pub fn set(&self, device: &str, setting: Setting, written: &str, asked: Asked) -> Result<(), Refusal> {
         let title = format!("devices/{device}/{}: {}", setting.name(), written.trim());
-        self.change(&title, |_, plan| {
+        self.change(&title, (asked, |_: &mut Carried| {}), |_, plan| {
             let here = plan.devices.iter().find(|here| here.name == device).ok_or_else(|| gone(device))?;
             let mut new = plan.clone();
             for message in setting.messages(here, written)? {
@@ -220,12 +253,13 @@ impl Control {
     fn save(&self) -> Result<(), Refusal> {
         let _turn = self.turn();
         let text = self.yaml().0;
-        *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
+        // First, so that whoever watches cannot be faster.
+        self.journal.change(|carried| carried.saved = Some(text.to_string()));
         let saved = self.machinery().and_then(|machinery| machinery.save(&text));
         match &saved {
             Ok(file) => self.events.add(&format!("saved to {file}")),
             Err(refusal) => {
-                *self.saved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.journal.change(|carried| carried.saved = None);
                 self.events.add(&format!("refused: save: {refusal}"));
             }
         }
@@ -234,17 +268,37 @@ impl Control {
 
     /// Whether this is what was just saved: not an edit, whatever has changed since. True once.
     pub fn is_saved(&self, bytes: &[u8]) -> bool {
-        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
-        saved.take_if(|saved| saved.as_bytes() == bytes).is_some()
+        if self.journal.carried().saved.is_none_or(|saved| saved.as_bytes() != bytes) {
+            return false;
+        }
+        self.journal.change(|carried| carried.saved = None);
+        true
     }
 
-    /// Makes a change, all of it or nothing, and tells of it as `what`.
+    /// Whether the configuration on disk was seen as it is now, by us or a predecessor.
+    pub fn has_seen(&self, bytes: &[u8]) -> bool {
+        self.journal.carried().seen == Some(mark(bytes))
+    }
+
+    /// The configuration on disk was seen like this.
+    pub fn saw(&self, bytes: &[u8]) {
+        let mark = mark(bytes);
+        if self.journal.carried().seen != Some(mark) {
+            self.journal.change(|carried| carried.seen = Some(mark));
+        }
+    }
+
+    /// Makes a change, all of it or nothing, and tells of it as `what`. It is done once, also if it is asked for again.
     fn change(
         &self,
         what: &str,
+        (asked, also): (Asked, impl FnOnce(&mut Carried)),
         wanted: impl FnOnce(&dyn Machinery, &Plan) -> Result<Wanted, Refusal>,
     ) -> Result<(), Refusal> {
         let _turn = self.turn();
+        if self.journal.was_done(asked) {
+            return Ok(());
+        }
         let old = self.plan();
         let result = self.machinery().and_then(|machinery| {
             let (wanted, text) = wanted(&**machinery, &old)?;
@@ -260,7 +314,12 @@ impl Control {
                 None if changes => plan.to_yaml(machinery.defaults()).into(),
                 None => self.yaml().0,
             };
-            *self.running() = Running { plan: Arc::new(plan), text, changed: clock::wall() };
+            self.journal.change(|carried| {
+                machinery.write_down(carried);
+                self.run(Running { plan: Arc::new(plan), text, changed: clock::wall() }, carried);
+                also(carried);
+                carried.did(asked);
+            });
             Ok(same)
         });
         match &result {
@@ -269,7 +328,25 @@ impl Control {
             }
             Err(refusal) => self.events.add(&format!("refused: {what}: {refusal}")),
         }
+        self.events.keep();
         result.map(drop)
+    }
+
+    /// Is what runs from now on.
+    fn run(&self, running: Running, carried: &mut Carried) {
+        let ControlPlan { dir, owner, group, mode } = &running.plan.control;
+        carried.control = Some((dir.clone(), *owner, *group, *mode));
+        carried.mountpoint = running.plan.mountpoint.clone();
+        carried.text = Some(running.text.to_string());
+        carried.changed = Some(running.changed.into());
+        *self.running() = running;
+    }
+
+    /// The mount has been made like `plan`, which is what the text says: that runs from now on.
+    pub fn begin(&self, plan: Plan) {
+        let running = self.running().clone();
+        let running = Running { plan: Arc::new(settled(plan)), ..running };
+        self.journal.change(|carried| self.run(running, carried));
     }
 
     /// What a control file holds now.
@@ -299,6 +376,10 @@ impl Control {
             ControlFile::TableJson => snapshot(&json::table_json),
             ControlFile::StatusJson => snapshot(&json::status_json),
             ControlFile::LsJson => snapshot(&json::list_json),
+            ControlFile::Sandbox => machinery
+                .and_then(|machinery| machinery.service())
+                .map(|service| service.sandbox.to_string())
+                .unwrap_or_default(),
         }
     }
 
@@ -322,6 +403,11 @@ impl Control {
 fn settled(mut plan: Plan) -> Plan {
     plan.devices.iter_mut().for_each(|device| device.create = None);
     plan
+}
+
+/// What tells a text from others.
+fn mark(bytes: &[u8]) -> (u64, u32) {
+    (bytes.len() as u64, crc32fast::hash(bytes))
 }
 
 /// Whether a text says nothing at all, as a file does that was emptied to be written anew.

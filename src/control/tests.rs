@@ -5,6 +5,7 @@ use super::snapshot::Snapshot;
 use super::{ImageLine, Service};
 use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Probe, load};
 use crate::engine::{BandId, BandStatus, DiskStatus, GroupStatus};
+use crate::sandbox::{Report, State, Wall};
 use crate::sched::{Counters, Direction, Settings};
 use crate::units::Bytes;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,11 @@ impl Stage {
             by_uring: 0,
             by_dev: 7,
             processes: Processes { keeper: Some(10), worker: 12, before: 1, survives: true },
+            sandbox: Report(vec![
+                (Wall::Landlock, State::NotAvailable("it is off".into())),
+                (Wall::Seccomp, State::InForce("strict".into())),
+                (Wall::Privileges, State::Off),
+            ]),
         };
         Self { plan, disks, service, images }
     }

@@ -25,6 +25,7 @@ impl Transaction {
     /// When it becomes too long; all of it is forgotten then.
     pub fn write(&mut self, data: &[u8]) -> Result<Option<Vec<u8>>, TooLong> {
         self.answer.clear();
+        self.read = 0;
         if self.command.len() + data.len() > LONGEST {
             self.command.clear();
             return Err(TooLong);
@@ -37,6 +38,23 @@ impl Transaction {
     pub fn complete(&mut self) -> Option<Vec<u8>> {
         let command = std::mem::take(&mut self.command);
         (!command.is_empty()).then_some(command)
+    }
+
+    /// One that somebody else has begun: what was written of a command, the answer to the last one, and how much of that was
+    /// read.
+    pub fn go_on(command: Vec<u8>, answer: Vec<u8>, read: usize) -> Self {
+        let read = read.min(answer.len());
+        Self { command, answer, read }
+    }
+
+    /// What was written of a command that is not complete.
+    pub fn begun(&self) -> &[u8] {
+        &self.command
+    }
+
+    /// The answer, and how much of it was read.
+    pub fn answered(&self) -> (&[u8], usize) {
+        (&self.answer, self.read)
     }
 
     /// The answer to the last command.
@@ -88,7 +106,9 @@ mod tests {
     fn it_is_bounded() {
         let mut transaction = Transaction::default();
         assert_eq!(transaction.write(&[b'x'; LONGEST]), Ok(None));
-        assert_eq!(transaction.write(b"y"), Err(TooLong));
-        assert_eq!(transaction.complete(), None);
+        transaction.answer("old".into());
+        assert_eq!(transaction.read(2), b"ol");
+        assert_eq!(transaction.write(&[b'y'; LONGEST + 1]), Err(TooLong));
+        assert_eq!((transaction.complete(), transaction.read(9)), (None, Vec::new()));
     }
 }

@@ -4,16 +4,19 @@
 //! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
 //! shown; what is not there any more is let go.
 
+use super::counted::Counted;
 use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{self, Defaults, DevicePlan, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
-use crate::control::{ImageLine, Machinery, Processes, Refusal, Service};
+use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
+use crate::control::{Access, Carried, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service};
 use crate::device::{Fault, FaultOp, Faults, OpenMode, Simulate, Target};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::keeper::Keeper;
+use crate::sandbox::Report;
 use crate::sched::Settings;
+use crate::units::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -28,6 +31,8 @@ pub(super) struct Live {
     face: Arc<Face>,
     engines: Arc<Engines>,
     server: Option<Arc<Server>>,
+    /// What this process has given up.
+    sandbox: Report,
     clock: Clock,
     unscheduled: bool,
     /// The keeper, once it knows that the mount is served, and how many workers there were before.
@@ -35,6 +40,16 @@ pub(super) struct Live {
     /// The number of the mount among all filesystems, once it is mounted.
     number: OnceLock<u64>,
     devices: Mutex<Devices>,
+    counted: Arc<Counted>,
+    /// The images of a predecessor, until there are any of ours.
+    inherited: Mutex<Option<Inherited>>,
+}
+
+/// Images as a predecessor had them.
+struct Inherited {
+    carried: Carried,
+    /// The inode numbers of those that are open.
+    open: Vec<u64>,
 }
 
 /// The ioband devices that are there, by their names.
@@ -87,6 +102,7 @@ impl Live {
         engines: Arc<Engines>,
         clock: Clock,
         unscheduled: bool,
+        counted: Arc<Counted>,
     ) -> Self {
         Self {
             defaults,
@@ -95,17 +111,29 @@ impl Live {
             face,
             engines,
             server: None,
+            sandbox: Report::default(),
             clock,
             unscheduled,
             keeper: OnceLock::new(),
             number: OnceLock::new(),
             devices: Mutex::default(),
+            counted,
+            inherited: Mutex::default(),
         }
     }
 
+    /// The images that are made are those of a predecessor, under the same numbers.
+    pub(super) fn inheriting(self, carried: Carried, open: Vec<u64>) -> Self {
+        Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// It is at work: a change is to be told to who serves.
-    pub(super) fn served_by(self, server: Arc<Server>) -> Self {
-        Self { server: Some(server), ..self }
+    pub(super) fn served_by(self, server: Arc<Server>, sandbox: Report) -> Self {
+        Self { server: Some(server), sandbox, ..self }
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
@@ -127,9 +155,10 @@ impl Live {
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
         let leaving = close_what_changes(&tree, new, &stays, &mut undo.sealed)?;
-        let removed = removed(leaving, &tree, new, &stays)?;
+        let mut removed = removed(leaving, &tree, new, &stays)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
+        removed.extend(self.inherited_orphans(&held));
         let tree = self.tree(&tree, old, new, &held, removed)?;
 
         // From here on nothing fails.
@@ -153,6 +182,8 @@ impl Live {
         }
         undo.sealed.clear();
         undo.bands.clear();
+        *self.inherited() = None;
+        self.counted.wake();
         Ok(std::mem::take(&mut undo.files))
     }
 
@@ -269,6 +300,7 @@ impl Live {
                     settings: settings(device),
                     unscheduled: self.unscheduled,
                     simulate: simulate(device),
+                    budget: self.engines.budget().clone(),
                 };
                 let engine = Arc::new(Engine::new(number, settings, self.clock));
                 self.engines.extend([engine.clone()]);
@@ -291,6 +323,26 @@ impl Live {
             ));
         }
         held
+    }
+
+    /// The orphans of a predecessor that somebody has open and whose device is there.
+    fn inherited_orphans(&self, held: &[(String, Held)]) -> Vec<Arc<ImageNode>> {
+        let inherited = self.inherited();
+        let Some(Inherited { carried, open }) = &*inherited else { return Vec::new() };
+        let orphans = carried.orphans.iter().filter(|orphan| open.contains(&orphan.ino));
+        let node = |orphan: &OrphanEntry| {
+            let (name, Held { engine, band, target, .. }) =
+                held.iter().find(|(name, _)| *name == orphan.device)?;
+            let extent = |(offset, size)| Extent { offset: Bytes(offset), size: Bytes(size) };
+            let extents = orphan.extents.iter().copied().map(extent).collect();
+            let image = Image::new(orphan.name.as_str().into(), target.clone(), *band, extents);
+            let Access { owner, mode, .. } = orphan.access;
+            let (device, engine) = (Arc::from(name.as_str()), engine.clone());
+            let node =
+                ImageNode::new(Arc::new(image), device, engine, orphan.read_only, owner, mode, |_| false);
+            Some(Arc::new(node.go_on(orphan.ino, Some(orphan.access))))
+        };
+        orphans.filter_map(node).collect()
     }
 
     /// What is to be seen then.
@@ -331,6 +383,12 @@ impl Live {
             let taken = |ino| removed.iter().any(|node| node.ino == ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
+            let inherited = self.inherited();
+            let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
+            let node = match known.clone().find(|known| known.name == wanted.name) {
+                Some(known) => node.go_on(known.ino, known.access),
+                None => node,
+            };
             images.push(Arc::new(node));
         }
         let tree = Tree::new(new.control.clone(), names, images, removed.clone());
@@ -388,6 +446,11 @@ impl Machinery for Live {
         if let Some(held) = self.devices().get(device) {
             held.engine.change().reset(held.band);
         }
+        self.counted.write();
+    }
+
+    fn write_down(&self, carried: &mut Carried) {
+        self.face.write_down(carried);
     }
 
     fn disks(&self) -> Vec<DiskStatus> {
@@ -408,7 +471,7 @@ impl Machinery for Live {
             survives: self.server.as_ref().is_some_and(|server| server.survives()),
             ..processes
         });
-        Some(Service { processes, ..service })
+        Some(Service { processes, sandbox: self.sandbox.clone(), ..service })
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

@@ -4,7 +4,7 @@
 //! folders on the way to the file, links included, and what counts is the file as it is when it has been quiet for a moment.
 
 use crate::clock::Clock;
-use crate::control::Control;
+use crate::control::{Asked, Control};
 use crate::units::Nanos;
 use anyhow::Context;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -63,8 +63,10 @@ enum State {
 
 impl Watch {
     fn run(mut self) {
-        // It may have changed between being read and being watched.
-        self.look();
+        // It may have changed between being read and being watched; but what a predecessor has seen is no news.
+        if !read(&self.path).is_ok_and(|bytes| self.control.has_seen(&bytes)) {
+            self.look();
+        }
         loop {
             match self.wait() {
                 Ok(()) => {
@@ -170,12 +172,13 @@ impl Watch {
             }
         };
         self.state = State::There;
+        self.control.saw(&bytes);
         // A file that was just made, or emptied, is about to be written.
         if bytes.is_empty() || self.control.is_saved(&bytes) || *bytes == *self.control.yaml().0.as_bytes() {
             return;
         }
         // Also what was refused before: what stood in its way may have gone. A refusal has become an event.
-        let _ = self.control.replace(&bytes, &self.path.display().to_string());
+        let _ = self.control.replace(&bytes, &self.path.display().to_string(), Asked::default());
     }
 
     /// Watches every folder on the way to the file as it is now.

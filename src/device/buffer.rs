@@ -200,6 +200,11 @@ impl Payload {
             && span <= room - (self.start - head)
     }
 
+    /// Bytes of memory that it owns: none if it is lent.
+    pub(crate) fn owned(&self) -> usize {
+        if self.memory.lent { 0 } else { self.memory.len() }
+    }
+
     /// The memory and where in it the bytes start.
     pub(super) fn into_memory(self) -> (Memory, usize) {
         (self.memory, self.start)

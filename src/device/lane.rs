@@ -102,6 +102,16 @@ impl Lane {
         }
     }
 
+    /// Between two waits: everything that was started was taken by the kernel, and everything that it has done since was told.
+    /// Until the next wait nothing more happens in the name of this thread. Never so on a lane without commands, or on a
+    /// kernel that does things in between (before Linux 6.1).
+    pub fn is_settled(&mut self) -> bool {
+        match &mut self.0 {
+            Way::Wide(ring) => ring.is_settled(),
+            Way::Ring(_) | Way::Pool(_) => false,
+        }
+    }
+
     /// For other threads to wake this one.
     pub fn waker(&self) -> Waker {
         match &self.0 {

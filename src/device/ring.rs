@@ -36,6 +36,8 @@ pub(super) struct Ring<S: EntryMarker> {
     watched: bool,
     /// Calls that have not come back.
     in_flight: u32,
+    /// The kernel does its part only while this thread waits.
+    deferred: bool,
     spin: Spin,
 }
 
@@ -51,10 +53,10 @@ impl<S: EntryMarker + From<Entry>> Ring<S> {
             }
             builder.build(ENTRIES)
         };
-        let ring = build(true).or_else(|error| match error.raw_os_error() {
-            Some(libc::EINVAL) => build(false),
-            _ => Err(error),
-        })?;
+        let (ring, deferred) = match build(true) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (build(false)?, false),
+            ring => (ring?, true),
+        };
         let mut probe = io_uring::Probe::new();
         ring.submitter().register_probe(&mut probe)?;
         let needed = [
@@ -71,11 +73,19 @@ impl<S: EntryMarker + From<Entry>> Ring<S> {
         }
         let wakeups = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let spin = Spin::new();
-        Ok(Self { ring, backlog: VecDeque::new(), wakeups, watched: false, in_flight: 0, spin })
+        Ok(Self { ring, backlog: VecDeque::new(), wakeups, watched: false, in_flight: 0, deferred, spin })
     }
 
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
+    }
+
+    /// The kernel has taken everything that was queued, and what it has told so far was passed on.
+    pub(super) fn is_settled(&mut self) -> bool {
+        self.backlog.is_empty()
+            && self.ring.submission().is_empty()
+            && self.ring.completion().is_empty()
+            && self.deferred
     }
 
     pub(super) fn waker(&self) -> Waker {

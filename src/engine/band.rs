@@ -102,13 +102,21 @@ impl Bands {
         self.places.try_remove(id.place as usize)
     }
 
+    pub(super) fn all(&self) -> impl Iterator<Item = &Band> {
+        self.places.iter().map(|(_, band)| band)
+    }
+
+    pub(super) fn all_mut(&mut self) -> impl Iterator<Item = &mut Band> {
+        self.places.iter_mut().map(|(_, band)| band)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.places.len()
     }
 
     /// Each of them, in the order in which they were added.
     pub(super) fn looks(&self, disk: &Disk) -> Vec<Look> {
-        let mut bands: Vec<_> = self.places.iter().map(|(_, band)| band).collect();
+        let mut bands: Vec<_> = self.all().collect();
         bands.sort_by_key(|band| band.id.serial);
         bands.into_iter().map(|band| Look::at(band, disk)).collect()
     }

@@ -1,10 +1,10 @@
 //! What may change while the engine serves: the disk's settings, its speed, its ioband devices and their groups.
 
-use super::band::{BandChange, BandId, BandSettings};
+use super::band::{Band, BandChange, BandId, BandSettings};
 use super::core::{Engine, Stage, State};
 use crate::classify::{Caller, Identity};
 use crate::device::Simulate;
-use crate::sched::{Request, Settings};
+use crate::sched::{Disk, Request, Settings};
 use crate::units::Nanos;
 use std::collections::HashMap;
 use std::sync::MutexGuard;
@@ -100,6 +100,12 @@ impl<'a> Change<'a> {
         };
         gone.into_iter().for_each(|key| disk.remove_group(key, self.now, group));
         staying.into_iter().for_each(|key| disk.reroute(key, self.now, group));
+        self.state.line_up();
+    }
+
+    pub(super) fn disk_and_bands(&mut self) -> (&mut Disk, impl Iterator<Item = &mut Band>) {
+        let State { bands, disk, .. } = &mut *self.state;
+        (disk, bands.all_mut())
     }
 
     /// Sets the counters of an ioband device's groups to zero.

@@ -1,6 +1,9 @@
 //! The engine itself: one mutex, and one table of accepted requests.
 
+use super::activity::Activity;
+use super::ahead::{Deed, Lines, Link};
 use super::band::{Band, Bands};
+use super::budget::Budget;
 use super::change::Change;
 use super::image::{Image, Range};
 use super::request::{Answer, Pieces, Request, Ticket, charged_as};
@@ -12,9 +15,10 @@ use crate::sched::{self, Disk, Dispatched, GroupKey, Next, Settings};
 use crate::units::{Bytes, Nanos};
 use slab::Slab;
 use smallvec::SmallVec;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// Parts of one request that a completion can be told by. A discard may span a whole image, but a configuration that is
@@ -32,6 +36,8 @@ pub struct EngineSettings {
     pub unscheduled: bool,
     /// Make it this slow.
     pub simulate: Option<Simulate>,
+    /// What its requests may take of memory, together with those of others.
+    pub budget: Arc<Budget>,
 }
 
 /// One disk at work. It has no thread of its own: those that serve requests visit it (see [`Turn`]).
@@ -40,11 +46,13 @@ pub struct Engine {
     number: u16,
     clock: Clock,
     unscheduled: bool,
+    budget: Arc<Budget>,
     state: Mutex<State>,
     /// Something was changed, and nobody has visited since.
     pub(super) changed: AtomicBool,
     /// For who ends the engine: the last request was answered.
     emptied: Condvar,
+    activity: OnceLock<Arc<Activity>>,
 }
 
 pub(super) struct State {
@@ -58,7 +66,21 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Nothing more is handed to the device.
     paused: bool,
-    /// Scratch.
+    pub(super) budget: Arc<Budget>,
+    /// Held writes that have not been carried out, by their groups.
+    pub(super) lines: Lines,
+    /// Requests that had been carried out before it was their turn, and when they are to be answered.
+    pub(super) resting: BTreeSet<(Nanos, u32)>,
+    /// The scheduler has taken every place at the device, and memory is short: the next place is for a write ahead.
+    pub(super) ahead_is_next: bool,
+    /// Bytes of writes that are with the device before their turn.
+    pub(super) leaving: usize,
+    /// Bytes that this visit has set free, which the transport has not given back yet.
+    pub(super) freed: usize,
+    /// Requests so far.
+    arrivals: u64,
+    /// Scratch: those of this visit.
+    pub(super) came: Vec<u32>,
     done: Vec<Done>,
 }
 
@@ -69,13 +91,21 @@ impl std::fmt::Debug for State {
 }
 
 pub(super) struct Accepted {
-    op: Op,
+    pub(super) op: Op,
     pub(super) image: Arc<Image>,
-    pieces: SmallVec<[Piece; 1]>,
+    pub(super) pieces: SmallVec<[Piece; 1]>,
     left: u32,
-    error: Option<io::Error>,
+    pub(super) error: Option<io::Error>,
     pub(super) stage: Stage,
-    ticket: Ticket,
+    pub(super) deed: Deed,
+    pub(super) ticket: Ticket,
+    /// Its place in the order of arrival.
+    pub(super) arrival: u64,
+    pub(super) link: Link,
+    /// Bytes that it moves.
+    pub(super) bytes: usize,
+    /// Memory of its own beside its slot: bytes that had to be copied.
+    pub(super) copied: usize,
 }
 
 impl Accepted {
@@ -83,7 +113,7 @@ impl Accepted {
     pub(super) fn group_in(&self, band: &Band) -> Option<GroupKey> {
         match &self.stage {
             Stage::Held(held) => Some(band.groups.classify(&held.identity, self.image.name())),
-            Stage::InFlight(_) | Stage::Unscheduled => None,
+            Stage::Passed(_) | Stage::Unscheduled => None,
         }
     }
 }
@@ -92,8 +122,8 @@ impl Accepted {
 pub(super) enum Stage {
     /// In a group of the scheduler.
     Held(Held),
-    /// With the device.
-    InFlight(Dispatched),
+    /// It is its turn, and it is in flight as the scheduler sees it.
+    Passed(Dispatched),
     /// With the device, where nothing is scheduled.
     Unscheduled,
 }
@@ -103,6 +133,8 @@ pub(super) struct Held {
     pub(super) identity: Identity,
     /// The thread that it came from; 0 if nothing more can be asked of that.
     tid: u32,
+    /// The group that holds it; of a request that is only prepared, none as yet.
+    pub(super) group: Option<GroupKey>,
 }
 
 impl Held {
@@ -114,9 +146,9 @@ impl Held {
 }
 
 /// One contiguous range of the device; its payload is with the device while that works on it.
-struct Piece {
-    range: Range,
-    payload: Option<Payload>,
+pub(super) struct Piece {
+    pub(super) range: Range,
+    pub(super) payload: Option<Payload>,
 }
 
 /// A request with all that can be made ready for it without the engine's lock.
@@ -125,6 +157,7 @@ pub struct Prepared {
     held: Held,
     op: Op,
     pieces: SmallVec<[Piece; 1]>,
+    copied: usize,
 }
 
 /// What the visits of one thread leave for it to do.
@@ -134,13 +167,24 @@ pub struct Outbox {
     pub calls: Calls,
     /// To be told to their callers.
     pub answers: Vec<Answer>,
+    /// Slots in which nothing is any more although their requests are not answered yet.
+    pub left: Vec<Left>,
+}
+
+/// A request has left its slot before it is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// The slot is free; the ticket will say [`Ticket::NOWHERE`].
+    Free(u32),
+    /// The slot is still needed for the answer, but the memory of its data is not.
+    Empty(u32),
 }
 
 impl Engine {
     /// The engine of a disk, as yet without an ioband device. `number` tells it from the other engines of the same threads: what the calls give that it
     /// leaves in an [`Outbox`] comes back with this number.
     pub fn new(number: u16, settings: EngineSettings, clock: Clock) -> Self {
-        let EngineSettings { id, settings, unscheduled, simulate } = settings;
+        let EngineSettings { id, settings, unscheduled, simulate, budget } = settings;
         let state = State {
             id,
             disk: Disk::new(settings),
@@ -149,10 +193,19 @@ impl Engine {
             table: Slab::new(),
             closing: false,
             paused: false,
+            budget: budget.clone(),
+            lines: Lines::default(),
+            resting: BTreeSet::new(),
+            ahead_is_next: false,
+            leaving: 0,
+            freed: 0,
+            arrivals: 0,
+            came: Vec::new(),
             done: Vec::new(),
         };
         let (state, changed) = (Mutex::new(state), AtomicBool::new(false));
-        Self { number, clock, unscheduled, state, changed, emptied: Condvar::new() }
+        let (emptied, activity) = (Condvar::new(), OnceLock::new());
+        Self { number, clock, unscheduled, budget, state, changed, emptied, activity }
     }
 
     /// What it was made with, for who has to find it by the results of its calls.
@@ -170,15 +223,32 @@ impl Engine {
         let Request { image, offset, work, identity, caller } = request;
         let (op, len) = (work.op(), work.len());
         let pieces = pieces(op, image.target(), image.ranges(offset, len), work.into_payload());
-        Prepared { image, held: Held { identity, tid: caller.tid }, op, pieces }
+        let copied = pieces.iter().filter_map(|piece| piece.payload.as_ref()).map(Payload::owned).sum();
+        self.budget.take(copied);
+        Prepared { image, held: Held { identity, tid: caller.tid, group: None }, op, pieces, copied }
     }
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        if let Some(activity) = self.activity.get() {
+            activity.note();
+        }
         let state = self.lock();
         self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
+    }
+
+    /// Looks at the device id, the scheduler and the ioband devices.
+    pub(super) fn look<R>(&self, look: impl FnOnce(u32, &Disk, &mut dyn Iterator<Item = &Band>) -> R) -> R {
+        let state = self.lock();
+        look(state.id, &state.disk, &mut state.bands.all())
+    }
+
+    /// There is somebody who wants to know when there is something to do again.
+    pub fn set_activity(&self, activity: Arc<Activity>) {
+        // Of a mount there is one.
+        let _ = self.activity.set(activity);
     }
 
     /// Begins to change what the disk and its ioband devices are: locks the engine until the [`Change`] is dropped.
@@ -255,26 +325,48 @@ pub struct Turn<'a> {
 impl Turn<'_> {
     /// Accepts a request. It is answered exactly once, maybe in this very outbox, mostly in a later one, of any thread.
     pub fn submit(&mut self, prepared: Prepared, ticket: Ticket) {
-        let Prepared { image, held, op, pieces } = prepared;
+        let Prepared { image, mut held, op, pieces, copied } = prepared;
         let state = &mut *self.state;
         let refused = if state.closing { libc::ESHUTDOWN } else { libc::ENXIO };
         let Some(band) = state.bands.get(image.band()).filter(|_| !state.closing) else {
+            state.budget.give(copied);
             return self
                 .out
                 .answers
                 .push(Answer { ticket, result: Err(io::Error::from_raw_os_error(refused)) });
         };
-        let sectors = Bytes(pieces.iter().map(|p| p.range.len).sum()).sectors_up();
+        let bytes = pieces.iter().map(|p| p.range.len).sum();
+        let sectors = Bytes(bytes).sectors_up();
         let sectors = u32::try_from(sectors.0).unwrap_or(u32::MAX);
         let left = pieces.len() as u32;
         let group = band.groups.classify(&held.identity, image.name());
         let scheduled = !self.engine.unscheduled;
+        held.group = Some(group);
         let stage = if scheduled { Stage::Held(held) } else { Stage::Unscheduled };
-        let id = state.table.insert(Accepted { op, image, pieces, left, error: None, stage, ticket }) as u64;
+        let bytes =
+            if charged_as(op).moves_bytes() { usize::try_from(bytes).unwrap_or(usize::MAX) } else { 0 };
+        state.arrivals += 1;
+        let accepted = Accepted {
+            op,
+            image,
+            pieces,
+            left,
+            error: None,
+            stage,
+            deed: Deed::Waits,
+            ticket,
+            arrival: state.arrivals,
+            link: Link::default(),
+            bytes,
+            copied,
+        };
+        let id = state.table.insert(accepted) as u64;
         if scheduled {
+            // There is memory for far fewer than 2^32.
+            state.came.push(id as u32);
             state.disk.submit(group, sched::Request { id, op: charged_as(op), sectors }, self.now);
         } else {
-            state.hand_over(id, self.now, &mut self.out.calls);
+            state.begin(id as u32, Deed::in_turn(), self.now, &mut self.out.calls);
         }
     }
 
@@ -289,17 +381,24 @@ impl Turn<'_> {
         let (now, out) = (self.now, &mut *self.out);
         let state = &mut *self.state;
         state.device.collect(now, &mut state.done);
+        state.freed = 0;
         let mut wait = None;
         let due = loop {
             let mut done = std::mem::take(&mut state.done);
             for Done { token, result } in done.drain(..) {
-                let id = (token >> PART_BITS) as usize;
+                let id = (token >> PART_BITS) as u32;
                 let number = (token & ((1 << PART_BITS) - 1)) as usize;
-                out.answers.extend(state.part_done(id, number, result, now));
+                state.part_done(id, number, result, now, out);
             }
             state.done = done;
             if !self.engine.unscheduled && !state.paused {
-                wait = state.pump(now, &mut out.calls);
+                state.answer_rested(now, out);
+                if state.ahead_is_next {
+                    state.carry_out_ahead(1, now, out);
+                }
+                wait = state.pump(now, out);
+                state.settle(out);
+                state.carry_out_ahead(usize::MAX, now, out);
             }
             // What was refused at once, or had nothing to do, is done already and lets the next ones pass.
             let due = state.device.collect(now, &mut state.done);
@@ -307,10 +406,11 @@ impl Turn<'_> {
                 break due;
             }
         };
+        let rested = state.resting.first().map(|&(until, _)| until);
         if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();
         }
-        [wait, due].into_iter().flatten().min()
+        [wait, due, rested].into_iter().flatten().min()
     }
 }
 
@@ -320,28 +420,31 @@ impl State {
         self.table.iter().all(|(_, accepted)| matches!(accepted.stage, Stage::Held(_)))
     }
 
-    /// Hands to the device whatever the scheduler lets pass. Returns when to look again, if not for a completion.
-    fn pump(&mut self, now: Nanos, calls: &mut Calls) -> Option<Nanos> {
+    /// Lets pass whatever the scheduler lets pass. Returns when to look again, if not for a completion.
+    fn pump(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         loop {
+            // A completion will ask again.
+            if self.disk.in_flight() > 0 && self.budget.has_enough_in_flight() && !self.closing {
+                return None;
+            }
             match self.disk.next(now) {
-                Next::Dispatch(dispatched) => {
-                    let id = dispatched.id;
-                    self.table[id as usize].stage = Stage::InFlight(dispatched);
-                    self.hand_over(id, now, calls);
-                }
+                Next::Dispatch(dispatched) => self.pass(dispatched, now, out),
                 Next::Wait(until) => return Some(until),
                 Next::Idle => return None,
             }
         }
     }
 
-    fn hand_over(&mut self, id: u64, now: Nanos, calls: &mut Calls) {
-        let Self { table, device, .. } = self;
-        let Accepted { op, image, pieces, .. } = &mut table[id as usize];
+    /// Hands a request to the device.
+    pub(super) fn begin(&mut self, id: u32, deed: Deed, now: Nanos, calls: &mut Calls) {
+        let Self { table, device, budget, .. } = self;
+        let Accepted { op, image, pieces, bytes, deed: how, .. } = &mut table[id as usize];
         debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
+        budget.begin(*bytes, *op == Op::Read);
+        *how = deed;
         for (number, piece) in (0..).zip(pieces) {
             let part = Part {
-                token: id << PART_BITS | number,
+                token: u64::from(id) << PART_BITS | number,
                 target: image.target().clone(),
                 op: *op,
                 offset: piece.range.offset,
@@ -352,33 +455,42 @@ impl State {
         }
     }
 
-    /// A part came back; with the last one the request is complete and has an answer.
+    /// A part came back; with the last one the request is done, and with its turn it has an answer.
     fn part_done(
         &mut self,
-        id: usize,
+        id: u32,
         number: usize,
         result: io::Result<Option<Payload>>,
         now: Nanos,
-    ) -> Option<Answer> {
-        let accepted = self.table.get_mut(id)?;
+        out: &mut Outbox,
+    ) {
+        let Some(accepted) = self.table.get_mut(id as usize) else { return };
         match result {
             Ok(payload) => accepted.pieces[number].payload = payload,
             // The first error is the answer.
             Err(error) => accepted.error = accepted.error.take().or(Some(error)),
         }
         accepted.left = accepted.left.saturating_sub(1);
-        if accepted.left > 0 {
-            return None;
+        if accepted.left == 0 {
+            self.budget.end(accepted.bytes, accepted.op == Op::Read);
+            self.done(id, now, out);
         }
-        let Accepted { pieces, error, stage, ticket, .. } = self.table.remove(id);
-        if let Stage::InFlight(dispatched) = stage {
-            self.disk.complete(dispatched, now);
+    }
+
+    /// A request is over: it was carried out, and it was its turn. `seen` says whether that was while it was with the device.
+    pub(super) fn answer(&mut self, id: u32, seen: bool, now: Nanos, out: &mut Outbox) {
+        let Accepted { pieces, error, stage, ticket, copied, .. } = self.table.remove(id as usize);
+        self.budget.give(copied);
+        match stage {
+            Stage::Passed(dispatched) if seen => self.disk.complete(dispatched, now),
+            Stage::Passed(dispatched) => self.disk.complete_unseen(dispatched, now),
+            Stage::Unscheduled | Stage::Held(_) => {}
         }
         let result = match error {
             Some(error) => Err(error),
             None => Ok(pieces.into_iter().filter_map(|piece| piece.payload).collect::<Pieces>()),
         };
-        Some(Answer { ticket, result })
+        out.answers.push(Answer { ticket, result });
     }
 }
 

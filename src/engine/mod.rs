@@ -12,15 +12,21 @@
 //! So a request that may pass at once goes from the caller to the device and back on one thread, without a hand-over. A
 //! held request is not tied to a thread: whichever has a place in the device to give takes it along.
 //!
+//! When memory gets short, held writes are carried out before their turn and answered in it (`ahead`, [`Budget`]).
+//!
 //! What the disk and its ioband devices are may change while it serves ([`Engine::change`]).
 //!
 //! Requests and replies are types of our own: the engine does not know by which transport a request came.
 #![forbid(unsafe_code)]
 
+mod activity;
+mod ahead;
 mod band;
+mod budget;
 mod change;
 mod core;
 mod image;
+mod learned;
 mod list;
 mod request;
 mod seek;
@@ -28,10 +34,13 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Engine, EngineSettings, Outbox, Prepared, Turn};
+pub use self::core::{Engine, EngineSettings, Left, Outbox, Prepared, Turn};
+pub use activity::Activity;
 pub use band::{BandChange, BandId, BandSettings};
+pub use budget::Budget;
 pub use change::Change;
 pub use image::Image;
+pub use learned::{Learned, LearnedBand, LearnedGroup};
 pub use list::Engines;
 pub use request::{Answer, Pieces, Request, Ticket, Work};
 pub use status::{BandStatus, DiskStatus, GroupStatus};

@@ -103,6 +103,13 @@ pub struct Ticket {
     pub len: u32,
     /// The transport's name for it.
     pub unique: u64,
+    /// The slot may be given back before the answer ([`Left`](super::Left)), as the transport does not need it for that.
+    pub may_leave: bool,
+}
+
+impl Ticket {
+    /// As [`Ticket::slot`]: it has left it.
+    pub const NOWHERE: u32 = u32::MAX;
 }
 
 /// A request that was carried out, or not.
@@ -110,6 +117,7 @@ pub struct Ticket {
 pub struct Answer {
     /// Whose.
     pub ticket: Ticket,
-    /// The bytes of a read, in the memory that it came with if it came with some; nothing for others; or why not.
+    /// The bytes of a read, in the memory that it came with, unless it came with none or has left its slot; nothing for
+    /// others; or why not.
     pub result: io::Result<Pieces>,
 }

@@ -95,7 +95,7 @@ impl Bench {
             groups: Vec::new(),
         };
         let settings = Settings::default();
-        let settings = EngineSettings { id: 1, settings, unscheduled, simulate };
+        let settings = EngineSettings { id: 1, settings, unscheduled, simulate, budget: Arc::default() };
         let clock = Clock::start();
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
         let engine = Engine::new(0, settings, clock);
@@ -168,7 +168,7 @@ fn user(uid: u32) -> (Identity, Caller) {
 }
 
 fn ticket(unique: u64) -> Ticket {
-    Ticket { slot: 7, kind: 3, len: 5, unique }
+    Ticket { slot: 7, kind: 3, len: 5, unique, may_leave: false }
 }
 
 fn answered(answer: Answer) -> (u64, Answered) {
@@ -248,7 +248,13 @@ fn an_image_of_another_disk_is_refused() {
     let extents = vec![Extent { offset: Bytes(0), size: Bytes(SIZE) }];
     let other = Engine::new(
         1,
-        EngineSettings { id: 2, settings: Settings::default(), unscheduled: false, simulate: None },
+        EngineSettings {
+            id: 2,
+            settings: Settings::default(),
+            unscheduled: false,
+            simulate: None,
+            budget: Arc::default(),
+        },
         bench.clock,
     );
     let band = other.change().add_band(bench.band.clone());

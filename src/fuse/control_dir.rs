@@ -8,14 +8,16 @@
 //! Changes are made on a thread of their own; the kernel gets its answer from there.
 
 use super::face::Face;
-use super::handles::{Handle, Writer};
-use super::metadata::{Metadata, Wish};
+use super::handles::{Handle, lock};
+use super::kept::{KeptDraft, KeptTransaction};
+use super::metadata::{Metadata, Wish, asked};
 use super::node::file_attr;
+use super::open_files::What;
 use super::scratch::ScratchFile;
 use super::tree::Node;
 use crate::classify::Ending;
 use crate::clock::{self, Clock};
-use crate::control::{ControlFile, Refusal, Transaction};
+use crate::control::{Asked, ControlFile, Refusal, Stamp};
 use crate::units::Nanos;
 use fuser::{
     Errno, FileAttr, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, PollEvents, PollNotifier,
@@ -23,7 +25,8 @@ use fuser::{
 };
 use std::ffi::OsStr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 /// The name of the running configuration.
 const YAML: &str = "control.yaml";
@@ -41,14 +44,18 @@ pub(super) struct Absence {
     until: AtomicU64,
 }
 
-impl Default for Absence {
-    fn default() -> Self {
-        Self { clock: Clock::start(), until: AtomicU64::new(0) }
-    }
-}
-
 impl Absence {
-    pub(super) fn begin(&self) {
+    /// It was removed then, if it was, while a predecessor served.
+    pub(super) fn since(removed: Option<Stamp>) -> Self {
+        let clock = Clock::start();
+        let ago = removed.and_then(|at| clock::wall().duration_since(SystemTime::from(at)).ok());
+        let ago = ago.map(|ago| Nanos(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)));
+        let left = ago.map_or(0, |ago| ABSENCE.0.saturating_sub(ago.0));
+        let until = if left > 0 { clock.now().after(Nanos(left)).0 } else { 0 };
+        Self { clock, until: AtomicU64::new(until) }
+    }
+
+    fn begin(&self) {
         self.until.store(self.clock.now().after(ABSENCE).0, Ordering::Relaxed);
     }
 
@@ -95,46 +102,52 @@ impl Face {
         file_attr(node.ino(), size, mode, owner, changed)
     }
 
-    /// A scratch file that lost its name and is still open.
-    pub(super) fn nameless(&self, ino: INodeNo) -> Option<Arc<ScratchFile>> {
-        let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
-        handles.iter().find_map(|(_, handle)| match &**handle {
-            Handle::Scratch(file) if file.ino == ino => Some(file.clone()),
-            _ => None,
-        })
-    }
-
     pub(super) fn open_control(
         &self,
         file: ControlFile,
         flags: OpenFlags,
+        asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let reads = flags.acc_mode() == OpenAccMode::O_RDONLY;
-        // Direct, so that what is read is never an older page.
-        let direct = FopenFlags::FOPEN_DIRECT_IO;
-        let (handle, opened) = match file {
-            ControlFile::Ctl => {
-                // What is read is the answer to what was written, wherever the file position is.
-                let stream = FopenFlags::FOPEN_STREAM | FopenFlags::FOPEN_NONSEEKABLE;
-                (Handle::Transaction(Mutex::default()), direct | stream)
-            }
+        let ledger = || self.control.journal().ledger().clone();
+        match file {
+            ControlFile::Ctl => self.opened(asked, |place| {
+                let transaction = KeptTransaction::begin(ledger(), place);
+                (Handle::Transaction(Mutex::new(transaction)), What::Transaction)
+            }),
             ControlFile::Yaml if !reads => {
-                let emptied = flags.0 & libc::O_TRUNC != 0;
-                (Handle::Draft(Mutex::new(self.control.draft(emptied)), Writer::default()), direct)
+                let draft = self.control.draft(flags.0 & libc::O_TRUNC != 0);
+                self.opened(asked, |place| {
+                    let draft = KeptDraft::begin(ledger(), place, draft);
+                    (Handle::Draft(Mutex::new(draft)), What::Draft)
+                })
             }
-            _ if !reads => return Err(Errno::EACCES),
-            ControlFile::Events => (Handle::Events(Mutex::new(self.events().follow())), direct),
-            _ => (Handle::Text(self.control.text(file).into_bytes()), direct),
-        };
-        Ok((self.remember(handle), opened))
+            _ if !reads => Err(Errno::EACCES),
+            ControlFile::Events => {
+                let follower = self.events().follow();
+                let what = What::Events { follower, waiting: None };
+                self.opened(asked, |_| (Handle::Events(Mutex::new(follower)), what))
+            }
+            _ => {
+                let text = self.control.text(file).into_bytes();
+                let what = What::Text { ino: Node::ControlFile(file).ino().0 };
+                self.opened(asked, |_| (Handle::Text(text), what))
+            }
+        }
     }
 
-    pub(super) fn open_scratch(&self, file: Arc<ScratchFile>, flags: OpenFlags) -> (FileHandle, FopenFlags) {
+    pub(super) fn open_scratch(
+        &self,
+        file: Arc<ScratchFile>,
+        flags: OpenFlags,
+        asked: Asked,
+    ) -> Result<(FileHandle, FopenFlags), Errno> {
         if flags.0 & libc::O_TRUNC != 0 {
             // Nothing is smaller than nothing.
             let _ = file.resize(0);
         }
-        (self.remember(Handle::Scratch(file)), FopenFlags::FOPEN_DIRECT_IO)
+        let what = What::Scratch { ino: file.ino.0 };
+        self.opened(asked, |_| (Handle::Scratch(file), what))
     }
 
     /// Whether this is the running configuration.
@@ -142,16 +155,38 @@ impl Face {
         name == YAML && matches!(self.node(parent), Some(Node::ControlDir))
     }
 
-    /// Makes the running configuration anew, after it was removed: that is to begin writing it.
-    pub(super) fn make_yaml(&self) -> Result<(Node, FileHandle, FopenFlags), Errno> {
-        if !self.absence.end() {
-            return Err(Errno::EEXIST);
+    /// Makes a file in the control directory, and opens it. To make the running configuration anew, after it was removed, is
+    /// to begin writing it.
+    pub(super) fn create_control(
+        &self,
+        req: &Request,
+        (parent, name): (INodeNo, &OsStr),
+        mode: u32,
+        flags: OpenFlags,
+    ) -> Result<(Node, FileHandle, FopenFlags), Errno> {
+        let asked = asked(req);
+        if self.is_yaml(parent, name) {
+            let made = Node::ControlFile(ControlFile::Yaml);
+            let (fh, opened) = match self.open_files.opened_by(asked) {
+                Some((fh, handle)) => (fh, handle.flags()),
+                None if !self.absence.lasts() => return Err(Errno::EEXIST),
+                None => {
+                    let emptied = OpenFlags(libc::O_WRONLY | libc::O_TRUNC);
+                    self.open_control(ControlFile::Yaml, emptied, asked)?
+                }
+            };
+            self.end_absence();
+            return Ok((made, fh, opened));
         }
-        let emptied = OpenFlags(libc::O_WRONLY | libc::O_TRUNC);
-        let (fh, opened) = self.open_control(ControlFile::Yaml, emptied)?;
-        Ok((Node::ControlFile(ControlFile::Yaml), fh, opened))
+        let file = self.make_scratch(req, parent, name, mode)?;
+        let (fh, opened) = match self.open_files.opened_by(asked) {
+            Some((fh, handle)) => (fh, handle.flags()),
+            None => self.open_scratch(file.clone(), flags, asked)?,
+        };
+        Ok((Node::Scratch(file), fh, opened))
     }
 
+    /// Makes a scratch file; the one that this very request has made, if it is sent again.
     pub(super) fn make_scratch(
         &self,
         req: &Request,
@@ -159,11 +194,46 @@ impl Face {
         name: &OsStr,
         mode: u32,
     ) -> Result<Arc<ScratchFile>, Errno> {
+        let asked = asked(req);
         let name = self.is_scratch(parent, name)?;
-        if self.scratch.named(&name).is_some() {
-            return Err(Errno::EEXIST);
+        match self.scratch.named(&name) {
+            Some(file) if asked.again && file.made_by == asked.unique => return Ok(file),
+            Some(_) => return Err(Errno::EEXIST),
+            None => {}
         }
-        self.scratch.make(&name, Vec::new(), (mode & 0o777) as u16, (req.uid(), req.gid()))
+        self.control.journal().change(|carried| {
+            let owner = (req.uid(), req.gid());
+            let made = self.scratch.make(&name, Vec::new(), (mode & 0o777) as u16, owner, asked);
+            self.scratch.write_down(carried);
+            made
+        })
+    }
+
+    /// Removes a file of the control directory.
+    pub(super) fn unlink_control(&self, parent: INodeNo, name: &OsStr, asked: Asked) -> Result<(), Errno> {
+        if self.is_yaml(parent, name) {
+            self.absence.begin();
+            self.control.journal().change(|carried| carried.absent = Some(clock::wall().into()));
+            return Ok(());
+        }
+        let name = self.is_scratch(parent, name)?;
+        if self.control.journal().was_done(asked) {
+            return Ok(());
+        }
+        self.control.journal().change(|carried| {
+            let removed = self.scratch.remove(&name).ok_or(Errno::ENOENT)?;
+            self.scratch.write_down(carried);
+            carried.did(asked);
+            drop(removed);
+            Ok(())
+        })
+    }
+
+    /// The running configuration is there again.
+    fn end_absence(&self) {
+        if self.absence.end() {
+            self.control.journal().change(|carried| carried.absent = None);
+        }
     }
 
     /// What poll says of an open file; `notifier` is told when that changes.
@@ -174,6 +244,12 @@ impl Face {
             Some(Handle::Events(follower)) => {
                 // First the wish and then the look: what comes in between is not missed.
                 if let Some(notifier) = notifier {
+                    let known_as = notifier.handle().0;
+                    self.open_files.note(fh, |what| {
+                        if let What::Events { waiting, .. } = what {
+                            *waiting = Some(known_as);
+                        }
+                    });
                     self.waiting.add(fh, notifier);
                 }
                 if self.events().has_more(&lock(follower)) { readable } else { PollEvents::empty() }
@@ -193,12 +269,13 @@ impl Face {
                     file.resize(size)?;
                 }
                 file.change(wish.mode, (wish.uid, wish.gid), (wish.atime, wish.mtime));
+                self.control.journal().change(|carried| self.scratch.write_down(carried));
                 Ok(())
             }
             Node::ControlFile(ControlFile::Yaml) if wish.size.is_some() => {
                 let size = wish.size.unwrap_or_default();
                 match fh.and_then(|fh| self.handle(fh)).as_deref() {
-                    Some(Handle::Draft(draft, _)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
+                    Some(Handle::Draft(draft)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
                     // By its name: whoever empties it is about to write it.
                     _ if size == 0 => Ok(()),
                     _ => Err(Errno::EINVAL),
@@ -226,40 +303,66 @@ impl Metadata {
         let _ = self.changes.send(Box::new(move || work(&face)));
     }
 
-    pub(super) fn read_control(&self, fh: FileHandle, offset: u64, size: usize, reply: ReplyData) {
+    pub(super) fn read_control(
+        &self,
+        fh: FileHandle,
+        offset: u64,
+        size: usize,
+        asked: Asked,
+        reply: ReplyData,
+    ) {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
         if let Handle::Transaction(transaction) = &*handle {
-            // What was written without a newline is a command, too.
-            let command = lock(transaction).complete();
-            if let Some(command) = command {
-                let handle = handle.clone();
-                return self.later(move |face| {
-                    let Handle::Transaction(transaction) = &*handle else { return };
-                    match face.run(transaction, &command) {
-                        Ok(()) => reply.data(&lock(transaction).read(size)),
-                        Err(errno) => reply.error(errno),
-                    }
-                });
+            let mut said = lock(transaction);
+            if let Some(bytes) = said.has_read(asked) {
+                return reply.data(&bytes);
             }
+            // What was written without a newline is a command, too.
+            let Some(command) = said.complete() else { return reply.data(&said.read(size, asked)) };
+            drop(said);
+            let handle = handle.clone();
+            return self.later(move |face| {
+                let Handle::Transaction(transaction) = &*handle else { return };
+                let (answer, errno) = face.run(&command, asked);
+                let mut said = lock(transaction);
+                said.answer_to_reader(answer);
+                match errno {
+                    None => reply.data(&said.read(size, asked)),
+                    Some(errno) => {
+                        said.answered();
+                        reply.error(errno);
+                    }
+                }
+            });
         }
-        match self.read_handle(&handle, offset, size) {
+        match self.read_handle(fh, &handle, offset, size) {
             Ok(bytes) => reply.data(&bytes),
             Err(errno) => reply.error(errno),
         }
     }
 
-    fn read_handle(&self, handle: &Handle, offset: u64, size: usize) -> Read {
+    fn read_handle(&self, fh: FileHandle, handle: &Handle, offset: u64, size: usize) -> Read {
         let piece = |text: &[u8]| {
             let start = usize::try_from(offset).unwrap_or(usize::MAX).min(text.len());
             text[start..start.saturating_add(size).min(text.len())].to_vec()
         };
         Ok(match handle {
             Handle::Text(text) | Handle::Setting { text, .. } => piece(text),
-            Handle::Draft(draft, _) => lock(draft).read(offset, size).to_vec(),
+            Handle::Draft(draft) => lock(draft).read(offset, size).to_vec(),
             Handle::Scratch(file) => file.read(offset, size),
-            Handle::Events(follower) => self.events().read(&mut lock(follower), offset, size),
-            Handle::Transaction(transaction) => lock(transaction).read(size),
-            Handle::Image { .. } => return Err(Errno::EBADF),
+            Handle::Events(follower) => {
+                let mut reader = lock(follower);
+                let bytes = self.events().read(&mut reader, offset, size);
+                let now = *reader;
+                self.open_files.note(fh, |what| {
+                    if let What::Events { follower, .. } = what {
+                        *follower = now;
+                    }
+                });
+                bytes
+            }
+            Handle::Transaction(_) | Handle::Image { .. } => return Err(Errno::EBADF),
+            Handle::Lost => return Err(Errno::EIO),
         })
     }
 
@@ -269,7 +372,7 @@ impl Metadata {
         fh: FileHandle,
         offset: Option<u64>,
         data: &[u8],
-        thread: u32,
+        (thread, asked): (u32, Asked),
         reply: ReplyWrite,
     ) {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
@@ -280,31 +383,36 @@ impl Metadata {
             Err(errno) => reply.error(errno),
         };
         match &*handle {
-            Handle::Draft(draft, writer) => {
-                writer.note(thread);
+            Handle::Draft(draft) => {
                 let mut draft = lock(draft);
-                let fits = match offset {
-                    Some(offset) => draft.write(offset, data),
-                    None => draft.append(data),
-                };
+                draft.note_writer(thread);
+                let fits = draft.write(offset, data, asked);
                 drop(draft);
                 if fits.is_err() {
                     self.events().add(&format!("refused: {YAML}: larger than a configuration can be, 1MiB"));
                 }
                 written(reply, fits.map_err(|_| Errno::EFBIG));
             }
-            Handle::Scratch(file) => written(reply, file.write(offset, data)),
-            Handle::Transaction(transaction) => match lock(transaction).write(data) {
-                Ok(None) => reply.written(len),
-                Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
-                Ok(Some(command)) => {
-                    let handle = handle.clone();
-                    self.later(move |face| {
-                        let Handle::Transaction(transaction) = &*handle else { return };
-                        written(reply, face.run(transaction, &command));
-                    });
+            Handle::Scratch(file) => written(reply, file.write(offset, data, asked)),
+            Handle::Transaction(transaction) => {
+                let mut said = lock(transaction);
+                if let Some(result) = said.wrote(asked) {
+                    return written(reply, result);
                 }
-            },
+                match said.write(data, asked) {
+                    Ok(None) => reply.written(len),
+                    Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
+                    Ok(Some(command)) => {
+                        let handle = handle.clone();
+                        self.later(move |face| {
+                            let Handle::Transaction(transaction) = &*handle else { return };
+                            let (answer, errno) = face.run(&command, asked);
+                            lock(transaction).answer(answer, errno.map(Errno::code), asked);
+                            written(reply, errno.map_or(Ok(()), Err));
+                        });
+                    }
+                }
+            }
             Handle::Setting { .. } if data.len() > LONGEST_SETTING => {
                 reply.error(Errno::from_i32(libc::E2BIG))
             }
@@ -312,42 +420,46 @@ impl Metadata {
                 let (handle, text) = (handle.clone(), String::from_utf8_lossy(data).into_owned());
                 self.later(move |face| {
                     let Handle::Setting { device, setting, .. } = &*handle else { return };
-                    written(
-                        reply,
-                        face.control.set(device, *setting, &text).map_err(|refusal| errno(&refusal)),
-                    );
+                    let result = face.control.set(device, *setting, &text, asked);
+                    written(reply, result.map_err(|refusal| errno(&refusal)));
                 });
             }
+            Handle::Lost => reply.error(Errno::EIO),
             Handle::Text(_) | Handle::Events(_) | Handle::Image { .. } => reply.error(Errno::EPERM),
         }
     }
 
     /// Puts in force what was written. `closer` is the thread that closes the file, if it is that.
-    pub(super) fn commit(&self, fh: FileHandle, closer: Option<u32>, reply: ReplyEmpty) {
+    pub(super) fn commit(&self, fh: FileHandle, closer: Option<u32>, asked: Asked, reply: ReplyEmpty) {
         let handle = self.handle(fh);
-        let Some(Handle::Draft(draft, writer)) = handle.as_deref() else { return reply.ok() };
+        let Some(Handle::Draft(draft)) = handle.as_deref() else { return reply.ok() };
+        let mut writing = lock(draft);
         // A process that was started by whoever writes has a copy of the file, and closes it when it likes.
-        if closer.is_some_and(|closer| !writer.is(closer)) {
+        if closer.is_some_and(|closer| !writing.is_by(closer)) {
             return reply.ok();
         }
-        if let Some(refused) = lock(draft).refused() {
+        if let Some(refused) = writing.refused() {
             return reply.error(Errno::from_i32(refused));
         }
-        let Some(bytes) = lock(draft).take() else { return reply.ok() };
+        let Some(bytes) = writing.take() else { return reply.ok() };
+        drop(writing);
         let Some(handle) = handle else { return };
         self.later(move |face| {
+            let Handle::Draft(draft) = &*handle else { return };
             // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.
             if let Some(Ending(how)) = closer.and_then(Ending::of_thread) {
                 face.events().add(&format!("refused: {YAML}: whoever wrote it {how} before it was closed"));
                 return reply.error(Errno::EINTR);
             }
-            let result = face.control.replace(&bytes, YAML);
-            if let (Err(refusal), Handle::Draft(draft, _)) = (&result, &*handle) {
-                lock(draft).refuse(refusal.errno);
-            }
-            match result {
-                Ok(()) => reply.ok(),
-                Err(refusal) => reply.error(errno(&refusal)),
+            match face.control.replace(&bytes, YAML, asked) {
+                Ok(()) => {
+                    lock(draft).accepted();
+                    reply.ok();
+                }
+                Err(refusal) => {
+                    lock(draft).refuse(refusal.errno);
+                    reply.error(errno(&refusal));
+                }
             }
         });
     }
@@ -356,12 +468,16 @@ impl Metadata {
     /// the configuration that is renamed is copied: it is always there.
     pub(super) fn rename_control(
         &self,
+        req: &Request,
         (parent, name): (INodeNo, &OsStr),
         (new_parent, new_name): (INodeNo, &OsStr),
         flags: RenameFlags,
-        owner: (u32, u32),
         reply: ReplyEmpty,
     ) {
+        let asked = asked(req);
+        if self.control.journal().was_done(asked) {
+            return reply.ok();
+        }
         if flags.contains(RenameFlags::RENAME_EXCHANGE) {
             return reply.error(Errno::EINVAL);
         }
@@ -380,28 +496,36 @@ impl Metadata {
                 Err(errno) => return reply.error(errno),
             };
             let Some(file) = self.scratch.named(&name) else { return reply.error(Errno::ENOENT) };
-            return self.later(move |face| match face.control.replace(&file.content(), YAML) {
-                Ok(()) => {
+            return self.later(move |face| {
+                let result = face.control.replace_and(&file.content(), YAML, asked, |carried| {
                     face.scratch.remove_file(&name, &file);
+                    face.scratch.write_down(carried);
                     face.absence.end();
-                    reply.ok();
+                    carried.absent = None;
+                });
+                match result {
+                    Ok(()) => reply.ok(),
+                    Err(refusal) => reply.error(errno(&refusal)),
                 }
-                Err(refusal) => reply.error(errno(&refusal)),
             });
         }
-        let renamed = || {
+        let renamed = self.control.journal().change(|carried| {
             let new_name = scratch(new_parent, new_name)?;
             if keeps && self.scratch.named(&new_name).is_some() {
                 return Err(Errno::EEXIST);
             }
             if self.is_yaml(parent, name) {
                 let text = self.control.yaml().0.as_bytes().to_vec();
-                return self.scratch.make(&new_name, text, self.tree.load().plan.mode, owner).map(drop);
+                let (mode, owner) = (self.tree.load().plan.mode, (req.uid(), req.gid()));
+                self.scratch.make(&new_name, text, mode, owner, asked)?;
+            } else if !self.scratch.rename(&scratch(parent, name)?, &new_name) {
+                return Err(Errno::ENOENT);
             }
-            let name = scratch(parent, name)?;
-            self.scratch.rename(&name, &new_name).then_some(()).ok_or(Errno::ENOENT)
-        };
-        match renamed() {
+            self.scratch.write_down(carried);
+            carried.did(asked);
+            Ok(())
+        });
+        match renamed {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
@@ -409,36 +533,33 @@ impl Metadata {
 }
 
 impl Face {
-    /// Carries out a command; its answer is in the transaction afterwards.
-    fn run(&self, transaction: &Mutex<Transaction>, command: &[u8]) -> Result<(), Errno> {
-        let (answer, result) = match self.control.command(command) {
-            Ok(answer) => (answer, Ok(())),
-            Err(refusal) => (format!("{refusal}\n"), Err(errno(&refusal))),
-        };
-        lock(transaction).answer(answer);
-        result
+    /// Carries out a command; its answer, and what it is refused with.
+    fn run(&self, command: &[u8], asked: Asked) -> (String, Option<Errno>) {
+        match self.control.command(command, asked) {
+            Ok(answer) => (answer, None),
+            Err(refusal) => (format!("{refusal}\n"), Some(errno(&refusal))),
+        }
     }
 
     pub(super) fn open_setting(
         &self,
         node: &Node,
         flags: OpenFlags,
+        asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let Node::Setting(device, setting) = node else { return Err(Errno::EISDIR) };
         let text = self.control.setting(device, *setting).ok_or(Errno::ESTALE)?.into_bytes();
-        let handle = match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => Handle::Text(text),
-            _ => Handle::Setting { device: device.clone(), setting: *setting, text },
-        };
-        Ok((self.remember(handle), FopenFlags::FOPEN_DIRECT_IO))
+        let ino = node.ino().0;
+        self.opened(asked, |_| match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => (Handle::Text(text), What::Text { ino }),
+            _ => {
+                let handle = Handle::Setting { device: device.clone(), setting: *setting, text };
+                (handle, What::Setting { ino })
+            }
+        })
     }
 }
 
 fn errno(refusal: &Refusal) -> Errno {
     Errno::from_i32(refusal.errno)
-}
-
-/// The state of an open file; also after a panic elsewhere, every state of it being a valid one.
-fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,11 +3,13 @@
 //! A request is read so that the data of a write come to lie where the device can write them from, and an answer is written
 //! from where the device has read it to: header and data are next to each other in the slot.
 
-use super::images::Answered;
+use super::images::{Answered, kind};
 use super::slots::{Free, HEAD, Pool, Slot};
-use super::wire::{HEADERS, InHeader, OutHeader, WriteIn, opcode, parse};
+use super::wire::{HEADERS, InHeader, OutHeader, WriteIn, WriteOut, opcode, parse};
+use crate::engine::Pieces;
 use nix::errno::Errno;
-use std::io;
+use smallvec::{SmallVec, smallvec};
+use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use zerocopy::IntoBytes;
 
@@ -28,7 +30,7 @@ pub(super) enum State {
     Drained,
     /// There were none; the lane tells when there are.
     Watching,
-    /// No slot is free.
+    /// No slot is free, or no memory.
     Full,
     /// The connection has ended, or this is not its reader.
     Ended,
@@ -49,6 +51,10 @@ impl Dev {
     /// Reads the next request into a free slot.
     pub(super) fn read(&mut self, descriptor: &OwnedFd, pool: &Pool) -> Read {
         loop {
+            if !pool.has_memory() {
+                self.state = State::Full;
+                return Read::Nothing;
+            }
             let Some(mut slot) = self.free.take(pool) else {
                 self.state = State::Full;
                 return Read::Nothing;
@@ -56,7 +62,10 @@ impl Dev {
             let read = nix::unistd::read(descriptor, &mut slot.bytes_mut()[HEAD - HEADERS..]);
             match read {
                 Ok(len) => match header(&slot).filter(|header| header.len as usize == len) {
-                    Some(header) => return Read::Request(slot, header),
+                    Some(header) => {
+                        slot.used(len.saturating_sub(HEADERS));
+                        return Read::Request(slot, header);
+                    }
                     // Not in this protocol.
                     None => tracing::error!(len, "the kernel sent a request without an end"),
                 },
@@ -92,7 +101,6 @@ impl Dev {
         let bytes = slot.bytes_mut();
         bytes[HEAD - HEADER..HEAD].copy_from_slice(header.as_bytes());
         write(descriptor, &bytes[HEAD - HEADER..][..header.len as usize]);
-        slot.trim(0);
         self.release(pool, slot)
     }
 
@@ -102,13 +110,34 @@ impl Dev {
     }
 
     /// Takes a slot back that is not needed any more. True if somebody waits for one.
-    pub(super) fn release(&mut self, pool: &Pool, slot: Slot) -> bool {
+    pub(super) fn release(&mut self, pool: &Pool, mut slot: Slot) -> bool {
+        slot.trim(0);
         let starving = self.free.put(pool, slot);
         if self.state == State::Full {
             self.state = State::Ready;
         }
         starving
     }
+}
+
+/// Answers a request that has left its slot, with what it was to read if it is that.
+pub(super) fn answer_elsewhere(descriptor: &OwnedFd, answered: Answered, pieces: &Pieces) {
+    let Answered { unique, kind, len, result } = answered;
+    let written = WriteOut { size: len, padding: 0 };
+    let mut parts: SmallVec<[&[u8]; 3]> = match kind {
+        kind::DATA => pieces.iter().map(|piece| &piece[..]).collect(),
+        kind::WRITTEN => smallvec![written.as_bytes()],
+        _ => SmallVec::new(),
+    };
+    let sum: usize = parts.iter().map(|part| part.len()).sum();
+    // Sizes are in 32 bits in the protocol.
+    let header = OutHeader::new(unique, result.map(|()| sum as u32));
+    if result.is_err() {
+        parts.clear();
+    }
+    parts.insert(0, header.as_bytes());
+    let parts: SmallVec<[IoSlice<'_>; 4]> = parts.into_iter().map(IoSlice::new).collect();
+    refused(nix::sys::uio::writev(descriptor, &parts));
 }
 
 /// Header, number of bytes of arguments, and of data, of the request in a slot.
@@ -135,7 +164,11 @@ pub(super) fn parts(slot: &Slot, header: InHeader) -> (&[u8], &[u8]) {
 
 /// Writes an answer. Whom it was for may be gone; nobody else needs to know.
 pub(super) fn write(descriptor: &OwnedFd, message: &[u8]) {
-    if let Err(error) = nix::unistd::write(descriptor, message)
+    refused(nix::unistd::write(descriptor, message));
+}
+
+fn refused(written: nix::Result<usize>) {
+    if let Err(error) = written
         && !matches!(error, Errno::ENOENT | Errno::ENODEV)
     {
         tracing::debug!(%error, "an answer was refused");

@@ -3,6 +3,7 @@
 use super::control_dir::Absence;
 use super::handles::Handle;
 use super::node::folder_attr;
+use super::open_files::OpenFiles;
 use super::scratch::Scratch;
 use super::tree::{Node, Tree};
 use super::waiting::Waiting;
@@ -11,11 +12,10 @@ use crate::clock;
 use crate::control::{Control, ControlFile, Events};
 use arc_swap::ArcSwap;
 use fuser::{Errno, FileAttr, FileHandle, Generation, INodeNo};
-use slab::Slab;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, PoisonError, RwLock, mpsc};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may answer for us: what there is, and whose it is, can be another thing at any time. The bytes of
@@ -36,7 +36,7 @@ pub struct Face {
     pub(super) tree: ArcSwap<Tree>,
     pub(super) control: Arc<Control>,
     pub(super) callers: Callers,
-    pub(super) handles: RwLock<Slab<Arc<Handle>>>,
+    pub(super) open_files: OpenFiles,
     pub(super) scratch: Scratch,
     /// The running configuration was removed by somebody who is about to make it anew.
     pub(super) absence: Absence,
@@ -60,15 +60,17 @@ impl Face {
             let waiting = waiting.clone();
             move || waiting.wake()
         });
+        let ledger = control.journal().ledger().clone();
+        let carried = control.journal().carried();
         Ok(Self {
             owner,
-            mounted: clock::wall(),
+            mounted: carried.mounted.map_or_else(clock::wall, SystemTime::from),
             tree: ArcSwap::from_pointee(tree),
             control,
             callers,
-            handles: RwLock::new(Slab::new()),
-            scratch: Scratch::default(),
-            absence: Absence::default(),
+            open_files: OpenFiles::new(ledger.clone()),
+            scratch: Scratch::new(ledger),
+            absence: Absence::since(carried.absent),
             waiting,
             slow: lane("slow-lane", events.clone())?,
             changes: lane("changes", events)?,
@@ -83,6 +85,12 @@ impl Face {
     /// Shows another tree from now on.
     pub fn show(&self, tree: Tree) {
         self.tree.store(Arc::new(tree));
+        self.find_lost();
+    }
+
+    /// When the mount was made.
+    pub(super) fn mounted(&self) -> SystemTime {
+        self.mounted
     }
 
     /// The callers of the mount.
@@ -94,18 +102,12 @@ impl Face {
         self.control.events()
     }
 
-    pub(super) fn remember(&self, handle: Handle) -> FileHandle {
-        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
-        FileHandle(handles.insert(Arc::new(handle)) as u64)
-    }
-
     pub(super) fn handle(&self, fh: FileHandle) -> Option<Arc<Handle>> {
-        let handles = self.handles.read().unwrap_or_else(PoisonError::into_inner);
-        handles.get(usize::try_from(fh.0).ok()?).cloned()
+        self.open_files.get(fh)
     }
 
     pub(super) fn node(&self, ino: INodeNo) -> Option<Node> {
-        let scratch = || self.scratch.numbered(ino).or_else(|| self.nameless(ino));
+        let scratch = || self.scratch.numbered(ino);
         self.tree.load().node(ino).or_else(|| scratch().map(Node::Scratch))
     }
 

@@ -1,18 +1,19 @@
 //! Open files: what is opened, by whom, and whom a request through it is charged to.
 
 use super::face::Face;
-use super::metadata::Wish;
+use super::kept::{KeptDraft, KeptTransaction};
+use super::metadata::{Wish, asked};
 use super::node::ImageNode;
+use super::open_files::{Opener, What};
 use super::scratch::ScratchFile;
 use super::tree::Node;
 use crate::classify::{Caller, Identity, Round, Who, process_of};
 use crate::clock;
-use crate::control::{Draft, Follower, Setting, Transaction};
+use crate::control::{Asked, Follower, Setting};
 use crate::device::Seek;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
 use std::io;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// An open file.
 #[derive(Debug)]
@@ -22,35 +23,48 @@ pub(super) enum Handle {
     /// A control file as it was when it was opened.
     Text(Vec<u8>),
     /// The running configuration, being written.
-    Draft(Mutex<Draft>, Writer),
+    Draft(Mutex<KeptDraft>),
     /// An editor's own file.
     Scratch(Arc<ScratchFile>),
     /// A conversation by `ctl`.
-    Transaction(Mutex<Transaction>),
+    Transaction(Mutex<KeptTransaction>),
     /// A file of a device that is written to, and what it said when it was opened.
     Setting { device: Arc<str>, setting: Setting, text: Vec<u8> },
     /// The events, as they come.
     Events(Mutex<Follower>),
+    /// What a predecessor had open and is not there: of a device, mostly, that is not there.
+    Lost,
 }
 
-/// Who wrote to a file last: a thread, and the process that it is of. 0 is nobody.
-#[derive(Debug, Default)]
-pub(super) struct Writer {
-    thread: AtomicU32,
-    process: AtomicU32,
+impl Handle {
+    /// How the kernel is to treat it.
+    pub(super) fn flags(&self) -> FopenFlags {
+        // Direct, so that what is read is never an older page.
+        let direct = FopenFlags::FOPEN_DIRECT_IO;
+        match self {
+            // Nothing is to be done when it is closed, so we are not asked.
+            Self::Image { .. } => {
+                direct | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES | FopenFlags::FOPEN_NOFLUSH
+            }
+            // What is read is the answer to what was written, wherever the file position is.
+            Self::Transaction(_) => direct | FopenFlags::FOPEN_STREAM | FopenFlags::FOPEN_NONSEEKABLE,
+            _ => direct,
+        }
+    }
 }
 
-impl Writer {
-    pub(super) fn note(&self, thread: u32) {
-        if self.thread.swap(thread, Ordering::Relaxed) != thread {
-            self.process.store(process_of(thread).unwrap_or(thread), Ordering::Relaxed);
+impl KeptDraft {
+    /// A thread writes to it.
+    pub(super) fn note_writer(&mut self, thread: u32) {
+        if self.writer.0 != thread {
+            self.writer = (thread, process_of(thread).unwrap_or(thread));
         }
     }
 
     /// Whether a thread is of the process that wrote.
-    pub(super) fn is(&self, thread: u32) -> bool {
-        thread == self.thread.load(Ordering::Relaxed)
-            || process_of(thread) == Some(self.process.load(Ordering::Relaxed))
+    pub(super) fn is_by(&self, thread: u32) -> bool {
+        let (writer, process) = self.writer;
+        thread == writer || process_of(thread) == Some(process)
     }
 }
 
@@ -64,13 +78,32 @@ impl Face {
         ino: INodeNo,
         flags: OpenFlags,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
+        let asked = asked(req);
+        if let Some((fh, handle)) = self.open_files.opened_by(asked) {
+            return Ok((fh, handle.flags()));
+        }
         match self.node(ino).ok_or(Errno::ESTALE)? {
             Node::Root | Node::ControlDir | Node::Devices | Node::Device(_) => Err(Errno::EISDIR),
-            Node::ControlFile(file) => self.open_control(file, flags),
-            Node::Scratch(file) => Ok(self.open_scratch(file, flags)),
-            setting @ Node::Setting(..) => self.open_setting(&setting, flags),
+            Node::ControlFile(file) => self.open_control(file, flags, asked),
+            Node::Scratch(file) => self.open_scratch(file, flags, asked),
+            setting @ Node::Setting(..) => self.open_setting(&setting, flags, asked),
             Node::Image(node) => self.open_image(req, &node, flags),
         }
+    }
+
+    /// Keeps what was opened, under a number that a successor knows, too.
+    pub(super) fn opened(
+        &self,
+        asked: Asked,
+        make: impl FnOnce(u32) -> (Handle, What),
+    ) -> Result<(FileHandle, FopenFlags), Errno> {
+        let mut flags = FopenFlags::empty();
+        let fh = self.open_files.add(asked, |place| {
+            let (handle, what) = make(place);
+            flags = handle.flags();
+            (handle, what)
+        })?;
+        Ok((fh, flags))
     }
 
     fn open_image(
@@ -103,24 +136,18 @@ impl Face {
             Who::Caller(identity) => identity,
             Who::Kernel => Identity::from_ids(req.uid(), req.gid()),
         };
-        let fh = self.remember(Handle::Image { node: node.clone(), opener });
-        Ok((
-            fh,
-            // Nothing is to be done when it is closed, so we are not asked.
-            FopenFlags::FOPEN_DIRECT_IO
-                | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES
-                | FopenFlags::FOPEN_NOFLUSH,
-        ))
+        let what = What::Image { ino: node.ino.0, opener: Opener::from(&opener) };
+        let opened = self.opened(asked(req), |_| (Handle::Image { node: node.clone(), opener }, what));
+        opened.inspect_err(|_| node.close())
     }
 
     /// An open file is closed for good.
     pub(super) fn close(&self, fh: FileHandle) {
-        let mut handles = self.handles.write().unwrap_or_else(PoisonError::into_inner);
-        let handle = usize::try_from(fh.0).ok().and_then(|index| handles.try_remove(index));
-        drop(handles);
-        match handle.as_deref() {
+        match self.open_files.remove(fh).as_deref() {
             Some(Handle::Image { node, .. }) => node.close(),
             Some(Handle::Events(_)) => self.waiting.forget(fh),
+            Some(Handle::Draft(draft)) => lock(draft).end(),
+            Some(Handle::Transaction(transaction)) => lock(transaction).end(),
             _ => {}
         }
     }
@@ -164,6 +191,9 @@ impl Face {
         meta.atime = wish.atime.map_or(meta.atime, time);
         meta.mtime = wish.mtime.map_or(meta.mtime, time);
         meta.ctime = wish.ctime.unwrap_or(now);
+        meta.changed = true;
+        drop(meta);
+        self.control.journal().change(|carried| self.write_down(carried));
         Ok(())
     }
 
@@ -191,4 +221,9 @@ impl Face {
 /// The errno a caller sees; EIO for errors that have none.
 fn errno(error: &io::Error) -> Errno {
     Errno::from_i32(error.raw_os_error().unwrap_or(libc::EIO))
+}
+
+/// The state of an open file; also after a panic elsewhere, every state of it being a valid one.
+pub(super) fn lock<T>(state: &Mutex<T>) -> MutexGuard<'_, T> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

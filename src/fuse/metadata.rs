@@ -2,6 +2,7 @@
 
 use super::face::{Face, GENERATION, TTL};
 use super::tree::Node;
+use crate::control::Asked;
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, OpenFlags, ReplyAttr, ReplyCreate,
     ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
@@ -14,6 +15,15 @@ use std::time::SystemTime;
 
 /// The limits are ours to set (share rules R6, R8), so the kernel is to set none.
 const MOST_BACKGROUND: u16 = u16::MAX;
+
+/// The kernel marks what it sends again, to the successor of whoever had it.
+const AGAIN: u64 = 1 << 63;
+
+/// The number of a request, and whether it is sent again.
+pub(super) fn asked(req: &Request) -> Asked {
+    let unique = req.unique().0;
+    Asked { unique: unique & !AGAIN, again: unique & AGAIN != 0 }
+}
 
 /// What a caller wants to have changed about a file.
 pub(super) struct Wish {
@@ -146,7 +156,7 @@ impl Filesystem for Metadata {
 
     fn read(
         &self,
-        _req: &Request,
+        req: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -155,7 +165,7 @@ impl Filesystem for Metadata {
         _lock_owner: Option<fuser::LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_control(fh, offset, size as usize, reply);
+        self.read_control(fh, offset, size as usize, asked(req), reply);
     }
 
     fn write(
@@ -171,7 +181,7 @@ impl Filesystem for Metadata {
         reply: ReplyWrite,
     ) {
         let append = flags.0 & libc::O_APPEND != 0;
-        self.write_control(fh, (!append).then_some(offset), data, req.pid(), reply);
+        self.write_control(fh, (!append).then_some(offset), data, (req.pid(), asked(req)), reply);
     }
 
     fn flush(
@@ -184,11 +194,11 @@ impl Filesystem for Metadata {
     ) {
         // A close makes nothing durable, as with a block device; that is what fsync is for. But what was written to the
         // configuration is put in force.
-        self.commit(fh, Some(req.pid()), reply);
+        self.commit(fh, Some(req.pid()), asked(req), reply);
     }
 
-    fn fsync(&self, _req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
-        self.commit(fh, None, reply);
+    fn fsync(&self, req: &Request, _ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        self.commit(fh, None, asked(req), reply);
     }
 
     fn fsyncdir(&self, _req: &Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -267,17 +277,8 @@ impl Filesystem for Metadata {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        if self.is_yaml(parent, name) {
-            return match self.make_yaml() {
-                Ok((node, fh, opened)) => reply.created(&TTL, &self.attr(&node), GENERATION, fh, opened),
-                Err(errno) => reply.error(errno),
-            };
-        }
-        match self.make_scratch(req, parent, name, mode & !umask) {
-            Ok(file) => {
-                let (fh, opened) = self.open_scratch(file.clone(), OpenFlags(flags));
-                reply.created(&TTL, &file.attr(), GENERATION, fh, opened);
-            }
+        match self.create_control(req, (parent, name), mode & !umask, OpenFlags(flags)) {
+            Ok((node, fh, opened)) => reply.created(&TTL, &self.attr(&node), GENERATION, fh, opened),
             Err(errno) => reply.error(errno),
         }
     }
@@ -305,14 +306,9 @@ impl Filesystem for Metadata {
         reply.error(self.refuse_new_name(name));
     }
 
-    fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        if self.is_yaml(parent, name) {
-            self.absence.begin();
-            return reply.ok();
-        }
-        match self.is_scratch(parent, name) {
-            Ok(name) if self.scratch.remove(&name).is_some() => reply.ok(),
-            Ok(_) => reply.error(Errno::ENOENT),
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        match self.unlink_control(parent, name, asked(req)) {
+            Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),
         }
     }
@@ -339,7 +335,7 @@ impl Filesystem for Metadata {
         flags: fuser::RenameFlags,
         reply: ReplyEmpty,
     ) {
-        self.rename_control((parent, name), (new_parent, new_name), flags, (req.uid(), req.gid()), reply);
+        self.rename_control(req, (parent, name), (new_parent, new_name), flags, reply);
     }
 
     // The rest says "not here" once, and the kernel does not ask again.

@@ -9,8 +9,9 @@
 //!   requests lie in, `wire` the kernel's words for them.
 //! * `images`: from a request for the bytes of an image to the engine of its disk.
 //! * `relay`: everything else goes to fuser, through a pair of sockets. `metadata` is what fuser calls, `face` what
-//!   it and the others look at, `handles` what is open,
+//!   it and the others look at, `handles` what is open and `open_files` under which numbers,
 //!   `control_dir` the files of the control directory, `waiting` who waits for events.
+//! * `kept`: what is being written, where a successor finds it; `inherit` is that successor.
 //! * `place`: on which processor a thread serves; `inbox`: what threads leave for each other.
 //! * `sys`: the one corner with `unsafe`.
 //!
@@ -23,9 +24,12 @@ mod face;
 mod handles;
 mod images;
 mod inbox;
+mod inherit;
+mod kept;
 mod metadata;
 mod mount;
 mod node;
+mod open_files;
 mod place;
 mod relay;
 mod rings;
@@ -48,7 +52,7 @@ pub use mount::{
     resolved, unmount,
 };
 pub use node::ImageNode;
-pub use server::{Connection, Hold, ServeError, ServeOptions, Server, TransportKind};
+pub use server::{Connection, Hold, LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub(crate) use sys::inherited;
 pub(crate) use takeover::Refuser;
 pub use tree::{Tree, TreeError};

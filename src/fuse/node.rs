@@ -1,7 +1,7 @@
 //! An image as a file: its inode number, its attributes, and how often it is open.
 
 use crate::clock;
-use crate::control::ImageLine;
+use crate::control::{Access, ImageEntry, ImageLine, OrphanEntry};
 use crate::engine::{Engine, Image};
 use crate::units::Bytes;
 use fuser::{FileAttr, FileType, INodeNo};
@@ -43,6 +43,8 @@ pub(super) struct Meta {
     pub(super) atime: SystemTime,
     pub(super) mtime: SystemTime,
     pub(super) ctime: SystemTime,
+    /// It was changed since the configuration said what it is.
+    pub(super) changed: bool,
 }
 
 impl ImageNode {
@@ -58,7 +60,8 @@ impl ImageNode {
         taken: impl Fn(INodeNo) -> bool,
     ) -> Self {
         let now = clock::wall();
-        let meta = Meta { mode, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now };
+        let meta =
+            Meta { mode, uid: owner.0, gid: owner.1, atime: now, mtime: now, ctime: now, changed: false };
         let numbers = (0..=u8::MAX).map(|life| inode_of(image.name(), life));
         // Each number that is taken belongs to an open image, of which there are not that many.
         let ino = numbers.into_iter().find(|ino| !taken(*ino)).unwrap_or(INodeNo(IMAGE_BIT));
@@ -82,6 +85,7 @@ impl ImageNode {
     pub fn give_to(&self, (uid, gid): (u32, u32), mode: u16) {
         let mut meta = self.meta();
         (meta.uid, meta.gid, meta.mode, meta.ctime) = (uid, gid, mode, clock::wall());
+        meta.changed = false;
     }
 
     /// Notes that it was written to.
@@ -130,6 +134,43 @@ impl ImageNode {
     /// It was taken out of the configuration, or is in it again.
     pub fn set_removed(&self, removed: bool) {
         self.removed.store(removed, Ordering::Release);
+    }
+
+    /// The same image as it was with a predecessor.
+    pub fn go_on(self, ino: u64, access: Option<Access>) -> Self {
+        if let Some(Access { mode, owner: (uid, gid), atime, mtime, ctime }) = access {
+            let (atime, mtime, ctime) = (atime.into(), mtime.into(), ctime.into());
+            *self.meta() = Meta { mode, uid, gid, atime, mtime, ctime, changed: true };
+        }
+        Self { ino: INodeNo(ino), ..self }
+    }
+
+    fn access(&self) -> Access {
+        let Meta { mode, uid, gid, atime, mtime, ctime, .. } = *self.meta();
+        Access { mode, owner: (uid, gid), atime: atime.into(), mtime: mtime.into(), ctime: ctime.into() }
+    }
+
+    /// What a successor must know of it beyond the configuration, if there is anything.
+    pub(super) fn entry(&self) -> Option<ImageEntry> {
+        let changed = self.meta().changed;
+        let unlike = changed || self.ino != inode_of(self.image.name(), 0);
+        unlike.then(|| ImageEntry {
+            name: self.image.name().to_owned(),
+            ino: self.ino.0,
+            access: changed.then(|| self.access()),
+        })
+    }
+
+    /// All that a successor must know of it, where the configuration does not have it.
+    pub(super) fn orphan(&self) -> OrphanEntry {
+        OrphanEntry {
+            name: self.image.name().to_owned(),
+            ino: self.ino.0,
+            device: self.device.to_string(),
+            extents: self.image.extents().iter().map(|extent| (extent.offset.0, extent.size.0)).collect(),
+            read_only: self.read_only,
+            access: self.access(),
+        }
     }
 
     /// As `ls` shows it.

@@ -5,6 +5,7 @@
 //! what is fuser's, as it is, and carry fuser's answers back.
 
 use super::metadata::Metadata;
+use super::server::Hold;
 use super::wire::{
     HAS_RESEND, INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse,
 };
@@ -99,10 +100,10 @@ impl Init {
 }
 
 impl Relay {
-    /// Starts fuser, and lets it answer the kernel's first request; without the kernel, where that has had its answer from a
-    /// predecessor.
+    /// Starts fuser, and lets it answer the kernel's first request by way of who holds the connection; by way of nobody, where
+    /// the kernel has had its answer from a predecessor.
     pub(super) fn start(
-        kernel: Option<BorrowedFd<'_>>,
+        holder: Option<&dyn Hold>,
         init: &Init,
         metadata: Metadata,
         acl: SessionACL,
@@ -127,8 +128,8 @@ impl Relay {
         if len == 0 {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's FUSE is too old"));
         }
-        if let Some(kernel) = kernel {
-            nix::unistd::write(kernel, &answer[..len])?;
+        if let Some(holder) = holder {
+            holder.answer_first(&answer[..len])?;
         }
         let (late, waiting) = mpsc::channel::<Vec<u8>>();
         let slow = ours.try_clone()?;

@@ -5,11 +5,11 @@
 //! request occupies its slot, so there are enough slots that what one group has held keeps nobody's first request out.
 
 use super::images::Answered;
-use super::slots::{HEAD, Slot};
+use super::slots::{HEAD, Slot, Slots};
 use super::sys;
 use super::wire::{InHeader, OutHeader, RingHeader, WriteOut, parse};
-use crate::device::Lane;
-use std::collections::HashMap;
+use crate::device::{Event, Lane};
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -84,11 +84,13 @@ pub(super) struct Rings {
     parts: Vec<Box<[libc::iovec; 2]>>,
     /// Requests that are with fuser.
     forwarded: HashMap<u64, Slot>,
+    /// Slots that were given away with much in them for callers to read.
+    full: HashSet<u32>,
 }
 
 impl Rings {
     pub(super) fn new(queues: Arc<Queues>, slots: Vec<Slot>) -> Self {
-        Self { queues, fresh: slots, parts: Vec::new(), forwarded: HashMap::new() }
+        Self { queues, fresh: slots, parts: Vec::new(), forwarded: HashMap::new(), full: HashSet::new() }
     }
 
     /// Gives all slots to the kernel, with the next wait of the lane.
@@ -102,7 +104,7 @@ impl Rings {
 
     /// Answers the request in a slot, with the next wait of the lane; the slot goes to the kernel for the next request.
     pub(super) fn answer(
-        &self,
+        &mut self,
         lane: &mut Lane,
         connection: BorrowedFd<'_>,
         mut slot: Slot,
@@ -114,7 +116,7 @@ impl Rings {
 
     /// Gives the slot to the kernel with an answer, whose bytes behind the header lie in its room.
     fn commit(
-        &self,
+        &mut self,
         lane: &mut Lane,
         connection: BorrowedFd<'_>,
         mut slot: Slot,
@@ -129,9 +131,29 @@ impl Rings {
         if payload as usize <= size_of::<WriteOut>() {
             // What was written is on the disk, so its memory may go. What was read is still to be copied by the kernel.
             slot.trim(payload as usize);
+        } else if slot.is_worth_trimming() {
+            self.full.insert(slot.index());
         }
         let queue = self.queue_of(&slot);
         sys::commit(lane, connection, slot, queue, commit_id)
+    }
+
+    /// After a wait of the lane that told these: gives back the memory of what the kernel has copied to callers.
+    ///
+    /// A command is carried out by the thread that sends it, while it waits, and so is filling a slot with the next request.
+    /// So once all commands were taken, a slot of which nothing was told is empty, until the next wait.
+    pub(super) fn tidy(&mut self, lane: &mut Lane, slots: &'static Slots, told: &[Event]) {
+        if self.full.is_empty() {
+            return;
+        }
+        for event in told {
+            if let Event::Command { token, .. } = event {
+                self.full.remove(token);
+            }
+        }
+        if lane.is_settled() {
+            self.full.drain().for_each(|slot| slots.trim_idle(slot));
+        }
     }
 
     fn queue_of(&self, slot: &Slot) -> u16 {
@@ -176,6 +198,7 @@ impl Rings {
         let room = slot.room_mut();
         let len = body.len().min(room.len());
         room[..len].copy_from_slice(&body[..len]);
+        slot.used(len);
         // As long as what has found room, which is not more than fuser was asked for.
         let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, ..header };
         self.commit(lane, connection, slot, header)

@@ -2,29 +2,38 @@
 //!
 //! They are in the control directory, in memory, few and small, and gone with the mount.
 
+use super::kept::KeptDraft;
 use super::node::file_attr;
 use crate::clock;
-use crate::control::Draft;
+use crate::control::{Asked, Carried, Draft, ScratchEntry};
+use crate::ledger::{Ledger, LedgerError, RECORDS};
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::SystemTime;
 
 /// Inode numbers of scratch files have this bit.
 const SCRATCH_BIT: u64 = 1 << 60;
 /// So many there can be.
 const MOST: usize = 64;
+/// So many there can be together with those that lost their names and are open.
+const MOST_OPEN: usize = 4 * MOST;
 /// So large one can be, in bytes: a little more than any configuration that is accepted, so that one which is too large is
 /// refused for what it is.
 const LARGEST: usize = 4 << 20;
 /// And so large all together.
 const MOST_BYTES: usize = 16 << 20;
+/// Their contents in the ledger come behind those of open files.
+const FIRST_CONTENT: u32 = RECORDS;
 
 /// A file that an editor has made.
 #[derive(Debug)]
 pub(super) struct ScratchFile {
     pub(super) ino: INodeNo,
+    /// The request that made it.
+    pub(super) made_by: u64,
+    content: u32,
     inner: Mutex<Inner>,
     /// Bytes of all of them, those without a name included.
     used: Arc<AtomicUsize>,
@@ -32,28 +41,79 @@ pub(super) struct ScratchFile {
 
 #[derive(Debug)]
 struct Inner {
-    content: Draft,
+    kept: KeptDraft,
     mode: u16,
     owner: (u32, u32),
     atime: SystemTime,
-    mtime: SystemTime,
 }
 
 /// Those of a mount.
-#[derive(Debug, Default)]
-pub(super) struct Scratch(Mutex<Files>);
+#[derive(Debug)]
+pub(super) struct Scratch {
+    ledger: Arc<Ledger>,
+    files: Mutex<Files>,
+}
 
 #[derive(Debug, Default)]
 struct Files {
     /// Files without a name live as long as their handles; those keep them.
     by_name: BTreeMap<String, Arc<ScratchFile>>,
+    /// All of them, and some that have gone.
+    all: Vec<Weak<ScratchFile>>,
     last: u64,
     used: Arc<AtomicUsize>,
 }
 
 impl Scratch {
+    /// None as yet.
+    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, files: Mutex::default() }
+    }
+
     fn files(&self) -> MutexGuard<'_, Files> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Those of a predecessor; all of them, so that somebody can take those without a name.
+    pub(super) fn go_on(&self, carried: &Carried) -> Result<Vec<Arc<ScratchFile>>, LedgerError> {
+        let mut files = self.files();
+        files.last = carried.last_scratch;
+        let mut all = Vec::new();
+        for entry in &carried.scratch {
+            let kept = KeptDraft::go_on(self.ledger.clone(), entry.content, LARGEST)?;
+            files.used.fetch_add(kept.bytes().len(), Ordering::Relaxed);
+            let file = Arc::new(ScratchFile {
+                ino: INodeNo(entry.ino),
+                made_by: entry.made_by,
+                content: entry.content,
+                inner: Mutex::new(Inner {
+                    kept,
+                    mode: entry.mode,
+                    owner: entry.owner,
+                    atime: entry.atime.into(),
+                }),
+                used: files.used.clone(),
+            });
+            files.all.push(Arc::downgrade(&file));
+            if let Some(name) = &entry.name {
+                files.by_name.insert(name.clone(), file.clone());
+            }
+            all.push(file);
+        }
+        Ok(all)
+    }
+
+    /// Writes down which there are.
+    pub(super) fn write_down(&self, carried: &mut Carried) {
+        let mut files = self.files();
+        files.all.retain(|file| file.strong_count() > 0);
+        let names: Vec<_> = files.by_name.iter().map(|(name, file)| (file.ino, name)).collect();
+        let entry = |file: Arc<ScratchFile>| {
+            let name = names.iter().find(|(ino, _)| *ino == file.ino).map(|(_, name)| (*name).clone());
+            file.entry(name)
+        };
+        carried.scratch = files.all.iter().filter_map(Weak::upgrade).map(entry).collect();
+        carried.last_scratch = files.last;
     }
 
     /// Makes a file, or replaces one.
@@ -63,23 +123,33 @@ impl Scratch {
         content: Vec<u8>,
         mode: u16,
         owner: (u32, u32),
+        asked: Asked,
     ) -> Result<Arc<ScratchFile>, Errno> {
         let mut files = self.files();
         let there = files.by_name.contains_key(name);
-        // Besides those with a name there are those that lost theirs and are open.
-        if (files.by_name.len() >= MOST && !there) || Arc::strong_count(&files.used) > 4 * MOST {
+        // Those that lost their names and are open count, too.
+        files.all.retain(|file| file.strong_count() > 0);
+        if (files.by_name.len() >= MOST && !there) || files.all.len() >= MOST_OPEN {
             return Err(Errno::ENOSPC);
         }
         take(&files.used, content.len())?;
+        let taken: HashSet<u32> =
+            files.all.iter().filter_map(Weak::upgrade).map(|file| file.content).collect();
+        // There are fewer than that.
+        let place = (FIRST_CONTENT..).find(|content| !taken.contains(content)).ok_or(Errno::ENOSPC)?;
         files.last += 1;
-        let now = clock::wall();
-        let content = Draft::new(content, LARGEST);
+        let kept = KeptDraft::begin(self.ledger.clone(), place, Draft::new(content, LARGEST));
         let file = Arc::new(ScratchFile {
             ino: INodeNo(files.last | SCRATCH_BIT),
-            inner: Mutex::new(Inner { content, mode, owner, atime: now, mtime: now }),
+            made_by: asked.unique,
+            content: place,
+            inner: Mutex::new(Inner { kept, mode, owner, atime: clock::wall() }),
             used: files.used.clone(),
         });
-        files.by_name.insert(name.to_owned(), file.clone());
+        files.all.push(Arc::downgrade(&file));
+        let replaced = files.by_name.insert(name.to_owned(), file.clone());
+        drop(files);
+        drop(replaced);
         Ok(file)
     }
 
@@ -87,11 +157,12 @@ impl Scratch {
         self.files().by_name.get(name).cloned()
     }
 
+    /// The one with that inode number, also if it has no name any more.
     pub(super) fn numbered(&self, ino: INodeNo) -> Option<Arc<ScratchFile>> {
-        self.files().by_name.values().find(|file| file.ino == ino).cloned()
+        self.files().all.iter().filter_map(Weak::upgrade).find(|file| file.ino == ino)
     }
 
-    /// All of them by name.
+    /// All that have a name.
     pub(super) fn all(&self) -> Vec<(String, Arc<ScratchFile>)> {
         self.files().by_name.iter().map(|(name, file)| (name.clone(), file.clone())).collect()
     }
@@ -104,7 +175,9 @@ impl Scratch {
     pub(super) fn rename(&self, from: &str, to: &str) -> bool {
         let mut files = self.files();
         let Some(file) = files.by_name.remove(from) else { return false };
-        files.by_name.insert(to.to_owned(), file);
+        let replaced = files.by_name.insert(to.to_owned(), file);
+        drop(files);
+        drop(replaced);
         true
     }
 
@@ -125,8 +198,9 @@ fn take(used: &AtomicUsize, more: usize) -> Result<(), Errno> {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        let size = self.inner().content.bytes().len();
-        self.used.fetch_sub(size, Ordering::Relaxed);
+        let inner = self.inner();
+        self.used.fetch_sub(inner.kept.bytes().len(), Ordering::Relaxed);
+        inner.kept.end();
     }
 }
 
@@ -137,29 +211,30 @@ impl ScratchFile {
 
     /// What it holds.
     pub(super) fn content(&self) -> Vec<u8> {
-        self.inner().content.bytes().to_vec()
+        self.inner().kept.bytes().to_vec()
     }
 
     pub(super) fn read(&self, offset: u64, size: usize) -> Vec<u8> {
-        self.inner().content.read(offset, size).to_vec()
+        self.inner().kept.read(offset, size).to_vec()
     }
 
-    pub(super) fn write(&self, offset: Option<u64>, data: &[u8]) -> Result<(), Errno> {
+    pub(super) fn write(&self, offset: Option<u64>, data: &[u8], asked: Asked) -> Result<(), Errno> {
         let mut inner = self.inner();
-        let at = offset.unwrap_or(inner.content.bytes().len() as u64);
+        if offset.is_none() && inner.kept.has_appended(asked) {
+            return Ok(());
+        }
+        let at = offset.unwrap_or(inner.kept.bytes().len() as u64);
         let end = usize::try_from(at).unwrap_or(usize::MAX).saturating_add(data.len());
         self.grow(&inner, end)?;
-        inner.mtime = clock::wall();
-        inner.content.write(at, data).map_err(|_| Errno::EFBIG)
+        inner.kept.write(offset, data, asked).map_err(|_| Errno::EFBIG)
     }
 
     pub(super) fn resize(&self, len: u64) -> Result<(), Errno> {
         let mut inner = self.inner();
         let end = usize::try_from(len).unwrap_or(usize::MAX);
-        let before = inner.content.bytes().len();
+        let before = inner.kept.bytes().len();
         self.grow(&inner, end)?;
-        inner.mtime = clock::wall();
-        inner.content.resize(len).map_err(|_| Errno::EFBIG)?;
+        inner.kept.resize(len).map_err(|_| Errno::EFBIG)?;
         self.used.fetch_sub(before.saturating_sub(end), Ordering::Relaxed);
         Ok(())
     }
@@ -169,13 +244,29 @@ impl ScratchFile {
         if end > LARGEST {
             return Err(Errno::EFBIG);
         }
-        take(&self.used, end.saturating_sub(inner.content.bytes().len()))
+        take(&self.used, end.saturating_sub(inner.kept.bytes().len()))
     }
 
     pub(super) fn attr(&self) -> FileAttr {
         let inner = self.inner();
-        let size = inner.content.bytes().len() as u64;
-        FileAttr { atime: inner.atime, ..file_attr(self.ino, size, inner.mode, inner.owner, inner.mtime) }
+        let size = inner.kept.bytes().len() as u64;
+        FileAttr {
+            atime: inner.atime,
+            ..file_attr(self.ino, size, inner.mode, inner.owner, inner.kept.written())
+        }
+    }
+
+    fn entry(&self, name: Option<String>) -> ScratchEntry {
+        let inner = self.inner();
+        ScratchEntry {
+            ino: self.ino.0,
+            name,
+            mode: inner.mode,
+            owner: inner.owner,
+            atime: inner.atime.into(),
+            content: self.content,
+            made_by: self.made_by,
+        }
     }
 
     /// Whoever may do that is asked by the kernel.
@@ -194,7 +285,9 @@ impl ScratchFile {
         inner.mode = mode.map_or(inner.mode, |mode| (mode & 0o777) as u16);
         inner.owner = (owner.0.unwrap_or(inner.owner.0), owner.1.unwrap_or(inner.owner.1));
         inner.atime = times.0.map_or(inner.atime, time);
-        inner.mtime = times.1.map_or(inner.mtime, time);
+        if let Some(written) = times.1.map(time) {
+            inner.kept.set_written(written);
+        }
     }
 }
 
@@ -202,32 +295,38 @@ impl ScratchFile {
 mod tests {
     use super::*;
 
+    const NOBODY: Asked = Asked { unique: 0, again: false };
+
+    fn scratch() -> Scratch {
+        Scratch::new(Arc::new(Ledger::new().unwrap()))
+    }
+
     #[test]
     fn they_are_few_and_small() {
-        let scratch = Scratch::default();
+        let scratch = scratch();
         for i in 0..MOST {
-            scratch.make(&i.to_string(), Vec::new(), 0o600, (0, 0)).unwrap();
+            scratch.make(&i.to_string(), Vec::new(), 0o600, (0, 0), NOBODY).unwrap();
         }
-        assert!(scratch.make("one more", Vec::new(), 0o600, (0, 0)).is_err());
+        assert!(scratch.make("one more", Vec::new(), 0o600, (0, 0), NOBODY).is_err());
         let file = scratch.named("0").unwrap();
-        assert!(file.write(Some(LARGEST as u64), b"x").is_err());
-        assert!(file.write(None, b"abc").is_ok());
+        assert!(file.write(Some(LARGEST as u64), b"x", NOBODY).is_err());
+        assert!(file.write(None, b"abc", NOBODY).is_ok());
         assert_eq!(file.read(1, 9), b"bc");
     }
 
     #[test]
     fn all_together_are_bounded_with_and_without_names() {
-        let scratch = Scratch::default();
-        let file = |name: &str| scratch.make(name, Vec::new(), 0o600, (0, 0)).unwrap();
+        let scratch = scratch();
+        let file = |name: &str| scratch.make(name, Vec::new(), 0o600, (0, 0), NOBODY).unwrap();
         let open: Vec<_> = (0..4).map(|n| file(&n.to_string())).collect();
         for (n, file) in open.iter().enumerate() {
-            file.write(Some(LARGEST as u64 - 1), b"x").unwrap();
+            file.write(Some(LARGEST as u64 - 1), b"x", NOBODY).unwrap();
             scratch.remove(&n.to_string());
         }
         let more = file("more");
-        assert!(more.write(None, b"x").is_err() && more.resize(1).is_err());
+        assert!(more.write(None, b"x", NOBODY).is_err() && more.resize(1).is_err());
         open[0].resize(10).unwrap();
-        assert!(more.write(None, b"x").is_ok());
+        assert!(more.write(None, b"x", NOBODY).is_ok());
         drop(open);
         assert!(more.resize(LARGEST as u64).is_ok());
         drop((more, scratch.remove("more")));
@@ -236,9 +335,9 @@ mod tests {
 
     #[test]
     fn a_rename_takes_the_place() {
-        let scratch = Scratch::default();
-        scratch.make("a", b"new".to_vec(), 0o600, (0, 0)).unwrap();
-        scratch.make("b", b"old".to_vec(), 0o600, (0, 0)).unwrap();
+        let scratch = scratch();
+        scratch.make("a", b"new".to_vec(), 0o600, (0, 0), NOBODY).unwrap();
+        scratch.make("b", b"old".to_vec(), 0o600, (0, 0), NOBODY).unwrap();
         assert!(scratch.rename("a", "b"));
         assert!(!scratch.rename("a", "c"));
         assert_eq!(scratch.all().len(), 1);
@@ -247,10 +346,10 @@ mod tests {
 
     #[test]
     fn numbers_are_not_used_twice() {
-        let scratch = Scratch::default();
-        let first = scratch.make("a", Vec::new(), 0o600, (0, 0)).unwrap().ino;
+        let scratch = scratch();
+        let first = scratch.make("a", Vec::new(), 0o600, (0, 0), NOBODY).unwrap().ino;
         scratch.remove("a");
-        assert_ne!(scratch.make("a", Vec::new(), 0o600, (0, 0)).unwrap().ino, first);
+        assert_ne!(scratch.make("a", Vec::new(), 0o600, (0, 0), NOBODY).unwrap().ino, first);
         assert!(scratch.numbered(first).is_none());
     }
 }

@@ -16,7 +16,7 @@ use super::worker::{Source, Worker};
 use crate::clock::Clock;
 use crate::control::{Processes, Service};
 use crate::device::{BackendKind, Lane, Waker};
-use crate::engine::Engines;
+use crate::engine::{Budget, Engines};
 use fuser::SessionACL;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::OpenOptions;
@@ -59,7 +59,9 @@ pub struct ServeOptions {
     pub backend: BackendKind,
     /// Requests that can be accepted and not answered: in all by /dev/fuse, on each processor by io_uring. At least 1.
     pub slots: u32,
-    /// Bytes of memory that are kept after large requests.
+    /// Bytes of memory for the data of requests that are not answered. At least [`LEAST_MEMORY`].
+    pub memory: usize,
+    /// Of these, bytes that are kept for the next requests. At most a quarter of them is.
     pub keep: usize,
 }
 
@@ -81,6 +83,26 @@ pub trait Hold {
     /// # Errors
     /// It is not held.
     fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Answers the kernel's first request. The kernel looks at who does: from root's process it takes whatever number of
+    /// requests under way it is told, and from all others no more than it thinks right for a normal user (FUSE's
+    /// max_background), and whoever serves is not root any more in its eyes.
+    ///
+    /// # Errors
+    /// The kernel does not take it.
+    fn answer_first(&self, answer: &[u8]) -> io::Result<()>;
+}
+
+/// With less memory for requests than this, there is not enough for a few of the largest that are usual (1 MiB).
+pub const LEAST_MEMORY: u64 = 16 << 20;
+
+impl ServeOptions {
+    /// What the requests may take of memory. Each thread that reads may be about to take in one of the largest when there is
+    /// no more.
+    pub fn budget(&self) -> Budget {
+        let coming = readers() * largest_request();
+        Budget::new(self.memory.saturating_sub(coming).max(self.memory / 2))
+    }
 }
 
 /// Why a mount cannot be served.
@@ -200,24 +222,24 @@ impl Server {
         let (queues, threads, why) = choose(&init, &options)?;
         let room = largest_request();
         let count = queues.as_ref().map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
-        let slots = Slots::new(count, room, options.keep).map_err(|source| ServeError::Slots {
-            count,
-            room,
-            source,
-        })?;
+        let budget = engines.budget().clone();
+        let slots = Slots::new(count, room, options.keep.min(options.memory / 4), budget.clone())
+            .map_err(|source| ServeError::Slots { count, room, source })?;
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
-        let kernel = if succeeds { None } else { Some(first) };
-        let relay = Relay::start(kernel, &init, metadata, acl).map_err(ServeError::Protocol)?;
+        let holder_of_new = if succeeds { None } else { Some(holder) };
+        let relay = Relay::start(holder_of_new, &init, metadata, acl).map_err(ServeError::Protocol)?;
         let number = if queues.is_some() { 1 } else { threads.len() };
         let descriptors = self::descriptors(descriptors, number, holder).map_err(ServeError::Protocol)?;
         if succeeds {
             // Before anything is read: what waited longest comes first.
             takeover::resend(&descriptors[0]).map_err(ServeError::Resend)?;
+            takeover::wake(&descriptors[0], &face.inherited_waiting());
         }
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
-        let pool = Pool::new(entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize)));
+        let beside = entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize));
+        let pool = Pool::new(beside, budget);
         let shared = Arc::new(Shared {
             face,
             engines,
@@ -242,6 +264,8 @@ impl Server {
             by_uring: 0,
             by_dev: 0,
             processes: Processes::default(),
+            // Whoever starts the process knows.
+            sandbox: Default::default(),
         };
         // What is in a ring ends with the process.
         let survives = queues.is_none() && init.offers_resend();
@@ -314,14 +338,18 @@ impl Server {
     }
 }
 
+/// Threads that read /dev/fuse.
+fn readers() -> usize {
+    thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_READERS))
+}
+
 /// The queues of the rings if it is to be io_uring, the threads, and if it is not, why.
 type Choice = (Option<Queues>, Vec<Waiting>, Option<String>);
 
 fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
     let by_dev = |why| {
-        let count = thread::available_parallelism().map_or(2, |n| n.get().clamp(2, MOST_READERS));
         let backend = options.backend;
-        let threads = spawn(count, move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
+        let threads = spawn(readers(), move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
         Ok((None, threads, why))
     };
     let by_dev_because = |why: String| match options.transport {

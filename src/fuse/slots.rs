@@ -8,20 +8,21 @@
 //! └───────────────────────────────────────┴───────────────────────┘
 //! ```
 //!
-//! Room is reserved for the largest request, but takes memory only once it was used, and what large requests used is given
-//! back when it adds up: thousands of slots for small requests cost two pages each.
+//! Room is reserved for the largest request, but takes memory only once it was used, and what was used is given back when it
+//! adds up: thousands of slots for small requests cost two pages each. What is used beyond these two is counted in the
+//! [`Budget`] of the mount.
 
 use super::sys;
 use crate::device::Payload;
-use crate::engine::{Answer, Ticket};
+use crate::engine::{Answer, Budget, Left, Pieces, Ticket};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes before the data.
 pub(super) const HEAD: usize = sys::PAGE;
-/// Requests of up to this many bytes are not worth giving their memory back.
-const SMALL: u32 = 64 << 10;
+/// Data of up to this many bytes are what each slot has memory for anyway.
+const SMALL: usize = sys::PAGE;
 
 /// All slots of a mount. They are never freed: the kernel may write to them until the connection ends with the process.
 #[derive(Debug)]
@@ -30,11 +31,11 @@ pub(super) struct Slots {
     count: u32,
     room: usize,
     given_out: AtomicBool,
-    /// How much of each slot's room has been used since it was last given back; only with large requests.
+    /// How much of each slot's room has been used since it was last given back, beyond what is small. The sum of it is in
+    /// the budget.
     used: Box<[AtomicU32]>,
-    /// Sum of those.
-    kept: AtomicUsize,
-    /// How much of that may be kept.
+    budget: Arc<Budget>,
+    /// While no more than this is used of the budget, memory stays where it is.
     keep: usize,
 }
 
@@ -47,17 +48,22 @@ pub(super) struct Slot {
 }
 
 impl Slots {
-    /// `count` slots with room for `room` bytes of data each (a whole number of pages), of which `keep` bytes in all may
-    /// stay in memory after large requests.
+    /// `count` slots with room for `room` bytes of data each (a whole number of pages). Memory stays where it is after
+    /// large requests as long as no more than `keep` bytes of the budget are used.
     ///
     /// # Errors
     /// When so much address space is not to be had.
-    pub(super) fn new(count: u32, room: usize, keep: usize) -> io::Result<&'static Self> {
+    pub(super) fn new(
+        count: u32,
+        room: usize,
+        keep: usize,
+        budget: Arc<Budget>,
+    ) -> io::Result<&'static Self> {
         let size = (HEAD + room).checked_mul(count as usize).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = sys::Reserved::new(size)?;
         let used = (0..count).map(|_| AtomicU32::new(0)).collect();
-        let (given_out, kept) = (AtomicBool::new(false), AtomicUsize::new(0));
-        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, kept, keep })))
+        let given_out = AtomicBool::new(false);
+        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, budget, keep })))
     }
 
     /// The slots themselves; none the second time.
@@ -66,18 +72,46 @@ impl Slots {
         (0..count).map(move |index| Slot { slots: self, index })
     }
 
-    /// The slot that an answer is for, with the rest of the answer: bytes read are in it, an error is an errno.
-    pub(super) fn redeem(&'static self, answer: Answer) -> (Slot, Ticket, Result<(), i32>) {
+    /// The slot that an answer is for, with the rest of the answer: bytes read are in it, an error is an errno. If the
+    /// request has left its slot, the bytes read instead.
+    pub(super) fn redeem(&'static self, answer: Answer) -> (Result<Slot, Pieces>, Ticket, Result<(), i32>) {
         let Answer { ticket, result } = answer;
-        // Dropping the pieces ends what was lent.
-        let result = result.map(drop).map_err(|error| error.raw_os_error().unwrap_or(libc::EIO));
-        (Slot { slots: self, index: ticket.slot }, ticket, result)
+        let (pieces, result) = match result {
+            Ok(pieces) => (pieces, Ok(())),
+            Err(error) => (Pieces::new(), Err(error.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        if ticket.slot == Ticket::NOWHERE {
+            return (Err(pieces), ticket, result);
+        }
+        // Ends what was lent.
+        drop(pieces);
+        let slot = Slot { slots: self, index: ticket.slot };
+        // What was read came to lie there meanwhile.
+        slot.used(ticket.len as usize);
+        (Ok(slot), ticket, result)
+    }
+
+    /// What has become of a slot that its request has left: free, or with no data in it any more.
+    pub(super) fn left(&'static self, left: Left) -> Option<Slot> {
+        let (index, is_free) = match left {
+            Left::Free(index) => (index, true),
+            Left::Empty(index) => (index, false),
+        };
+        // Nobody has it: the engine, which the ticket stands for, has let go of its memory.
+        let mut slot = Slot { slots: self, index };
+        slot.trim(0);
+        is_free.then_some(slot)
     }
 
     /// The slot that a command of the kernel gave back; `token` is what [`Slot::into_kernel`] returned.
     #[expect(clippy::wrong_self_convention, reason = "it comes from the kernel, and belongs to these")]
     pub(super) fn from_kernel(&'static self, token: u32) -> Slot {
         Slot { slots: self, index: token }
+    }
+
+    /// Gives back the memory of a slot that is with the kernel, which has nothing in it and does nothing with it meanwhile.
+    pub(super) fn trim_idle(&'static self, token: u32) {
+        self.from_kernel(token).trim(0);
     }
 
     /// The slot's first byte. That of its data is `HEAD` after it, and page-aligned.
@@ -90,8 +124,11 @@ impl Slots {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     slots: Mutex<Vec<Slot>>,
-    /// Somebody found none.
+    /// Somebody found none, or no memory.
     starving: AtomicBool,
+    /// How many there are.
+    count: usize,
+    budget: Arc<Budget>,
 }
 
 /// Free slots of one thread: mostly it goes without the pool, and its last used slot, which is in its caches, is the next.
@@ -104,8 +141,37 @@ pub(super) struct Free {
 const MANY: usize = 64;
 
 impl Pool {
-    pub(super) fn new(slots: Vec<Slot>) -> Self {
-        Self { slots: slots.into(), starving: AtomicBool::new(false) }
+    pub(super) fn new(slots: Vec<Slot>, budget: Arc<Budget>) -> Self {
+        let count = slots.len();
+        Self { slots: slots.into(), starving: AtomicBool::new(false), count, budget }
+    }
+
+    /// Whether there is memory for another request. If not, [`Pool::has_some_again`] says when there is.
+    pub(super) fn has_memory(&self) -> bool {
+        if !self.budget.is_full() {
+            return true;
+        }
+        self.starving.store(true, Ordering::SeqCst);
+        // Whoever gave some back in between has not seen that.
+        !self.budget.is_full()
+    }
+
+    /// After memory was given back: true if somebody waits for it, and there is some.
+    pub(super) fn has_some_again(&self) -> bool {
+        self.starving.load(Ordering::SeqCst)
+            && !self.budget.is_full()
+            && self.starving.swap(false, Ordering::SeqCst)
+    }
+
+    /// Tells the engines whether so many free slots are few. Of very few from the beginning nobody holds many.
+    fn note(&self, free: usize) {
+        if self.count >= 4 * MANY {
+            if free < self.count / 4 {
+                self.budget.set_places_short(true);
+            } else if free > self.count / 2 {
+                self.budget.set_places_short(false);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -125,6 +191,7 @@ impl Free {
             // Where there are few, others need some as well.
             let from = slots.len() - MANY.min(slots.len().div_ceil(4));
             self.own.extend(slots.drain(from..));
+            pool.note(slots.len() + self.own.len());
             // Under the lock, so that nobody gives one back unseen.
             pool.starving.store(self.own.is_empty(), Ordering::Relaxed);
         }
@@ -150,6 +217,7 @@ impl Free {
             let mut slots = pool.lock();
             // The ones that were not used for longest.
             slots.extend(self.own.drain(..self.own.len() - keep));
+            pool.note(slots.len());
             return pool.starving.swap(false, Ordering::Relaxed);
         }
         false
@@ -177,17 +245,18 @@ impl Slot {
         &mut self.bytes_mut()[HEAD..]
     }
 
-    /// Lends `len` bytes of data to the engine. The slot comes back with the answer to the ticket.
+    /// Lends `len` bytes of data to the engine, which are no more than there is room for. The slot comes back with the
+    /// answer to the ticket.
     pub(super) fn lend(self, len: u32, kind: u32, unique: u64) -> (Payload, Ticket) {
-        self.used(len);
-        let payload =
-            self.slots.memory.lend(self.slots.at(self.index) + HEAD, (len as usize).min(self.slots.room));
-        (payload, self.ticket(len, kind, unique))
+        // The kernel asks for no more, but what is answered is never more than what there is.
+        let len = (len as usize).min(self.slots.room);
+        let payload = self.slots.memory.lend(self.slots.at(self.index) + HEAD, len);
+        (payload, self.ticket(len as u32, kind, unique))
     }
 
     /// Waits with the engine for the answer to a request without data.
     pub(super) fn ticket(self, len: u32, kind: u32, unique: u64) -> Ticket {
-        Ticket { slot: self.index, len, kind, unique }
+        Ticket { slot: self.index, len, kind, unique, may_leave: false }
     }
 
     /// Addresses of head and room for the kernel, which has the slot from now on.
@@ -197,27 +266,36 @@ impl Slot {
     }
 
     /// Notes that so much room was used.
-    fn used(&self, len: u32) {
+    pub(super) fn used(&self, len: usize) {
+        let len = len.min(self.slots.room).next_multiple_of(sys::PAGE);
         if len > SMALL {
-            let used = &self.slots.used[self.index as usize];
+            let (used, len) = (&self.slots.used[self.index as usize], (len - SMALL) as u32);
             let before = used.load(Ordering::Relaxed);
             if len > before {
                 used.store(len, Ordering::Relaxed);
-                self.slots.kept.fetch_add((len - before) as usize, Ordering::Relaxed);
+                self.slots.budget.take((len - before) as usize);
             }
         }
+    }
+
+    /// Whether there is memory that should be given back.
+    pub(super) fn is_worth_trimming(&self) -> bool {
+        self.slots.used[self.index as usize].load(Ordering::Relaxed) > 0
+            && self.slots.budget.used() > self.slots.keep
     }
 
     /// Gives memory back if large requests have left too much of it; but not that of the first `needed` bytes of data.
     pub(super) fn trim(&mut self, needed: usize) {
         let (slots, index) = (self.slots, self.index as usize);
         let used = slots.used[index].load(Ordering::Relaxed);
-        if used > 0 && slots.kept.load(Ordering::Relaxed) > slots.keep {
+        if used > 0 && slots.budget.used() > slots.keep {
             // Whole pages, from the first that is not needed.
-            let from = HEAD + needed.next_multiple_of(sys::PAGE);
-            slots.memory.give_back(slots.at(self.index) + from, (HEAD + used as usize).saturating_sub(from));
-            slots.used[index].store(0, Ordering::Relaxed);
-            slots.kept.fetch_sub(used as usize, Ordering::Relaxed);
+            let from = needed.next_multiple_of(sys::PAGE).max(SMALL);
+            let left = (from - SMALL).min(used as usize);
+            let back = used as usize - left;
+            slots.memory.give_back(slots.at(self.index) + HEAD + from, back);
+            slots.used[index].store(left as u32, Ordering::Relaxed);
+            slots.budget.give(back);
         }
     }
 }
@@ -227,8 +305,8 @@ mod tests {
     use super::*;
 
     fn pool(count: u32) -> Pool {
-        let slots = Slots::new(count, 1 << 20, 0).expect("address space");
-        Pool::new(slots.all().collect())
+        let slots = Slots::new(count, 1 << 20, 0, Arc::default()).expect("address space");
+        Pool::new(slots.all().collect(), Arc::default())
     }
 
     #[test]
@@ -260,7 +338,8 @@ mod tests {
     #[test]
     fn memory_after_large_requests_is_given_back_beyond_what_is_kept() {
         let room = 1 << 20;
-        let slots = Slots::new(2, room, room).expect("address space");
+        let budget = Arc::<Budget>::default();
+        let slots = Slots::new(2, room, room, budget.clone()).expect("address space");
         let mut all: Vec<_> = slots.all().collect();
         assert_eq!(slots.all().count(), 0, "they are given out once");
         for slot in &mut all {
@@ -270,13 +349,18 @@ mod tests {
             .into_iter()
             .map(|slot| {
                 let (payload, ticket) = slot.lend(room as u32, 0, 0);
-                slots.redeem(Answer { ticket, result: Ok(std::iter::once(payload).collect()) }).0
+                slots
+                    .redeem(Answer { ticket, result: Ok(std::iter::once(payload).collect()) })
+                    .0
+                    .expect("its slot")
             })
             .collect();
+        assert_eq!(budget.used(), 2 * (room - SMALL));
         let [mut first, mut second] = <[Slot; 2]>::try_from(back).expect("two");
         first.trim(100);
         assert!(first.room_mut()[..4096].iter().all(|byte| *byte == 7), "what is needed stays");
         assert!(first.room_mut()[4096..].iter().all(|byte| *byte == 0));
+        assert_eq!(budget.used(), room - SMALL);
         second.trim(0);
         assert!(second.room_mut().iter().all(|byte| *byte == 7), "so much may be kept");
     }

@@ -1,6 +1,6 @@
 //! A connection that outlives who serves it: what was not answered is asked for again, or refused by who merely keeps it.
 
-use super::wire::{HEADERS, InHeader, OutHeader, RESEND, opcode, parse};
+use super::wire::{HEADERS, InHeader, OutHeader, RESEND, WAKE, opcode, parse};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io;
@@ -15,6 +15,19 @@ pub(crate) fn resend(connection: &OwnedFd) -> io::Result<()> {
     let notification = OutHeader { len: size_of::<OutHeader>() as u32, error: RESEND, unique: 0 };
     nix::unistd::write(connection, notification.as_bytes())?;
     Ok(())
+}
+
+/// Wakes who waits for files to have something to read, by the numbers that the kernel gave them; they look and wait again.
+pub(super) fn wake(connection: &OwnedFd, waiting: &[u64]) {
+    for number in waiting {
+        let header =
+            OutHeader { len: (size_of::<OutHeader>() + size_of::<u64>()) as u32, error: WAKE, unique: 0 };
+        let message = [header.as_bytes(), &number.to_ne_bytes()].concat();
+        // Whoever has gone meanwhile waits no more.
+        if let Err(error) = nix::unistd::write(connection, &message) {
+            tracing::debug!(%error, "a reader of events could not be told");
+        }
+    }
 }
 
 /// Refuses requests where there is nobody to serve them.

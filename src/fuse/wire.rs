@@ -20,6 +20,8 @@ pub(super) mod opcode {
 
 /// Stands for the error in a message to the kernel that asks to have sent again what was not answered.
 pub(super) const RESEND: i32 = 7;
+/// Stands for the error in a message to the kernel that wakes who waits for a file.
+pub(super) const WAKE: i32 = 1;
 /// In [`WriteIn::write_flags`]: written back by the kernel from its cache, on nobody's behalf.
 pub(super) const WRITE_CACHE: u32 = 1;
 /// In [`InitIn::flags`]: there is a second word of flags.

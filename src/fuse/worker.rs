@@ -107,6 +107,9 @@ impl<'t> Worker<'t> {
             self.place.note(self.lane.in_flight());
             self.share_reading();
             self.lane.wait(self.timeout(), &mut self.events)?;
+            if let Some(rings) = &mut self.source.rings {
+                rings.tidy(&mut self.lane, self.shared.slots, &self.events);
+            }
         }
         // What was sent here before the end began is still to be told.
         self.open_mail();
@@ -182,7 +185,7 @@ impl<'t> Worker<'t> {
             // The arguments of a request are few, and are needed when the slot has gone on already.
             let mut arguments = [0; 128];
             let Some((header, len, data)) = (if by_ring {
-                rings::request(&slot, &mut arguments)
+                rings::request(&slot, &mut arguments).inspect(|(_, _, data)| slot.used(*data))
             } else {
                 dev::request(&slot, &mut arguments)
             }) else {
@@ -197,6 +200,8 @@ impl<'t> Worker<'t> {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
                     ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
+                    // A ring entry is needed for its answer.
+                    ticket.may_leave = !by_ring;
                     visit_of(&mut self.visits, node.engine.number()).requests.push((prepared, ticket));
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
@@ -271,14 +276,15 @@ impl<'t> Worker<'t> {
         let closing = self.shared.closing.load(Ordering::Acquire);
         let due = self.visits.iter().any(|visit| visit.until.is_some());
         let now = if due { self.shared.clock.now() } else { Nanos(0) };
+        let short = self.shared.engines.budget().wants_visits();
         let engines = self.shared.engines.load();
         if self.visits.len() < engines.len() {
             self.visits.resize_with(engines.len(), Visit::default);
         }
         for (visit, engine) in self.visits.iter_mut().zip(engines.iter()) {
             let due = visit.until.is_some_and(|until| until <= now);
-            // What was held may pass after a change, whoever made it.
-            let asked = closing || engine.wants_visit();
+            // What was held may pass after a change, whoever made it; and it may be in others' way.
+            let asked = closing || engine.wants_visit() || short;
             if visit.requests.is_empty() && visit.finished.is_empty() && !due && !asked {
                 continue;
             }
@@ -301,6 +307,16 @@ impl<'t> Worker<'t> {
             self.tell(answer);
         }
         self.outbox.answers = answers;
+        let mut left = std::mem::take(&mut self.outbox.left);
+        for left in left.drain(..) {
+            if let Some(slot) = self.shared.slots.left(left) {
+                self.release(slot);
+            }
+        }
+        self.outbox.left = left;
+        if self.shared.pool.has_some_again() {
+            self.feed_the_starving();
+        }
     }
 
     fn tell(&mut self, answer: Answer) {
@@ -308,7 +324,11 @@ impl<'t> Worker<'t> {
         let Ticket { kind, len, unique, .. } = ticket;
         let descriptor = (kind >> KIND_BITS) as usize;
         let kind = kind & ((1 << KIND_BITS) - 1);
-        self.answer(slot, Answered { unique, kind, len, result }, descriptor);
+        let answered = Answered { unique, kind, len, result };
+        match slot {
+            Ok(slot) => self.answer(slot, answered, descriptor),
+            Err(pieces) => dev::answer_elsewhere(&self.shared.descriptors[descriptor], answered, &pieces),
+        }
     }
 
     fn release(&mut self, slot: Slot) {
@@ -324,7 +344,7 @@ impl<'t> Worker<'t> {
 
     fn answer(&mut self, slot: Slot, answered: Answered, descriptor: usize) {
         let descriptor = &self.shared.descriptors[descriptor];
-        match &self.source.rings {
+        match &mut self.source.rings {
             Some(rings) if rings.owns(&slot) => {
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.

@@ -154,6 +154,7 @@ where
                     mount.descriptors.append(&mut descriptors);
                 }
             }
+            ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
@@ -172,6 +173,14 @@ where
             Err(error) => link.say(&ToWorker::NotMounted { why: error.to_string() }),
         };
         note("cannot answer the worker", answer);
+    }
+
+    /// What a worker has worked out is told to the kernel by us, who have kept our capabilities.
+    fn answer_first(&self, link: &Link, answer: &[u8]) {
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let given = connection.map_or(Err(Errno::ENOTCONN), |it| nix::unistd::write(it, answer).map(drop));
+        let answered = ToWorker::Answered { errno: given.err().map(|errno| errno as i32) };
+        note("cannot answer the worker", link.say(&answered));
     }
 
     /// The mount answers.

@@ -144,6 +144,16 @@ impl Hold for Kept {
     fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.link.say_with(&ToKeeper::Keep, &[descriptor])
     }
+
+    fn answer_first(&self, answer: &[u8]) -> io::Result<()> {
+        self.link.say(&ToKeeper::First { answer: answer.to_vec() })?;
+        match self.link.hear()? {
+            Some((ToWorker::Answered { errno: None }, _)) => Ok(()),
+            Some((ToWorker::Answered { errno: Some(errno) }, _)) => Err(io::Error::from_raw_os_error(errno)),
+            Some((said, _)) => Err(io::Error::other(format!("the keeper says {said:?}"))),
+            None => Err(io::Error::other("the keeper has ended")),
+        }
+    }
 }
 
 /// The keeper, for a worker that serves.

@@ -32,6 +32,11 @@ pub(super) enum ToWorker {
         /// Why.
         why: String,
     },
+    /// The kernel's first request has been answered, if it took the answer.
+    Answered {
+        /// Why it did not.
+        errno: Option<i32>,
+    },
     /// The predecessor has left: serve.
     TakeOver,
     /// Let a successor serve from now on, and end.
@@ -85,6 +90,11 @@ pub(super) enum ToKeeper {
     },
     /// Hold the descriptor that comes along, too.
     Keep,
+    /// Answer the kernel's first request.
+    First {
+        /// With this.
+        answer: Vec<u8>,
+    },
     /// The mount answers.
     Ready {
         /// What is mounted, for people.

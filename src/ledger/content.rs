@@ -5,7 +5,7 @@ use super::{CONTENTS_AT, Ledger};
 use std::io;
 
 /// So many there can be.
-pub const CONTENTS: u32 = 65_536;
+pub const CONTENTS: u32 = 131_072;
 /// The largest, in bytes.
 pub const LARGEST_CONTENT: u64 = 8 << 20;
 

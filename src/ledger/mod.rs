@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! 0        magic, version
-//! 1 MiB    records, 65,536 of 256 bytes
+//! 1 MiB    records, 65,536 of 512 bytes
 //! 1 GiB    pages: two buffers of 64 MiB each
 //! 16 GiB   contents, 16 MiB each: two buffers of 4 MiB for its document, then 8 MiB of bytes
 //! ```

@@ -8,7 +8,7 @@ use std::io;
 /// So many records there are.
 pub const RECORDS: u32 = 65_536;
 /// The size of one, in bytes. A page of memory holds a whole number of them, so that one is written whole or not at all.
-pub const RECORD_SIZE: usize = 256;
+pub const RECORD_SIZE: usize = 512;
 
 /// What is written down about an open file. All zeroes is none.
 pub type Record = [u8; RECORD_SIZE];

@@ -188,6 +188,23 @@ impl DepthControl {
         (self.phase, self.window) = (Phase::Steady { pause: 0 }, Window::default());
     }
 
+    /// What trials have found so far, total and spare; nothing before one has said how far it goes.
+    pub(super) fn found(&self) -> Option<(u32, u32)> {
+        self.learned.then_some((self.total.depth, self.spare.depth))
+    }
+
+    /// Begins with what was found before: trials go on from there, in short steps, for it is about right.
+    pub(super) fn begin_with(&mut self, (total, spare): (u32, u32)) {
+        let least = self.least;
+        for (course, depth, least) in [(&mut self.total, total, least), (&mut self.spare, spare, SHALLOWEST)]
+        {
+            if !course.pinned {
+                (course.depth, course.step) = (depth.clamp(least, DEEPEST), SHORTEST_STEP);
+            }
+        }
+        self.learned = true;
+    }
+
     /// The depth while only one group is active.
     pub(super) fn alone(&self) -> u32 {
         if self.total.pinned { self.total.depth } else { self.total().max(self.alone) }

@@ -48,6 +48,14 @@ impl Default for Settings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct GroupKey(Slot);
 
+impl GroupKey {
+    /// Its number among the groups of its disk, for who keeps something beside each of them. A group that comes later may
+    /// get that of one that has gone.
+    pub fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// What to do now.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
@@ -98,6 +106,8 @@ pub struct Disk {
     /// Sum of the weights of the active groups.
     active_weight: u64,
     in_flight: u32,
+    /// Besides, so many are with the device before their turn.
+    aside: u32,
     queued: usize,
     arrivals: u64,
     draining: bool,
@@ -124,6 +134,7 @@ impl Disk {
             epochs: 0,
             active_weight: 0,
             in_flight: 0,
+            aside: 0,
             queued: 0,
             arrivals: 0,
             draining: false,
@@ -203,35 +214,74 @@ impl Disk {
         if self.draining {
             return Pass::Yes;
         }
-        let Settings { io_throttle, io_limit, .. } = self.settings;
-        let limit = if io_limit > 0 {
-            io_limit
-        } else if self.order.is_shared() {
-            self.depth.total().max(io_throttle)
-        } else {
-            self.depth.alone().max(io_throttle)
-        };
-        if self.in_flight >= limit {
+        let (limit, io_throttle, in_flight) = (self.limit(), self.settings.io_throttle, self.with_device());
+        if in_flight >= limit {
             return Pass::Full;
         }
         if turn.by == By::Minimum {
             return Pass::Yes;
         }
-        if self.in_flight == 0 {
+        if in_flight == 0 {
             return if self.anticipates() { Pass::Reserved } else { Pass::Yes };
         }
         // One slot is kept back for each awaited group whose turn comes first: not the whole device.
-        let left = limit - self.in_flight;
+        let left = limit - in_flight;
         let reserved = self.order.awaited_before_next(left).max(self.minima.awaited(left));
         // A group that is not due would run ahead of somebody who is active: it passes only where control has
         // not started (R5), or, with automatic depth, where the device would be left with less than it can use (R8).
         let free = if io_throttle > 0 { io_throttle } else { self.depth.spare() };
-        let kept = self.in_flight + reserved >= limit;
+        let kept = in_flight.saturating_add(reserved) >= limit;
         match turn.by {
-            By::Weight if !kept || self.in_flight < io_throttle => Pass::Yes,
-            By::Leftover if self.in_flight < free && (!kept || io_throttle > 0) => Pass::Yes,
+            By::Weight if !kept || in_flight < io_throttle => Pass::Yes,
+            By::Leftover if in_flight < free && (!kept || io_throttle > 0) => Pass::Yes,
             _ => Pass::Reserved,
         }
+    }
+
+    /// So many may be with the device.
+    fn limit(&self) -> u32 {
+        let Settings { io_throttle, io_limit, .. } = self.settings;
+        if io_limit > 0 {
+            io_limit
+        } else if self.order.is_shared() {
+            self.depth.total().max(io_throttle)
+        } else {
+            self.depth.alone().max(io_throttle)
+        }
+    }
+
+    /// So many are.
+    fn with_device(&self) -> u32 {
+        self.in_flight.saturating_add(self.aside)
+    }
+
+    /// Whether the device may have one more.
+    pub fn has_room(&self) -> bool {
+        self.with_device() < self.limit()
+    }
+
+    /// A request that is held goes to the device before its turn, because its memory is needed. It takes a place there,
+    /// and while it does nothing is learned about the device; everything else is as before: it stays in its group until its
+    /// turn comes, and is charged then.
+    pub fn begin_aside(&mut self, now: Nanos) {
+        self.pass_time(now);
+        self.aside += 1;
+    }
+
+    /// It came back, or its turn has come.
+    pub fn end_aside(&mut self, now: Nanos) {
+        self.pass_time(now);
+        self.aside = self.aside.saturating_sub(1);
+    }
+
+    /// How many there are.
+    pub fn aside(&self) -> u32 {
+        self.aside
+    }
+
+    /// How long requests take in the device, on average.
+    pub fn latency(&self) -> Nanos {
+        self.latency
     }
 
     /// Whether the idle device is better left so for a moment: the group whose turn it is thinks, and not for long. A
@@ -317,13 +367,25 @@ impl Disk {
 
     /// A request came back from the device, well or not.
     pub fn complete(&mut self, done: Dispatched, now: Nanos) {
-        let Dispatched { id: _, group: slot, moves, started } = done;
         self.pass_time(now);
-        self.depth.completed(moves, self.in_flight, self.order.is_shared());
-        self.in_flight -= 1;
+        if self.aside == 0 {
+            self.depth.completed(done.moves, self.in_flight, self.order.is_shared());
+        }
         // A moving average over about sixteen requests, in which a single slow one is just a somewhat slower one.
-        let taken = now.since(started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
+        let taken = now.since(done.started).0.min(self.latency.0.saturating_mul(2).saturating_add(100_000));
         self.latency = Nanos(self.latency.0 - self.latency.0 / 16 + taken / 16);
+        self.over(done.group, now);
+    }
+
+    /// The same for one that was not with the device in its turn, which says nothing about the device.
+    pub fn complete_unseen(&mut self, done: Dispatched, now: Nanos) {
+        self.pass_time(now);
+        self.over(done.group, now);
+    }
+
+    /// A request of this group is over.
+    fn over(&mut self, slot: Slot, now: Nanos) {
+        self.in_flight -= 1;
         let group = &mut self.groups[slot];
         group.in_flight -= 1;
         if !group.queue.is_empty() {
@@ -353,7 +415,9 @@ impl Disk {
 
     /// Tells the depth control how long how many requests were in flight.
     fn pass_time(&mut self, now: Nanos) {
-        self.depth.passed(now.since(self.last_event), self.in_flight);
+        if self.aside == 0 {
+            self.depth.passed(now.since(self.last_event), self.in_flight);
+        }
         self.last_event = now;
     }
 
@@ -386,6 +450,11 @@ impl Disk {
     /// Requests held of one group.
     pub fn queued_of(&self, group: GroupKey) -> usize {
         self.groups[group.0].queue.len()
+    }
+
+    /// The automatic depths that trials have found, total and spare, whatever is tried at the moment; `None` before the first.
+    pub fn depths_found(&self) -> Option<(u32, u32)> {
+        self.depth.found()
     }
 
     /// The automatic depth in force (share rule R8).

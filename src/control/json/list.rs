@@ -5,6 +5,7 @@ use super::super::ls::{ImageLine, Service};
 use super::super::snapshot::Snapshot;
 use crate::config::DevicePlan;
 use crate::engine::DiskStatus;
+use crate::sandbox::{State, Wall};
 use crate::sched::Settings;
 use serde::Serialize;
 use std::borrow::Cow;
@@ -33,6 +34,16 @@ struct ListService<'a> {
     before: u32,
     /// Another one could go on if that one died.
     survives: bool,
+    sandbox: Vec<ListWall<'a>>,
+}
+
+/// A part of the sandbox of the process that serves.
+#[derive(Serialize)]
+struct ListWall<'a> {
+    name: &'static str,
+    state: &'static str,
+    /// What it keeps out, or why it is not to be had.
+    detail: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -85,7 +96,7 @@ impl<'a> List<'a> {
 
 impl<'a> ListService<'a> {
     fn of(service: &'a Service) -> Self {
-        let Service { transport, why, threads, backend, by_uring, by_dev, processes } = service;
+        let Service { transport, why, threads, backend, by_uring, by_dev, processes, sandbox } = service;
         let Processes { keeper, worker, before, survives } = *processes;
         Self {
             transport,
@@ -98,7 +109,19 @@ impl<'a> ListService<'a> {
             worker,
             before,
             survives,
+            sandbox: sandbox.0.iter().map(ListWall::of).collect(),
         }
+    }
+}
+
+impl<'a> ListWall<'a> {
+    fn of((wall, state): &'a (Wall, State)) -> Self {
+        let (state, detail) = match state {
+            State::InForce(what) => ("in force", Some(what.as_str())),
+            State::Off => ("off", None),
+            State::NotAvailable(why) => ("not available", Some(why.as_str())),
+        };
+        Self { name: wall.name(), state, detail }
     }
 }
 

@@ -194,4 +194,14 @@ impl Disk {
     pub fn reset_counters(&mut self, group: GroupKey) {
         self.groups[group.0].counters = Counters::default();
     }
+
+    /// Goes on with what was counted of a group before.
+    pub fn set_counters(&mut self, group: GroupKey, counters: Counters) {
+        self.groups[group.0].counters = counters;
+    }
+
+    /// Begins with depths that were found before, total and spare. See [`Disk::depths_found`].
+    pub fn begin_with_depths(&mut self, depths: (u32, u32)) {
+        self.depth.begin_with(depths);
+    }
 }

@@ -1,0 +1,100 @@
+//! What the requests of a mount may take of memory: counted by all engines and by the transport together.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Memory of requests, in bytes, and the bound that it is kept under.
+///
+/// Two things keep it there. Long before the bound the engines carry held writes out *ahead of their turn*, which gives
+/// their memory back (see [`super`]); at the bound the transport takes no more requests in, as far as it has the choice.
+#[derive(Debug)]
+pub struct Budget {
+    bound: usize,
+    /// What was used of it and not given back.
+    used: AtomicUsize,
+    /// What is with the devices.
+    in_flight: AtomicUsize,
+    /// Of that, what is read, which is in use but not in `used`.
+    reads: AtomicUsize,
+    /// The transport has few places left for requests.
+    places_short: AtomicBool,
+}
+
+impl Budget {
+    /// With `bound` bytes, which should be several times what the largest request takes.
+    pub fn new(bound: usize) -> Self {
+        let [used, in_flight, reads] = Default::default();
+        Self { bound, used, in_flight, reads, places_short: AtomicBool::new(false) }
+    }
+
+    /// Counts memory that is used from now on.
+    pub fn take(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Counts off what was given back.
+    pub fn give(&self, bytes: usize) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed).saturating_add(self.reads.load(Ordering::Relaxed))
+    }
+
+    /// No more is to be taken in.
+    pub fn is_full(&self) -> bool {
+        self.used() >= self.bound
+    }
+
+    /// Memory or places are to be given back, even if `freed` bytes are on their way: there is less than a quarter left.
+    /// With so much left, some come in while others are carried out.
+    pub(super) fn is_tight(&self, freed: usize) -> bool {
+        self.used().saturating_sub(freed) > self.bound / 4 * 3 || self.is_short_of_places()
+    }
+
+    /// The engines want visits, so that they carry out what takes memory or places.
+    pub fn wants_visits(&self) -> bool {
+        self.is_tight(0)
+    }
+
+    /// Says whether the transport has few places left for requests.
+    pub fn set_places_short(&self, short: bool) {
+        if self.places_short.load(Ordering::Relaxed) != short {
+            self.places_short.store(short, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the transport has few places left for requests.
+    pub fn is_short_of_places(&self) -> bool {
+        self.places_short.load(Ordering::Relaxed)
+    }
+
+    /// A request of so many bytes goes to the device. A read takes its memory only now.
+    pub(super) fn begin(&self, bytes: usize, read: bool) {
+        self.in_flight.fetch_add(bytes, Ordering::Relaxed);
+        if read {
+            self.reads.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// It comes back from there.
+    pub(super) fn end(&self, bytes: usize, read: bool) {
+        self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
+        if read {
+            self.reads.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// What is with the device takes half of it: if there were more, there would be no room for those who wait, and the
+    /// kernel's line, in which nobody's weight counts, would never get shorter.
+    pub(super) fn has_enough_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) >= self.bound / 2
+    }
+}
+
+impl Default for Budget {
+    /// Without a bound.
+    fn default() -> Self {
+        Self::new(usize::MAX)
+    }
+}

@@ -1,0 +1,131 @@
+//! Going on with what a predecessor had: what editors keep, and every open file under its number.
+
+use super::face::Face;
+use super::handles::Handle;
+use super::kept::{KeptDraft, KeptTransaction};
+use super::open_files::{OpenFiles, What};
+use super::tree::Node;
+use crate::classify::Identity;
+use crate::clock;
+use crate::config::LARGEST;
+use crate::control::Carried;
+use crate::ledger::LedgerError;
+use fuser::INodeNo;
+use std::collections::HashMap;
+use std::sync::Mutex;
+
+impl Face {
+    /// Goes on with the open files of a predecessor, once the tree is the one that it had. What is not there any more stays
+    /// open as lost, until it is.
+    ///
+    /// # Errors
+    /// When what was kept cannot be read or makes no sense.
+    pub fn go_on(&self) -> Result<(), LedgerError> {
+        let journal = self.control.journal();
+        let ledger = journal.ledger();
+        let scratch = self.scratch.go_on(&journal.carried())?;
+        let scratch: HashMap<u64, _> = scratch.into_iter().map(|file| (file.ino.0, file)).collect();
+        let mut files = Vec::new();
+        for (index, entry) in OpenFiles::inherited(ledger)? {
+            let handle = match &entry.what {
+                What::Image { .. } => self.image_handle(&entry.what),
+                What::Text { ino } => self.text_of(*ino).map(Handle::Text),
+                What::Draft => {
+                    let draft = KeptDraft::go_on(ledger.clone(), index, LARGEST as usize + 1)?;
+                    Some(Handle::Draft(Mutex::new(draft)))
+                }
+                What::Scratch { ino } => scratch.get(ino).cloned().map(Handle::Scratch),
+                What::Transaction => {
+                    let transaction = KeptTransaction::go_on(ledger.clone(), index)?;
+                    Some(Handle::Transaction(Mutex::new(transaction)))
+                }
+                What::Setting { ino } => match self.node(INodeNo(*ino)) {
+                    Some(Node::Setting(device, setting)) => {
+                        let text = self.control.setting(&device, setting).unwrap_or_default().into_bytes();
+                        Some(Handle::Setting { device, setting, text })
+                    }
+                    _ => None,
+                },
+                What::Events { follower, .. } => Some(Handle::Events(Mutex::new(*follower))),
+            };
+            files.push((index, entry, handle.unwrap_or(Handle::Lost)));
+        }
+        self.open_files.go_on(files);
+        Ok(())
+    }
+
+    /// The text of a file that is read as it was when it was opened: it is as it is now.
+    fn text_of(&self, ino: u64) -> Option<Vec<u8>> {
+        match self.node(INodeNo(ino))? {
+            Node::ControlFile(file) => Some(self.control.text(file).into_bytes()),
+            Node::Setting(device, setting) => self.control.setting(&device, setting).map(String::into_bytes),
+            _ => None,
+        }
+    }
+
+    /// An image that is open, and counted as that.
+    fn image_handle(&self, what: &What) -> Option<Handle> {
+        let What::Image { ino, opener } = what else { return None };
+        let node = self.tree().image(INodeNo(*ino))?.clone();
+        if !node.open() {
+            return None;
+        }
+        if !node.read_only {
+            // It may have been written to since that was written down last.
+            node.touch(clock::wall());
+        }
+        Some(Handle::Image { node, opener: Identity::from(opener.clone()) })
+    }
+
+    /// What was lost may be there again, since there is another tree.
+    pub(super) fn find_lost(&self) {
+        for (fh, handle) in self.open_files.all() {
+            if !matches!(*handle, Handle::Lost) {
+                continue;
+            }
+            let what = self.open_files.entries().into_iter().find(|(there, _)| *there == fh);
+            if let Some(found) = what.and_then(|(_, what)| self.image_handle(&what)) {
+                self.open_files.exchange(fh, found);
+            }
+        }
+    }
+
+    /// Says what a successor must know of the images: what the configuration does not say. An orphan that is not there, and
+    /// is open, is still one.
+    pub fn write_down(&self, carried: &mut Carried) {
+        let tree = self.tree();
+        carried.mounted = Some(self.mounted().into());
+        carried.images = tree.images().iter().filter_map(|node| node.entry()).collect();
+        let lost: Vec<_> = carried.orphans.drain(..).filter(|orphan| self.is_lost(orphan.ino)).collect();
+        carried.orphans = tree.removed().map(|node| node.orphan()).chain(lost).collect();
+    }
+
+    /// Whether an image is open that is not there.
+    fn is_lost(&self, ino: u64) -> bool {
+        let is_it = |what: &What| matches!(what, What::Image { ino: open, .. } if *open == ino);
+        !self.tree().has(INodeNo(ino)) && self.open_files.entries().iter().any(|(_, what)| is_it(what))
+    }
+
+    /// Whether somebody had this image open when a predecessor served.
+    ///
+    /// # Errors
+    /// When what was kept cannot be read or makes no sense.
+    pub fn inherited_images(&self) -> Result<Vec<u64>, LedgerError> {
+        let open = OpenFiles::inherited(self.control.journal().ledger())?;
+        let image = |what: &What| match what {
+            What::Image { ino, .. } => Some(*ino),
+            _ => None,
+        };
+        Ok(open.iter().filter_map(|(_, entry)| image(&entry.what)).collect())
+    }
+
+    /// By which numbers the kernel knows who waited for events when a predecessor served. They are to be told to look again:
+    /// what they wait for is not known to anybody else by now.
+    pub(super) fn inherited_waiting(&self) -> Vec<u64> {
+        let waiting = |what: &What| match what {
+            What::Events { waiting, .. } => *waiting,
+            _ => None,
+        };
+        self.open_files.entries().iter().filter_map(|(_, what)| waiting(what)).collect()
+    }
+}

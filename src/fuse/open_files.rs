@@ -1,0 +1,322 @@
+//! The open files of a mount, under numbers that a successor gives them, too.
+//!
+//! Each has a record in the ledger, from before the kernel is told its number until it is closed. The number is the place of
+//! the record, and above it a part of the number of the request that opened it: a release that is sent again closes nobody
+//! else's file that is in the same place by now.
+
+use super::handles::Handle;
+use crate::classify::{Identity, ProcessId};
+use crate::control::{Asked, Follower};
+use crate::ledger::{Ledger, LedgerError, RECORD_SIZE, RECORDS, Record};
+use fuser::{Errno, FileHandle};
+use serde::{Deserialize, Serialize};
+use slab::Slab;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+/// The open files of a mount.
+#[derive(Debug)]
+pub(super) struct OpenFiles {
+    ledger: Arc<Ledger>,
+    files: RwLock<Slab<OpenFile>>,
+    /// So many there can be.
+    most: usize,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    handle: Arc<Handle>,
+    entry: Entry,
+}
+
+/// What is written down of one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Entry {
+    /// The request that opened it.
+    #[serde(rename = "by")]
+    pub(super) opened_by: u64,
+    #[serde(rename = "is")]
+    pub(super) what: What,
+}
+
+/// What is open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum What {
+    /// An image, and who opened it.
+    Image { ino: u64, opener: Opener },
+    /// A file that is read as it was when it was opened.
+    Text { ino: u64 },
+    /// The running configuration, being written; the rest is in the content of the same number as the record.
+    Draft,
+    /// A file of an editor.
+    Scratch { ino: u64 },
+    /// A conversation by `ctl`; the rest is in the content.
+    Transaction,
+    /// A file of a device that is written to.
+    Setting { ino: u64 },
+    /// The events, how far they were read, and by which number the kernel knows who waits for more.
+    Events { follower: Follower, waiting: Option<u64> },
+}
+
+/// An [`Identity`], as far as there is room for its cgroups.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Opener {
+    uid: u32,
+    gid: u32,
+    /// Number and birth.
+    #[serde(rename = "pid", default)]
+    process: Option<(u32, u64)>,
+    #[serde(default)]
+    pgrp: Option<u32>,
+    #[serde(default)]
+    cgroups: Vec<String>,
+}
+
+impl From<&Identity> for Opener {
+    fn from(identity: &Identity) -> Self {
+        let Identity { uid, gid, process, pgrp, cgroups } = identity;
+        let process = process.map(|ProcessId { tgid, birth }| (tgid, birth));
+        let cgroups = cgroups.iter().map(|path| path.to_string()).collect();
+        Self { uid: *uid, gid: *gid, process, pgrp: *pgrp, cgroups }
+    }
+}
+
+impl From<Opener> for Identity {
+    fn from(Opener { uid, gid, process, pgrp, cgroups }: Opener) -> Self {
+        let process = process.map(|(tgid, birth)| ProcessId { tgid, birth });
+        let cgroups = cgroups.into_iter().map(String::into_boxed_str).collect();
+        Self { uid, gid, process, pgrp, cgroups }
+    }
+}
+
+impl Entry {
+    /// Nothing if it does not fit, not even without cgroups.
+    fn record(&self) -> Option<Record> {
+        let mut entry = self.clone();
+        loop {
+            let text = serde_json::to_vec(&entry).ok()?;
+            if text.len() <= RECORD_SIZE {
+                let mut record = [0; RECORD_SIZE];
+                record[..text.len()].copy_from_slice(&text);
+                return Some(record);
+            }
+            // The last ones are those of cgroup v1.
+            let What::Image { opener, .. } = &mut entry.what else { return None };
+            opener.cgroups.pop()?;
+        }
+    }
+
+    fn read(record: &Record) -> Result<Self, LedgerError> {
+        let len = record.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+        serde_json::from_slice(&record[..len]).map_err(|error| LedgerError::Content(error.to_string()))
+    }
+}
+
+impl OpenFiles {
+    /// None are open as yet.
+    pub(super) fn new(ledger: Arc<Ledger>) -> Self {
+        Self { ledger, files: RwLock::default(), most: RECORDS as usize }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_room_for(ledger: Arc<Ledger>, most: usize) -> Self {
+        Self { most, ..Self::new(ledger) }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Slab<OpenFile>> {
+        self.files.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Slab<OpenFile>> {
+        self.files.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file was opened: `make` says what it is, of the place that it gets.
+    ///
+    /// # Errors
+    /// ENFILE when too many are open, ENOMEM when it cannot be written down.
+    pub(super) fn add(
+        &self,
+        asked: Asked,
+        make: impl FnOnce(u32) -> (Handle, What),
+    ) -> Result<FileHandle, Errno> {
+        let mut files = self.write();
+        if files.len() >= self.most {
+            return Err(Errno::ENFILE);
+        }
+        let place = files.vacant_entry();
+        // There are no more than can be open.
+        let index = place.key() as u32;
+        let (handle, what) = make(index);
+        let entry = Entry { opened_by: asked.unique, what };
+        let record = entry.record().ok_or(Errno::ENAMETOOLONG)?;
+        self.ledger.put_record(index, &record).map_err(|_| Errno::ENOMEM)?;
+        let fh = number(index, &entry);
+        place.insert(OpenFile { handle: Arc::new(handle), entry });
+        Ok(fh)
+    }
+
+    /// An open file.
+    pub(super) fn get(&self, fh: FileHandle) -> Option<Arc<Handle>> {
+        let files = self.read();
+        find(&files, fh).map(|(_, file)| file.handle.clone())
+    }
+
+    /// The file that a request has opened before it was sent again.
+    pub(super) fn opened_by(&self, asked: Asked) -> Option<(FileHandle, Arc<Handle>)> {
+        if !asked.again {
+            return None;
+        }
+        let files = self.read();
+        let (index, file) = files.iter().find(|(_, file)| file.entry.opened_by == asked.unique)?;
+        Some((number(index as u32, &file.entry), file.handle.clone()))
+    }
+
+    /// Writes down something else about a file, if it is something else.
+    pub(super) fn note(&self, fh: FileHandle, change: impl FnOnce(&mut What)) {
+        let mut files = self.write();
+        let Some(index) = find(&files, fh).map(|(index, _)| index) else { return };
+        let Some(file) = files.get_mut(index) else { return };
+        let mut entry = file.entry.clone();
+        change(&mut entry.what);
+        if entry == file.entry {
+            return;
+        }
+        let written = entry.record().map(|record| self.ledger.put_record(index as u32, &record));
+        if let Some(Err(error)) = &written {
+            tracing::error!(%error, "cannot write down how far a file was read");
+        }
+        file.entry = entry;
+    }
+
+    /// Closes a file, once.
+    pub(super) fn remove(&self, fh: FileHandle) -> Option<Arc<Handle>> {
+        let mut files = self.write();
+        let (index, _) = find(&files, fh)?;
+        let file = files.try_remove(index)?;
+        if let Err(error) = self.ledger.clear_record(index as u32) {
+            tracing::error!(%error, "cannot write down that a file is closed");
+        }
+        Some(file.handle)
+    }
+
+    /// All handles.
+    pub(super) fn all(&self) -> Vec<(FileHandle, Arc<Handle>)> {
+        let files = self.read();
+        files.iter().map(|(index, file)| (number(index as u32, &file.entry), file.handle.clone())).collect()
+    }
+
+    /// What each open file is, by its number.
+    pub(super) fn entries(&self) -> Vec<(FileHandle, What)> {
+        let files = self.read();
+        files
+            .iter()
+            .map(|(index, file)| (number(index as u32, &file.entry), file.entry.what.clone()))
+            .collect()
+    }
+
+    /// Puts another handle in the place of one.
+    pub(super) fn exchange(&self, fh: FileHandle, handle: Handle) {
+        let mut files = self.write();
+        if let Some(index) = find(&files, fh).map(|(index, _)| index)
+            && let Some(file) = files.get_mut(index)
+        {
+            file.handle = Arc::new(handle);
+        }
+    }
+
+    /// What a predecessor had open.
+    ///
+    /// # Errors
+    /// When it cannot be read or makes no sense.
+    pub(super) fn inherited(ledger: &Ledger) -> Result<Vec<(u32, Entry)>, LedgerError> {
+        let records = ledger.records()?;
+        records.iter().map(|(index, record)| Ok((*index, Entry::read(record)?))).collect()
+    }
+
+    /// Goes on with what a predecessor had open, with handles that were made for it.
+    pub(super) fn go_on(&self, inherited: Vec<(u32, Entry, Handle)>) {
+        let files = inherited.into_iter();
+        *self.write() = files
+            .map(|(index, entry, handle)| (index as usize, OpenFile { handle: Arc::new(handle), entry }))
+            .collect();
+    }
+}
+
+/// The number of an open file. The numbers of requests go up by two, so that the same one comes round again after some 2^32 of
+/// them; what is told apart by it has been closed a moment ago.
+fn number(index: u32, entry: &Entry) -> FileHandle {
+    FileHandle(u64::from((entry.opened_by >> 1) as u32) << 32 | u64::from(index))
+}
+
+fn find(files: &Slab<OpenFile>, fh: FileHandle) -> Option<(usize, &OpenFile)> {
+    let index = fh.0 as u32;
+    let file = files.get(index as usize)?;
+    (number(index, &file.entry) == fh).then_some((index as usize, file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(unique: u64) -> Asked {
+        Asked { unique, again: true }
+    }
+
+    fn text(files: &OpenFiles, unique: u64) -> Result<FileHandle, Errno> {
+        files.add(asked(unique), |_| (Handle::Text(Vec::new()), What::Text { ino: unique }))
+    }
+
+    #[test]
+    fn they_are_bounded_and_what_is_closed_makes_room() {
+        let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 3);
+        let open: Vec<_> = (1..=3).map(|n| text(&files, 2 * n).unwrap()).collect();
+        assert_eq!(text(&files, 8).unwrap_err().code(), libc::ENFILE);
+        assert!(files.remove(open[1]).is_some());
+        assert!(text(&files, 10).is_ok());
+    }
+
+    #[test]
+    fn a_release_that_is_sent_again_closes_nobody_elses() {
+        let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
+        let first = text(&files, 2).unwrap();
+        assert!(files.remove(first).is_some());
+        let second = text(&files, 4).unwrap();
+        assert_eq!(first.0 as u32, second.0 as u32, "in the same place");
+        assert!(files.remove(first).is_none() && files.get(first).is_none());
+        assert!(files.get(second).is_some());
+    }
+
+    #[test]
+    fn an_open_that_is_sent_again_finds_what_it_has_opened() {
+        let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
+        let first = text(&files, 2).unwrap();
+        text(&files, 4).unwrap();
+        assert_eq!(files.opened_by(asked(2)).map(|(fh, _)| fh), Some(first));
+        assert!(files.opened_by(asked(6)).is_none());
+        assert!(files.opened_by(Asked { unique: 2, again: false }).is_none());
+    }
+
+    #[test]
+    fn an_opener_is_written_down_with_as_many_cgroups_as_there_is_room_for() {
+        let path = |length: usize| format!("/{}", "x".repeat(length - 1)).into_boxed_str();
+        let identity = |cgroups: Vec<Box<str>>| Identity {
+            process: Some(ProcessId { tgid: u32::MAX, birth: u64::MAX }),
+            pgrp: Some(u32::MAX),
+            cgroups: cgroups.into(),
+            ..Identity::from_ids(u32::MAX, u32::MAX)
+        };
+        let kept = |identity: &Identity| {
+            let what = What::Image { ino: u64::MAX, opener: identity.into() };
+            let record = Entry { opened_by: u64::MAX, what }.record().unwrap();
+            let Entry { what: What::Image { opener, .. }, .. } = Entry::read(&record).unwrap() else {
+                panic!("another kind")
+            };
+            Identity::from(opener)
+        };
+        let fits = identity(vec![path(150), path(80)]);
+        assert_eq!(kept(&fits), fits);
+        let [long, longer] = [identity(vec![path(150), path(300)]), identity(vec![path(4000)])];
+        assert_eq!(kept(&long), identity(vec![path(150)]));
+        assert_eq!(kept(&longer), identity(Vec::new()));
+    }
+}
