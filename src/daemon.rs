@@ -7,9 +7,11 @@
 //! To leave, for a successor: what is with the devices is answered; what is held is the successor's.
 #![forbid(unsafe_code)]
 
+mod attend;
 mod counted;
 mod exchange;
 mod live;
+mod remember;
 mod replace;
 mod watch;
 
@@ -27,6 +29,7 @@ use fuser::SessionACL;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
+use remember::Remembering;
 pub use replace::replace_file;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -177,6 +180,7 @@ pub fn serve(
     let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
     live.mounted_as(place.device());
     control.put_in_force_by(live.clone());
+    attend::start(live.clone(), control.clone(), live.attention(), clock).context("cannot start a thread")?;
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
@@ -258,7 +262,8 @@ impl Running {
     /// there until somebody puts it in force again; but it is still what `control.yaml` says.
     fn inherited(carried: &Carried, defaults: &Defaults, probe: &dyn Probe) -> anyhow::Result<Self> {
         let text = carried.text.clone().context("the ledger does not say what runs")?;
-        match load_bytes(text.as_bytes(), "control.yaml", defaults, probe) {
+        let probe = Remembering { probe, devices: &carried.devices };
+        match load_bytes(text.as_bytes(), "control.yaml", defaults, &probe) {
             Ok(plan) => Ok(Self { plan, text, trouble: None }),
             Err(report) => {
                 let (dir, owner, group, mode) =

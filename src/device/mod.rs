@@ -11,6 +11,7 @@
 //!
 //! This is one of the two places in the program where `unsafe` is allowed.
 
+mod below;
 mod buffer;
 mod call;
 mod faults;
@@ -30,6 +31,7 @@ mod target;
 mod transfer;
 mod users;
 
+pub use below::stands_on;
 pub use buffer::Payload;
 pub use call::{BackendKind, Calls, Finished};
 pub use faults::{Fault, FaultOp, Faults};

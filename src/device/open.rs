@@ -1,13 +1,12 @@
 //! Opening a target: what is refused, in words, and how far it is kept from others.
 
 use super::buffer::PAGE;
-use super::health::Trouble;
 use super::kernel::{self, kind};
 use super::mark::Mark;
 use super::medium::{Alignment, Medium};
 use super::target::{Kind, Target};
 use super::users;
-use crate::units::{Bytes, Nanos};
+use crate::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::fs::OpenOptions;
@@ -47,7 +46,7 @@ pub enum OpenError {
     #[error("{path} is locked by another process, perhaps another ioband; a file is served by one at a time")]
     Locked { path: PathBuf, source: io::Error },
     #[error(
-        "another disk is at {path} than the one that was there; `ioband message DEVICE 0 reopen` takes it if that is meant"
+        "at {path} is another disk than was there, or one that does not say which it is; `ioband message DEVICE 0 reopen` takes it if it is the right one"
     )]
     Another { path: PathBuf },
     #[error("{path} has {size}, but {wanted} are used")]
@@ -111,24 +110,17 @@ impl Target {
 
     /// What a successor opens: what its predecessor had at `path`, of `size` bytes, or nothing as yet. It must go on whatever
     /// has become of the disk, and must not write to another one: with a `mark`, what is there has to be known as that.
-    /// Besides the target, why it is missing, if it is.
-    pub fn open_or_missing(
-        path: &Path,
-        size: Bytes,
-        mark: Option<&Mark>,
-        mode: OpenMode,
-    ) -> (Target, Option<OpenError>) {
+    pub fn open_or_missing(path: &Path, size: Bytes, mark: Option<&Mark>, mode: OpenMode) -> Target {
         let target = Target::new(path, size.0, mode.read_only, None);
         *target.last_mark() = mark.cloned();
         let found = Medium::mark_at(path).and_then(|there| match mark {
             Some(mark) if !there.is_known_as(mark) => Err(OpenError::Another { path: path.to_owned() }),
             _ => target.take(Medium::open_patiently(path, mode)?),
         });
-        if found.is_err() {
-            // Nobody looks at the time that it is told with.
-            target.health.note_trouble(Trouble::Missing, Nanos(0));
+        if let Err(error) = found {
+            tracing::warn!(path = %path.display(), %error, "a device is missing");
         }
-        (target, found.err())
+        target
     }
 
     /// Looks whether it has to be opened again, and does so: it was missing, or another device is at its path by now, which

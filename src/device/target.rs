@@ -85,10 +85,15 @@ impl Target {
 
     /// `MAJOR:MINOR` for a block device, the path for a regular file (and for what is missing): what a table shows.
     pub fn identity(&self) -> String {
-        match self.medium.load().as_ref().and_then(|medium| medium.number) {
+        match self.number() {
             Some((major, minor)) => format!("{major}:{minor}"),
             None => self.path.display().to_string(),
         }
+    }
+
+    /// `MAJOR:MINOR` of a block device.
+    pub fn number(&self) -> Option<(u64, u64)> {
+        self.medium.load().as_ref().and_then(|medium| medium.number)
     }
 
     /// Direct I/O is done in whole blocks of this many bytes (a power of two, usually 512 or 4096); parts of
