@@ -121,26 +121,16 @@ pub fn serve(
         counted.clone(),
     );
     let live = live.inheriting(carried, face.inherited_images()?);
-    let start = Clock::start();
-    let mut made = RemoveOnDrop(loop {
-        if trouble.is_some() {
-            break Vec::new();
-        }
-        match live.make(&nothing, &plan) {
-            Err(refusal)
-                if kept.begin.inherits
-                    && matches!(refusal.errno, libc::EBUSY | libc::EAGAIN)
-                    && start.now().0 < 60_000_000_000 =>
-            {
-                thread::sleep(std::time::Duration::from_millis(1));
-            }
+    let mut made = RemoveOnDrop(match trouble {
+        Some(_) => Vec::new(),
+        None => match live.make(&nothing, &plan) {
             // There is a mount, and it is served as far as that goes.
             Err(refusal) if inherited.is_some() => {
                 trouble = Some(refusal.to_string());
-                break Vec::new();
+                Vec::new()
             }
-            made => break made?,
-        }
+            made => made?,
+        },
     });
     if trouble.is_none() {
         control.begin(plan.clone());
@@ -165,6 +155,13 @@ pub fn serve(
         }
     };
     let acl = connection.acl;
+    // What comes first may be a change, asked for again.
+    let live = Arc::new(live.of_process(options.sandbox.clone(), kept.begin.upgrade.clone()));
+    live.mounted_as(place.device());
+    control.put_in_force_by(live.clone());
+    if trouble.is_none() {
+        control.write_down();
+    }
     let server = Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ended)?;
     let server = Arc::new(server);
     let Service { transport, why, threads, backend, .. } = server.service();
@@ -177,9 +174,7 @@ pub fn serve(
         let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
-    let live = Arc::new(live.served_by(server.clone(), options.sandbox.clone()));
-    live.mounted_as(place.device());
-    control.put_in_force_by(live.clone());
+    live.served_by(server.clone());
     attend::start(live.clone(), control.clone(), live.attention(), clock).context("cannot start a thread")?;
     let unmounted = stop.clone();
     thread::Builder::new()

@@ -2,8 +2,8 @@
 
 use crate::stage::{MIB, Opened, Place, SIZE, answers, ask, assert_same, device, errno, read};
 use crate::support::{Mounted, Random};
-use ioband::device::{BackendKind, Op, OpenMode, Part, Payload, Target};
-use ioband::units::Bytes;
+use ioband::device::{BackendKind, Op, OpenMode, Part, Payload, Target, Trouble};
+use ioband::units::{Bytes, Nanos};
 use std::sync::Arc;
 
 /// Parts that can only fail, between parts that wait for them and must not.
@@ -56,6 +56,16 @@ pub(crate) fn truncated_file(backend: BackendKind) {
         &data[100..5100],
         "what is left",
     );
+    // A write there would make the file longer again, and a hole of what is lost.
+    assert_eq!(errno(ask(&device, on.write(6, 5 * MIB, &[1; 4096]))), libc::EIO);
+    assert_eq!(errno(ask(&device, on.part(7, Op::WriteZeroes, 5 * MIB, 4096))), libc::EIO);
+    assert_eq!(std::fs::metadata(&on.file).unwrap().len(), MIB + 1234);
+    ask(&device, on.write(8, 4096, &[1; 4096])).expect("writing what is left");
+    assert!(on.target.news(Nanos(0)).began.contains(&Trouble::Cut));
+    // Somebody gives it its size again: what is lost is zeroes from now on.
+    std::fs::OpenOptions::new().write(true).open(&on.file).unwrap().set_len(SIZE).unwrap();
+    ask(&device, on.write(9, 5 * MIB, &[1; 4096])).expect("writing");
+    assert_eq!(read(&device, &on, 5 * MIB - 1, 2), [0, 1]);
 }
 
 pub(crate) fn vanished_device(backend: BackendKind) {

@@ -27,6 +27,7 @@ mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod survival;
 mod transport;
 mod windows;
 mod writers;
@@ -50,6 +51,7 @@ fn main() {
         charge::trials(),
         locks::trials(),
         lifecycle::trials(),
+        survival::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 pub(super) struct Mountpoint {
     /// Mount point of the ioband mount; may be left out with exactly one ioband mount on the machine
     #[arg(long, value_name = "DIR", env = "IOBAND_MOUNTPOINT")]
-    mountpoint: Option<PathBuf>,
+    pub(super) mountpoint: Option<PathBuf>,
 }
 
 impl Mountpoint {

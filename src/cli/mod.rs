@@ -14,6 +14,7 @@ mod save;
 mod show;
 mod targets;
 mod umount;
+mod upgrade;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -35,6 +36,8 @@ enum Command {
     /// End a mount; returns when its daemon has ended
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
+    /// Serve a mount by another program, without a pause that anybody notices
+    Upgrade(upgrade::Args),
     /// Check a configuration and say every error with its line
     Check(check::Args),
     /// Make an ioband device, or all those of a table
@@ -70,6 +73,7 @@ impl Cli {
         let result = match self.command {
             Command::Mount(args) => mount::run(args),
             Command::Umount(args) => umount::run(&args),
+            Command::Upgrade(args) => upgrade::run(args),
             Command::Check(args) => check::run(&args),
             Command::Create(args) => create::run(args),
             Command::Remove(args) => remove::run(&args),

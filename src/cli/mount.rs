@@ -43,7 +43,8 @@ pub(super) struct Args {
     /// How to talk to devices: io_uring where the kernel allows it, threads otherwise
     #[arg(long, value_enum, default_value_t = Backend::Auto)]
     backend: Backend,
-    /// How requests come from the kernel: by io_uring where the kernel offers it, by /dev/fuse otherwise
+    /// How requests come from the kernel: by /dev/fuse, where the mount outlives a process that dies (auto), or faster by
+    /// io_uring, where it ends with it
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
     /// Requests that can be accepted and not yet answered: in all by /dev/fuse, on each processor by io_uring. Each takes

@@ -7,10 +7,12 @@
 //! remove NAME
 //! message NAME 0 MESSAGE …    see [`super::grammar`]
 //! save                        write the running configuration to the file that was mounted
+//! upgrade PROGRAM             have another program serve the mount
 //! ```
 
 use super::grammar::{Message, TableLine};
 use super::refusal::Refusal;
+use std::path::PathBuf;
 
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(super) enum Command {
     },
     /// Write the running configuration down.
     Save,
+    /// Have another program serve the mount.
+    Upgrade(PathBuf),
 }
 
 impl Command {
@@ -63,9 +67,13 @@ impl Command {
             }
             "save" if rest.trim().is_empty() => Ok(Self::Save),
             "save" => Err(Refusal::invalid("`save` takes nothing: it writes to the file that was mounted")),
-            "" => Err(Refusal::invalid("an empty command; write create, remove, message or save")),
+            "upgrade" if rest.trim().starts_with('/') => Ok(Self::Upgrade(rest.trim().into())),
+            "upgrade" => Err(Refusal::invalid(
+                "`upgrade` takes the path of a program, from the root: upgrade /PROGRAM",
+            )),
+            "" => Err(Refusal::invalid("an empty command; write create, remove, message, save or upgrade")),
             _ => Err(Refusal::invalid(format!(
-                "`{verb}` is no command; write create, remove, message or save"
+                "`{verb}` is no command; write create, remove, message, save or upgrade"
             ))),
         }
     }
@@ -80,6 +88,7 @@ impl Command {
             Self::Remove(name) => format!("remove {name}"),
             Self::Message { device, message } => format!("message {device} 0 {message}"),
             Self::Save => "save".to_owned(),
+            Self::Upgrade(program) => format!("upgrade {}", program.display()),
         }
     }
 }
@@ -141,7 +150,7 @@ mod tests {
     #[test]
     fn what_is_no_command_is_told_what_would_be() {
         for (text, words) in [
-            ("", "create, remove, message or save"),
+            ("", "create, remove, message, save or upgrade"),
             ("destroy a", "`destroy` is no command"),
             ("remove", "remove NAME"),
             ("remove a b", "remove NAME"),
@@ -151,6 +160,8 @@ mod tests {
             ("create\n0 8 ioband /dev/sda 1 0 0 none weight 0 :1", "`NAME: `"),
             ("create a 0 8 ioband /a 1 0 0 none weight 0 :1\n0 8", "one line"),
             ("save here", "takes nothing"),
+            ("upgrade", "from the root"),
+            ("upgrade ioband", "from the root"),
         ] {
             let refusal = Command::parse(text).unwrap_err();
             assert!(refusal.errno == libc::EINVAL && refusal.sentence.contains(words), "{text}: {refusal:?}");

@@ -22,6 +22,8 @@ pub struct Asked {
     pub unique: u64,
     /// It is sent again, and may have been done already.
     pub again: bool,
+    /// The user whose it is.
+    pub uid: u32,
 }
 
 /// A time as it is written down; also one before 1970.
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn what_was_done_is_known_to_a_successor_with_what_came_of_it() {
         let journal = Journal::new(Arc::new(Ledger::new().unwrap())).unwrap();
-        let asked = |unique| Asked { unique, again: true };
+        let asked = |unique| Asked { unique, again: true, ..Asked::default() };
         for unique in 1..=100 {
             journal.change(|carried| {
                 carried.text = Some(format!("text {unique}"));
@@ -260,7 +262,7 @@ mod tests {
         assert!(heir.was_done(asked(100)) && heir.was_done(asked(37)));
         assert!(!heir.was_done(asked(36)), "only the last ones are remembered");
         // A new request is not looked for, and what is no request has no number.
-        assert!(!heir.was_done(Asked { unique: 100, again: false }));
+        assert!(!heir.was_done(Asked { unique: 100, ..Asked::default() }));
         heir.change(|carried| carried.did(Asked::default()));
         assert!(!heir.was_done(asked(0)));
     }

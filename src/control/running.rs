@@ -18,6 +18,8 @@ use super::{ControlFile, ls, metrics, text};
 use crate::clock;
 use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
 use crate::engine::DiskStatus;
+use nix::unistd::geteuid;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -55,6 +57,13 @@ pub trait Machinery: Send + Sync {
 
     /// How the mount is served, once it is.
     fn service(&self) -> Option<Service>;
+
+    /// Has another program serve the mount. Where that comes about this process ends, and whoever asked has his answer from the
+    /// next one, which is asked again.
+    ///
+    /// # Errors
+    /// Why it does not come about.
+    fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal>;
 
     /// Writes a configuration to the file that was mounted; its name.
     ///
@@ -231,8 +240,29 @@ impl Control {
                 Ok((new, None))
             }),
             Command::Save => self.save(),
+            Command::Upgrade(program) => self.upgrade(&program, asked),
         }?;
         Ok(String::new())
+    }
+
+    /// Comes back only if it is refused, or was asked of a predecessor and has come about.
+    fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
+        let allowed = [0, geteuid().as_raw()].contains(&asked.uid);
+        let upgraded = if allowed {
+            self.machinery().and_then(|machinery| machinery.upgrade(program, asked))
+        } else {
+            // Whoever may change the configuration is not yet who says which programs run as this user.
+            Err(Refusal::new(
+                libc::EPERM,
+                "only root, and the user who mounted, can say what program is to serve",
+            ))
+        };
+        let title = Command::Upgrade(program.to_owned()).title();
+        match &upgraded {
+            Ok(()) => self.events.add(&format!("{title}: done")),
+            Err(refusal) => self.events.add(&format!("refused: {title}: {refusal}")),
+        }
+        upgraded
     }
 
     /// Writes to the file of a setting of a device.

@@ -11,17 +11,16 @@ use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
 use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
 use crate::control::{
-    Access, Carried, DeviceEntry, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
+    Access, Asked, Carried, DeviceEntry, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
 };
 use crate::device::{Fault, FaultOp, Faults, OpenMode, Simulate, Target, stands_on};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
-use crate::keeper::Keeper;
+use crate::keeper::{Keeper, Upgrade};
 use crate::sandbox::Report;
 use crate::sched::Settings;
 use crate::units::Bytes;
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -37,9 +36,10 @@ pub(super) struct Live {
     file: PathBuf,
     face: Arc<Face>,
     engines: Arc<Engines>,
-    server: Option<Arc<Server>>,
+    server: OnceLock<Arc<Server>>,
     /// What this process has given up.
     sandbox: Report,
+    upgraded: Option<Upgrade>,
     clock: Clock,
     unscheduled: bool,
     /// The keeper, once it knows that the mount is served, and how many workers there were before.
@@ -132,8 +132,9 @@ impl Live {
             file,
             face,
             engines,
-            server: None,
+            server: OnceLock::new(),
             sandbox: Report::default(),
+            upgraded: None,
             clock,
             unscheduled,
             keeper: OnceLock::new(),
@@ -194,9 +195,16 @@ impl Live {
         self.attention.clone()
     }
 
-    /// It is at work: a change is to be told to who serves.
-    pub(super) fn served_by(self, server: Arc<Server>, sandbox: Report) -> Self {
-        Self { server: Some(server), sandbox, ..self }
+    /// What is known of this process: what it has given up, and the upgrade that it comes from, or that has failed.
+    pub(super) fn of_process(self, sandbox: Report, upgraded: Option<Upgrade>) -> Self {
+        Self { sandbox, upgraded, ..self }
+    }
+
+    /// It is at work: from now on a change is told to who serves.
+    pub(super) fn served_by(&self, server: Arc<Server>) {
+        server.engines_changed();
+        // Once.
+        let _ = self.server.set(server);
     }
 
     fn devices(&self) -> MutexGuard<'_, Devices> {
@@ -240,7 +248,7 @@ impl Live {
         }
         devices.extend(held.into_iter().map(|(name, held)| (Arc::from(name), held)));
         self.face.callers().set_wants(wants(&new.devices));
-        if let Some(server) = &self.server {
+        if let Some(server) = self.server.get() {
             server.engines_changed();
         }
         undo.sealed.clear();
@@ -536,15 +544,30 @@ impl Machinery for Live {
     }
 
     fn service(&self) -> Option<Service> {
-        let service = self.server.as_ref()?.service();
+        let service = self.server.get()?.service();
         let processes = Processes { worker: std::process::id(), ..Processes::default() };
         let processes = self.keeper.get().map_or(processes.clone(), |(keeper, before)| Processes {
             keeper: keeper.process(),
             before: *before,
-            survives: self.server.as_ref().is_some_and(|server| server.survives()),
+            survives: self.server.get().is_some_and(|server| server.survives()),
             ..processes
         });
         Some(Service { processes, sandbox: self.sandbox.clone(), ..service })
+    }
+
+    fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
+        if let Some(tried) =
+            self.upgraded.as_ref().filter(|tried| asked.again && tried.unique == asked.unique)
+        {
+            return tried.failed.as_ref().map_or(Ok(()), |why| Err(Refusal::new(libc::ENOEXEC, why.clone())));
+        }
+        let Some((keeper, _)) = self.keeper.get() else {
+            return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
+        };
+        match keeper.upgrade(program, asked.unique) {
+            Ok(never) => match never {},
+            Err(why) => Err(Refusal::new(libc::ENOEXEC, why)),
+        }
     }
 
     fn save(&self, text: &str) -> Result<String, Refusal> {

@@ -22,7 +22,7 @@ const AGAIN: u64 = 1 << 63;
 /// The number of a request, and whether it is sent again.
 pub(super) fn asked(req: &Request) -> Asked {
     let unique = req.unique().0;
-    Asked { unique: unique & !AGAIN, again: unique & AGAIN != 0 }
+    Asked { unique: unique & !AGAIN, again: unique & AGAIN != 0, uid: req.uid() }
 }
 
 /// What a caller wants to have changed about a file.

@@ -245,7 +245,22 @@ impl MountedAt {
         if topmost(&self.mountpoint) == self.number { unmount(&self.mountpoint, true) } else { Ok(()) }
     }
 
-    /// The same once the connection has ended, which it does without an unmount when somebody aborts it
+    /// Ends the connection and detaches the mount: whoever waits for an answer gets an error.
+    ///
+    /// # Errors
+    /// See [`unmount`].
+    pub fn abort(&self) -> Result<(), MountError> {
+        if topmost(&self.mountpoint) == self.number {
+            // Who may not do that closes its descriptors, which comes to the same a little later.
+            let _ = umount2(
+                &self.mountpoint,
+                MntFlags::MNT_FORCE | MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW,
+            );
+        }
+        self.detach()
+    }
+
+    /// Detaches our mount once the connection has ended, which it does without an unmount when somebody aborts it
     /// (`umount -f`): nobody could use what would be left. What answers is a successor, even under our number,
     /// which was free for it.
     ///

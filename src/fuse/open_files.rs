@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     fn asked(unique: u64) -> Asked {
-        Asked { unique, again: true }
+        Asked { unique, again: true, ..Asked::default() }
     }
 
     fn text(files: &OpenFiles, unique: u64) -> Result<FileHandle, Errno> {
@@ -293,7 +293,7 @@ mod tests {
         text(&files, 4).unwrap();
         assert_eq!(files.opened_by(asked(2)).map(|(fh, _)| fh), Some(first));
         assert!(files.opened_by(asked(6)).is_none());
-        assert!(files.opened_by(Asked { unique: 2, again: false }).is_none());
+        assert!(files.opened_by(Asked { unique: 2, ..Asked::default() }).is_none());
     }
 
     #[test]

@@ -295,7 +295,7 @@ impl ScratchFile {
 mod tests {
     use super::*;
 
-    const NOBODY: Asked = Asked { unique: 0, again: false };
+    const NOBODY: Asked = Asked { unique: 0, again: false, uid: 0 };
 
     fn scratch() -> Scratch {
         Scratch::new(Arc::new(Ledger::new().unwrap()))

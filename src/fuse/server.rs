@@ -41,7 +41,7 @@ const LONGEST_LEAVE: Duration = Duration::from_secs(1);
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TransportKind {
-    /// By io_uring where the kernel offers it, by /dev/fuse otherwise.
+    /// In the way in which the mount outlives whoever serves it, which is by /dev/fuse.
     #[default]
     Auto,
     /// /dev/fuse, read by our own threads.
@@ -352,30 +352,31 @@ fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
         let threads = spawn(readers(), move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
         Ok((None, threads, why))
     };
-    let by_dev_because = |why: String| match options.transport {
-        TransportKind::Uring => Err(ServeError::NoUring(why)),
-        TransportKind::Auto | TransportKind::Dev => by_dev(Some(why)),
-    };
-    if options.transport == TransportKind::Dev {
-        return by_dev(None);
+    match options.transport {
+        TransportKind::Dev => return by_dev(None),
+        // What was read and not answered is sent again to a successor, what is in rings is not.
+        TransportKind::Auto if init.offers_io_uring() && options.backend != BackendKind::Threads => {
+            let why = "a mount served by it ends with a process that dies; if speed is worth that, mount with --transport uring";
+            return by_dev(Some(why.to_owned()));
+        }
+        TransportKind::Auto => return by_dev(None),
+        TransportKind::Uring => {}
     }
-    if options.backend == BackendKind::Threads {
-        return by_dev_because(
+    let why_not = match options.backend {
+        BackendKind::Threads => Some(
             "devices are served by threads (--backend threads), and it shares a ring with them".to_owned(),
-        );
-    }
-    if !init.offers_io_uring() {
-        return by_dev_because(why_not_offered());
+        ),
+        _ => (!init.offers_io_uring()).then(why_not_offered),
+    };
+    if let Some(why) = why_not {
+        return Err(ServeError::NoUring(why));
     }
     let queues = Queues::of_this_machine(options.slots);
     let count = queues.threads();
     let entries = queues.slots() / count as u32 + BESIDE_RINGS;
     match spawn(count, move || Lane::with_commands(USUAL, entries)) {
         Ok(threads) => Ok((Some(queues), threads, None)),
-        Err(error) if options.transport == TransportKind::Uring => {
-            Err(ServeError::NoUring(format!("no ring can be made: {error}")))
-        }
-        Err(error) => by_dev(Some(format!("no ring can be made for it: {error}"))),
+        Err(error) => Err(ServeError::NoUring(format!("no ring can be made: {error}"))),
     }
 }
 

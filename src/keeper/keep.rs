@@ -228,7 +228,8 @@ where
         let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
         let Some(connection) = connection.filter(|_| !ended) else { return };
         if !self.survives {
-            // What is in its rings cannot be refused.
+            // What is in its rings cannot be refused one by one.
+            note("could not unmount", self.mount.as_ref().map_or(Ok(()), |mount| mount.place.abort()));
             return;
         }
         tracing::warn!("a dead worker waits for an answer of its own");
@@ -259,6 +260,9 @@ where
         self.before += 1;
         let ended = words(status);
         if !self.survives {
+            if let Some(mount) = &self.mount {
+                note("could not unmount", mount.place.abort());
+            }
             anyhow::bail!(
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
@@ -333,8 +337,8 @@ where
             tracing::warn!("not upgraded: {why}");
             note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
         };
-        if !self.survives && !self.answered {
-            refused("the mount is still being made".into());
+        if !self.survives {
+            refused("requests come by io_uring, where no other process can go on (--transport dev)".into());
             return Ok(worker);
         }
         let begin = Begin {
