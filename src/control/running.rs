@@ -41,7 +41,13 @@ pub trait Machinery: Send + Sync {
     /// Sets the counters of an ioband device to zero.
     fn reset(&self, device: &str);
 
-    /// Says what a successor must know of the images.
+    /// Makes an ioband device go on with what is at its path now.
+    ///
+    /// # Errors
+    /// Why not; it stays on what it is on.
+    fn reopen(&self, device: &str) -> Result<(), Refusal>;
+
+    /// Says what a successor must know of the images and devices.
     fn write_down(&self, carried: &mut Carried);
 
     /// What the disks do.
@@ -227,8 +233,10 @@ impl Control {
             }
             Command::Message { device, message } => self.change(&title, and, |machinery, plan| {
                 let new = edit::message(plan, &device, &message)?;
-                if message == Message::Reset {
-                    machinery.reset(&device);
+                match message {
+                    Message::Reset => machinery.reset(&device),
+                    Message::Reopen => machinery.reopen(&device)?,
+                    _ => {}
                 }
                 Ok((new, None))
             }),
@@ -361,6 +369,14 @@ impl Control {
         }
         self.events.keep();
         result.map(drop)
+    }
+
+    /// Writes down what a successor must know, of what has changed by itself.
+    pub fn write_down(&self) {
+        let _turn = self.turn();
+        if let Ok(machinery) = self.machinery() {
+            self.journal.change(|carried| machinery.write_down(carried));
+        }
     }
 
     /// Is what runs from now on.

@@ -372,7 +372,7 @@ impl Turn<'_> {
 
     /// Takes what a call gave.
     pub fn finished(&mut self, finished: Finished) {
-        self.state.device.finished(finished, &mut self.out.calls);
+        self.state.device.finished(finished, self.now, &mut self.out.calls);
     }
 
     /// Ends the visit. Says when somebody has to come again, unless somebody comes before; whoever ends the last visit

@@ -94,8 +94,7 @@ impl Bench {
         budget: Arc<Budget>,
     ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let target =
-            Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode { read_only: false });
+        let target = Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode::default());
         let target = Arc::new(target.expect("a file"));
         let band = BandSettings {
             name: "ioband1".into(),
