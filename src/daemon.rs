@@ -115,16 +115,8 @@ pub fn serve(
     let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
     let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
     let folder = defaults.folder.clone();
-    let live = Live::new(
-        defaults,
-        probe,
-        file.clone(),
-        face.clone(),
-        engines.clone(),
-        clock,
-        options.unscheduled,
-        counted.clone(),
-    );
+    let live =
+        Live::new(defaults, probe, file.clone(), face.clone(), clock, options.unscheduled, counted.clone());
     let live = live.inheriting(carried, face.inherited_images()?);
     let mut made = RemoveOnDrop(match trouble {
         Some(_) => Vec::new(),

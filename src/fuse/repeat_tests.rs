@@ -116,7 +116,7 @@ impl Process {
         });
         let process = Self { ledger, face, kernel };
         let mut init = [0_u32; 16];
-        init[..4].copy_from_slice(&[7, 40, 1 << 20, u32::MAX & !(1 << 30)]);
+        init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
         process.ask(opcode::INIT, 2, 0, init.as_bytes()).unwrap();
         process
     }
@@ -357,10 +357,10 @@ fn a_refused_command_has_its_reason_to_be_read_by_pieces() {
     let heir = process.successor();
     assert_eq!(heir.send(&Op::Write(FIRST, Some(0), "remove none\n"), LAST | AGAIN), refused);
     let first = heir.send(&Op::Read(FIRST), LAST + 2).unwrap();
-    assert!(first.starts_with(b"there is no ioband device") || !first.is_empty());
+    assert!(!first.is_empty());
     let heir = heir.successor();
     // The same piece again, and then the next one, which is the end.
-    assert_eq!(heir.send(&Op::Read(FIRST), LAST + 2 | AGAIN).unwrap(), first);
+    assert_eq!(heir.send(&Op::Read(FIRST), (LAST + 2) | AGAIN).unwrap(), first);
     let rest = heir.send(&Op::Read(FIRST), LAST + 4).unwrap();
     assert!(rest.len() < 100 && rest != first);
 }
