@@ -11,7 +11,7 @@ const MIB: u64 = 1 << 20;
 /// What the mounts may take for requests.
 const MEMORY: u64 = 32 * MIB;
 /// What a process takes beside that: itself, and two pages for each place of a request (256 of them are used).
-const BESIDE: u64 = 16 * MIB;
+const BESIDE: u64 = 20 * MIB;
 /// Who floods, and who asks for one thing after the other.
 const FLOODER: u32 = 60001;
 const READER: u32 = 60002;
