@@ -344,6 +344,7 @@ where
         }
         let begin = Begin {
             waits: true,
+            before: self.before + 1,
             upgrade: Some(Upgrade { unique, failed: None }),
             ..self.begin("was replaced by another program".into())
         };
