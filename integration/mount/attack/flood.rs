@@ -96,9 +96,8 @@ fn attack(pattern: &str, number: u64) {
             "statfs" => {
                 let _ = nix::sys::statfs::statfs(".");
             }
-            "refused" => {
-                drop(OpenOptions::new().write(true).truncate(random.below(2) == 0).append(true).open(IMAGE))
-            }
+            "refused" if random.below(2) == 0 => drop(File::create(IMAGE)),
+            "refused" => drop(OpenOptions::new().append(true).open(IMAGE)),
             "xattr" => {
                 let _ = missing_xattr(IMAGE);
             }
