@@ -214,10 +214,10 @@ where
         let mut worker = program.start(&self.arguments)?;
         let mut descriptors = vec![self.ledger.descriptor()];
         descriptors.extend(self.mount.iter().flat_map(|mount| &mount.descriptors).map(AsFd::as_fd));
-        if let Err(error) = worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors) {
+        if worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors).is_err() {
             worker.kill();
-            let _ = worker.end();
-            return Err(error);
+            let status = worker.end()?;
+            return Err(io::Error::other(format!("it {} before it heard anything", words(status))));
         }
         Ok(worker)
     }
