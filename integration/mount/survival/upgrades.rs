@@ -81,7 +81,7 @@ fn refused() {
     is_refused(&program(folder, "text", "no program"), "text cannot be started");
     is_refused(
         &program(folder, "script", "#!/bin/sh\nexit 3\n"),
-        "ended before it said whether it can serve",
+        "before it",
     );
     let output = upgrade(folder, Some(Path::new("none")));
     assert!(said(&output).contains("cannot find none"), "{}", said(&output));
