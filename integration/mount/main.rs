@@ -13,6 +13,7 @@ mod daemon;
 mod data;
 mod document;
 mod examples;
+mod faults;
 mod forbidden;
 mod lifecycle;
 mod limits;
@@ -52,6 +53,7 @@ fn main() {
         locks::trials(),
         lifecycle::trials(),
         survival::trials(),
+        faults::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),
