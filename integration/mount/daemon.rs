@@ -97,6 +97,12 @@ pub(crate) fn after<Id: std::fmt::Debug>(
     }
 }
 
+/// The process that serves.
+pub(crate) fn worker(mount: &Vmdisk) -> u32 {
+    let list: serde_json::Value = serde_json::from_str(&mount.control("ls.json")).expect("JSON");
+    list["service"]["worker"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
+}
+
 /// A mount at `vmdisk` in a folder of its own.
 pub(crate) struct Vmdisk {
     /// Whose the folder is removes it in the end.

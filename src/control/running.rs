@@ -18,6 +18,7 @@ use super::{ControlFile, ls, metrics, text};
 use crate::clock;
 use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
 use crate::engine::DiskStatus;
+use crate::units::Bytes;
 use nix::unistd::geteuid;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -342,16 +343,16 @@ impl Control {
             let (wanted, text) = wanted(&**machinery, &old)?;
             let plan = settled(wanted.clone());
             let changes = plan != *old;
+            let same = text.is_some() && !changes;
+            let text = match text {
+                // Comments go with what a message changes; one that changes nothing takes nothing away.
+                None if changes => Some(printed(&plan, &old, machinery.defaults())?),
+                text => text,
+            };
             if changes {
                 machinery.apply(&old, &wanted)?;
             }
-            let same = text.is_some() && !changes;
-            let text = match text {
-                Some(text) => text,
-                // Comments go with what a message changes; one that changes nothing takes nothing away.
-                None if changes => plan.to_yaml(machinery.defaults()).into(),
-                None => self.yaml().0,
-            };
+            let text = text.unwrap_or_else(|| self.yaml().0);
             self.journal.change(|carried| {
                 machinery.write_down(carried);
                 self.run(Running { plan: Arc::new(plan), text, changed: clock::wall() }, carried);
@@ -443,6 +444,22 @@ impl Control {
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The text of a plan that a command has made. What could not be read again must not come about; but a command that makes
+/// it smaller is a way out.
+fn printed(plan: &Plan, old: &Plan, defaults: &Defaults) -> Result<Arc<str>, Refusal> {
+    let text = plan.to_yaml(defaults);
+    if text.len() as u64 > LARGEST && text.len() > old.to_yaml(defaults).len() {
+        let most = Bytes(LARGEST);
+        return Err(Refusal::new(
+            libc::ENOSPC,
+            format!(
+                "the configuration would be larger than {most}, and could not be saved; remove what is not needed any more"
+            ),
+        ));
+    }
+    Ok(text.into())
 }
 
 /// A file that is still to be made makes no difference once it is.

@@ -126,6 +126,24 @@ impl Payload {
         Payload { memory, start, len: data.len() }
     }
 
+    /// A copy of `data` that takes no more memory than that, to be kept for a while and placed when it is to be written.
+    ///
+    /// Like `Vec`, this ends the program if there is no memory at all.
+    pub fn packed(data: &[u8]) -> Payload {
+        let len = data.len();
+        let layout = Layout::from_size_align(len.max(1), 1).unwrap_or(Layout::new::<u8>());
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        let mut memory = Memory { start, layout, lent: false };
+        memory.put(0, data);
+        Payload { memory, start: 0, len }
+    }
+
+    /// Whether it was made to be kept, and not to be written as it lies.
+    pub(crate) fn is_packed(&self) -> bool {
+        !self.memory.lent && self.memory.layout.align() < PAGE
+    }
+
     /// Memory of somebody else's: `len` bytes from `start` on, to be written to a device or to be read into.
     ///
     /// # Safety

@@ -32,6 +32,8 @@ mod node;
 mod open_files;
 mod place;
 mod relay;
+#[cfg(test)]
+mod repeat_tests;
 mod rings;
 mod scratch;
 mod server;
@@ -54,5 +56,5 @@ pub use mount::{
 pub use node::ImageNode;
 pub use server::{Connection, Hold, LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub(crate) use sys::inherited;
-pub(crate) use takeover::Refuser;
+pub(crate) use takeover::Refusing;
 pub use tree::{Tree, TreeError};

@@ -223,7 +223,7 @@ impl Server {
         let room = largest_request();
         let count = queues.as_ref().map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
         let budget = engines.budget().clone();
-        let slots = Slots::new(count, room, options.keep.min(options.memory / 4), budget.clone())
+        let slots = Slots::new(count, room, options.keep.min(options.memory / 4), budget)
             .map_err(|source| ServeError::Slots { count, room, source })?;
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
@@ -239,7 +239,7 @@ impl Server {
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
         let beside = entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize));
-        let pool = Pool::new(beside, budget);
+        let pool = Pool::new(beside, slots);
         let shared = Arc::new(Shared {
             face,
             engines,
@@ -515,6 +515,7 @@ fn descriptors(mut descriptors: Vec<OwnedFd>, count: usize, holder: &dyn Hold) -
 /// A thread that carries fuser's answers to where they belong.
 fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
     thread::Builder::new().name("relay".into()).spawn(move || {
+        super::relay::step_back();
         let mut buffer = vec![0; MESSAGE];
         loop {
             let (len, route) = match shared.relay.answer(&mut buffer) {

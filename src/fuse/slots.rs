@@ -35,6 +35,8 @@ pub(super) struct Slots {
     /// the budget.
     used: Box<[AtomicU32]>,
     budget: Arc<Budget>,
+    /// Few are free.
+    few: AtomicBool,
     /// While no more than this is used of the budget, memory stays where it is.
     keep: usize,
 }
@@ -62,8 +64,8 @@ impl Slots {
         let size = (HEAD + room).checked_mul(count as usize).ok_or(io::ErrorKind::OutOfMemory)?;
         let memory = sys::Reserved::new(size)?;
         let used = (0..count).map(|_| AtomicU32::new(0)).collect();
-        let given_out = AtomicBool::new(false);
-        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, budget, keep })))
+        let (given_out, few) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, budget, few, keep })))
     }
 
     /// The slots themselves; none the second time.
@@ -121,14 +123,15 @@ impl Slots {
 }
 
 /// Free slots that no thread keeps for itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     slots: Mutex<Vec<Slot>>,
     /// Somebody found none, or no memory.
     starving: AtomicBool,
+    /// All of the mount.
+    all: &'static Slots,
     /// How many there are.
     count: usize,
-    budget: Arc<Budget>,
 }
 
 /// Free slots of one thread: mostly it goes without the pool, and its last used slot, which is in its caches, is the next.
@@ -141,36 +144,33 @@ pub(super) struct Free {
 const MANY: usize = 64;
 
 impl Pool {
-    pub(super) fn new(slots: Vec<Slot>, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(slots: Vec<Slot>, all: &'static Slots) -> Self {
         let count = slots.len();
-        Self { slots: slots.into(), starving: AtomicBool::new(false), count, budget }
+        Self { slots: slots.into(), starving: AtomicBool::new(false), all, count }
     }
 
     /// Whether there is memory for another request. If not, [`Pool::has_some_again`] says when there is.
     pub(super) fn has_memory(&self) -> bool {
-        if !self.budget.is_full() {
+        if !self.all.budget.is_full() {
             return true;
         }
         self.starving.store(true, Ordering::SeqCst);
         // Whoever gave some back in between has not seen that.
-        !self.budget.is_full()
+        !self.all.budget.is_full()
     }
 
     /// After memory was given back: true if somebody waits for it, and there is some.
     pub(super) fn has_some_again(&self) -> bool {
         self.starving.load(Ordering::SeqCst)
-            && !self.budget.is_full()
+            && !self.all.budget.is_full()
             && self.starving.swap(false, Ordering::SeqCst)
     }
 
-    /// Tells the engines whether so many free slots are few. Of very few from the beginning nobody holds many.
+    /// Whether so many free slots are few. Each thread may have some more.
     fn note(&self, free: usize) {
-        if self.count >= 4 * MANY {
-            if free < self.count / 4 {
-                self.budget.set_places_short(true);
-            } else if free > self.count / 2 {
-                self.budget.set_places_short(false);
-            }
+        let (few, was) = (free < self.count / 2, self.all.few.load(Ordering::Relaxed));
+        if few != was && self.count > 4 * MANY {
+            self.all.few.store(few, Ordering::Relaxed);
         }
     }
 
@@ -225,6 +225,11 @@ impl Free {
 }
 
 impl Slot {
+    /// Whether a request had better not stay in it: there are few.
+    pub(super) fn is_dear(&self) -> bool {
+        self.slots.few.load(Ordering::Relaxed)
+    }
+
     pub(super) fn index(&self) -> u32 {
         self.index
     }
@@ -241,6 +246,11 @@ impl Slot {
     }
 
     /// The data.
+    pub(super) fn room(&self) -> &[u8] {
+        &self.bytes()[HEAD..]
+    }
+
+    /// The data, to be changed.
     pub(super) fn room_mut(&mut self) -> &mut [u8] {
         &mut self.bytes_mut()[HEAD..]
     }
@@ -252,6 +262,11 @@ impl Slot {
         let len = (len as usize).min(self.slots.room);
         let payload = self.slots.memory.lend(self.slots.at(self.index) + HEAD, len);
         (payload, self.ticket(len as u32, kind, unique))
+    }
+
+    /// A ticket for a request that does not stay here.
+    pub(super) fn ticket_elsewhere(len: u32, kind: u32, unique: u64) -> Ticket {
+        Ticket { slot: Ticket::NOWHERE, len, kind, unique, may_leave: false }
     }
 
     /// Waits with the engine for the answer to a request without data.
@@ -306,7 +321,7 @@ mod tests {
 
     fn pool(count: u32) -> Pool {
         let slots = Slots::new(count, 1 << 20, 0, Arc::default()).expect("address space");
-        Pool::new(slots.all().collect(), Arc::default())
+        Pool::new(slots.all().collect(), slots)
     }
 
     #[test]

@@ -28,6 +28,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Requests that are read in one round. Many more than a round completes: what stays in /dev/fuse waits in a line where no
 /// weight decides. There is a bound so that one round does not go on for ever.
 const BATCH: usize = 512;
+/// Of those that are not about bytes, fewer: there is no batch to be made of them, each costs more than a read or a write, and
+/// what the devices have done meanwhile waits to be told. A storm of lookups is not to hold up data.
+const OTHERS: usize = 16;
 /// Bits of [`Ticket::kind`] for what kind of answer it is; the descriptor that it goes to stands above.
 const KIND_BITS: u32 = 8;
 
@@ -156,19 +159,29 @@ impl<'t> Worker<'t> {
 
     fn read(&mut self) {
         let descriptor = &self.shared.descriptors[self.source.dev.descriptor];
+        let mut others = 0;
         for _ in 0..BATCH {
+            // What is left is read when the lane has been looked at.
+            if others == OTHERS {
+                return;
+            }
             match self.source.dev.read(descriptor, &self.shared.pool) {
                 Read::Request(slot, header) if header.opcode == opcode::INTERRUPT => {
                     dev::refuse_interrupt(descriptor, header.unique);
                     self.release(slot);
+                    others += 1;
                 }
                 // Nobody counts how often a file was looked up, and nobody waits for an answer.
                 Read::Request(slot, header)
                     if matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET) =>
                 {
                     self.release(slot);
+                    others += 1;
                 }
-                Read::Request(slot, _) => self.arrived.push(Arrived { slot, by_ring: false }),
+                Read::Request(slot, header) => {
+                    others += usize::from(!matches!(header.opcode, opcode::READ | opcode::WRITE));
+                    self.arrived.push(Arrived { slot, by_ring: false });
+                }
                 Read::Nothing => return,
                 Read::Ended(how) => return self.shared.end(how),
             }
@@ -196,13 +209,16 @@ impl<'t> Worker<'t> {
                 self.place.bind(rings.processor_of(&slot));
             }
             match shared.face.judge(&tree, &round, header, &arguments[..len], data, slot) {
-                Verdict::Submit(node, prepared, mut ticket) => {
+                Verdict::Submit(node, prepared, mut ticket, free) => {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
                     ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
                     // A ring entry is needed for its answer.
                     ticket.may_leave = !by_ring;
                     visit_of(&mut self.visits, node.engine.number()).requests.push((prepared, ticket));
+                    if let Some(slot) = free {
+                        self.release(slot);
+                    }
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
                 Verdict::Forward(slot) if by_ring => {

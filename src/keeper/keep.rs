@@ -5,7 +5,7 @@ use super::patience::{Next, Patience, REST};
 use super::program::{Program, Worker};
 use super::systemd::{self, Manager};
 use crate::clock::{self, Clock};
-use crate::fuse::{Mounted, MountedAt, Refuser, default_acl};
+use crate::fuse::{Mounted, MountedAt, Refusing, default_acl};
 use crate::ledger::Ledger;
 use crate::units::Nanos;
 use anyhow::Context;
@@ -123,7 +123,7 @@ where
         let begin = self.begin("the program that kept it was started again".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
-            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.main.as_fd()];
+            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
             let [signal, said, ended] = until_readable(watched, None);
             if signal {
                 self.stop(Some(&worker.link));
@@ -143,7 +143,7 @@ where
     /// Does what a worker asks for. Who serves then is mostly the same one.
     fn serve(
         &mut self,
-        worker: Worker,
+        mut worker: Worker,
         said: ToKeeper,
         mut descriptors: Vec<OwnedFd>,
     ) -> anyhow::Result<Worker> {
@@ -155,6 +155,7 @@ where
                 }
             }
             ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
+            ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
@@ -233,11 +234,11 @@ where
             return;
         }
         tracing::warn!("a dead worker waits for an answer of its own");
-        let mut refuser = Refuser::new(connection);
+        let mut refusing = Refusing::new(connection);
         loop {
             note(
                 "cannot refuse what a dead worker asks",
-                refuser.refuse(connection, |thread| worker.has(thread)),
+                refusing.refuse(connection, |thread| worker.has(thread)),
             );
             let watched = [worker.process.as_fd(), connection.as_fd()];
             if let [true, _] = until_readable(watched, Some(LAST_BREATH)) {
@@ -310,7 +311,7 @@ where
         let Some(mount) = &self.mount else { return Ok(false) };
         // What comes by others waits in the kernel for whoever reads.
         let Some(connection) = mount.descriptors.first() else { return Ok(false) };
-        let mut refuser = Refuser::new(connection);
+        let mut refusing = Refusing::new(connection);
         let end = self.clock.now().after(Nanos::from(REST));
         loop {
             let left = end.since(self.clock.now());
@@ -324,7 +325,7 @@ where
                 return Ok(false);
             }
             if asked
-                && !refuser.refuse(connection, |_| true).context("the mount cannot be served any more")?
+                && !refusing.refuse(connection, |_| true).context("the mount cannot be served any more")?
             {
                 return Ok(false);
             }
@@ -343,6 +344,7 @@ where
         }
         let begin = Begin {
             waits: true,
+            before: self.before + 1,
             upgrade: Some(Upgrade { unique, failed: None }),
             ..self.begin("was replaced by another program".into())
         };

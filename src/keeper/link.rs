@@ -90,6 +90,8 @@ pub(super) enum ToKeeper {
     },
     /// Hold the descriptor that comes along, too.
     Keep,
+    /// The thread whose descriptor comes along has ended when this worker is dead.
+    Watch,
     /// Answer the kernel's first request.
     First {
         /// With this.

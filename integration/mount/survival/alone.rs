@@ -29,5 +29,7 @@ fn without_keeper() {
     outcomes.assert_on(&mount.folder().join("disk"));
     let unmounted = || ioband(mount.folder(), &["umount", "vmdisk"]).status.success();
     wait_until(unmounted, || "it cannot be unmounted".into());
-    assert!(!std::path::Path::new(&format!("/proc/{worker}")).exists(), "umount waits for who ends last");
+    // Whoever takes in orphans may be late to look at what has become of them.
+    let status = std::fs::read_to_string(format!("/proc/{worker}/status")).unwrap_or_default();
+    assert!(status.is_empty() || status.contains("State:\tZ"), "umount waits for who ends last: {status}");
 }

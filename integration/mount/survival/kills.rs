@@ -42,16 +42,18 @@ fn before_they_serve() {
     let mount = five();
     let (mut load, mut guest) = (Load::start(&mount, 3), Guest::start(&mount, 500));
     let mut random = Random::new(62);
-    for _ in 0..5 {
-        std::thread::sleep(Duration::from_millis(100 + random.below(100)));
+    let mut before = 0;
+    for _ in 0..4 {
+        std::thread::sleep(Duration::from_millis(300 + random.below(100)));
         let mut last = worker(&mount);
         kill_worker(&mount);
-        for _ in 0..4 {
+        for _ in 0..3 {
             wait_until(|| worker(&mount).is_some_and(|now| Some(now) != last), || "none follows".into());
             std::thread::sleep(Duration::from_micros(random.below(6000)));
             last = worker(&mount);
             kill_worker(&mount);
         }
+        before = wait_for_worker(&mount, before);
     }
     while load.runs() || guest.runs() {
         std::thread::sleep(Duration::from_millis(10));

@@ -79,7 +79,10 @@ fn refused() {
     };
     is_refused(Path::new("/bin/true"), "ended before it said whether it can serve");
     is_refused(&program(folder, "text", "no program"), "text cannot be started");
-    is_refused(&program(folder, "script", "#!/bin/sh\nexit 3\n"), "script cannot be started");
+    is_refused(
+        &program(folder, "script", "#!/bin/sh\nexit 3\n"),
+        "ended before it said whether it can serve",
+    );
     let output = upgrade(folder, Some(Path::new("none")));
     assert!(said(&output).contains("cannot find none"), "{}", said(&output));
     let locked = program(folder, "locked", "");
