@@ -154,11 +154,13 @@ pub fn serve(
         Some(Facts { place, for_all, init, .. }) => {
             let acl = if for_all { SessionACL::All } else { SessionACL::Owner };
             let descriptors = kept.descriptors.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
-            (place, Connection { descriptors, acl, init: Some(init) })
+            let memory = kept.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
+            (place.clone(), Connection { descriptors, acl, init: Some(init), place, memory })
         }
         None => {
             let (place, connection) = kept.mount(mountpoint)?;
-            (place, Connection { descriptors: vec![connection], acl: default_acl(), init: None })
+            let (descriptors, acl) = (vec![connection], default_acl());
+            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None })
         }
     };
     let acl = connection.acl;
