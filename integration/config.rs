@@ -5,11 +5,11 @@
 
 use ioband::classify::{GroupId, GroupType};
 use ioband::config::{
-    DIRECTORY, Defaults, DevicePlan, Extent, Found, FoundKind, GroupPlan, ImagePlan, LARGEST, Plan, Probe,
-    Report, SimulatePlan, load, load_bytes, load_file,
+    DIRECTORY, Defaults, DevicePlan, Extent, FaultOp, FaultPlan, Found, FoundKind, GroupPlan, ImagePlan,
+    LARGEST, Plan, Probe, Report, SimulatePlan, Wrongs, load, load_bytes, load_file,
 };
 use ioband::sched::{Cap, Limits, Policy};
-use ioband::units::{Bytes, Weight};
+use ioband::units::{Bytes, Nanos, Weight};
 use proptest::prelude::*;
 use std::fmt::Write as _;
 use std::io;
@@ -245,6 +245,9 @@ devices:
       root: {weight: 20, max_bandwidth: 1M/s, bandwidth_burst: 64K, max_iops: 300, iops_burst: 0}
     provision: false
     simulate: {iops: 2000, bandwidth: 100MiB/s, parallel: 2}
+    faults:
+      - {error: EIO, op: read, offset: 1GiB, size: 64K}
+      - {short: true, stall: 2, every: 7, seed: 1}
 images:
   vm1.img: {device: ioband1, offset: 0, size: 2GiB, owner: root, group: 7, mode: "0660"}
   vm2.img: {device: ioband1, offset: 2GiB, size: 4194304s, read_only: true}
@@ -279,8 +282,15 @@ fn every_key_arrives_in_the_plan() {
         limits: Limits { max_bandwidth: cap(200 << 20, 2 << 20), ..Limits::default() },
         groups: vec![group(1000, 80, Limits::default()), group(0, 20, root)],
         simulate: Some(SimulatePlan { iops: Some(2000), bandwidth: Some(Bytes(100 << 20)), parallel: 2 }),
+        faults: plan.devices[0].faults.clone(),
     };
     assert_eq!(plan.devices, [device]);
+    let [bad_place, slow] = plan.devices[0].faults[..] else { panic!("{:?}", plan.devices[0].faults) };
+    assert_eq!(bad_place.what.error.map(|error| (error.as_str(), error.errno())), Some(("EIO", 5)));
+    let range = Extent { offset: Bytes(GIB), size: Bytes(64 << 10) };
+    assert_eq!((bad_place.op, bad_place.range, bad_place.every), (Some(FaultOp::Read), Some(range), 1));
+    let what = Wrongs { error: None, short: true, stall: Some(Nanos::from_secs(2)) };
+    assert_eq!(slow, FaultPlan { what, op: None, range: None, every: 7, seed: Some(1) });
     let image = |name: &str, extents: &[(u64, u64)]| ImagePlan {
         name: name.into(),
         device: 0,

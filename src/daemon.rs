@@ -7,9 +7,11 @@
 //! To leave, for a successor: what is with the devices is answered; what is held is the successor's.
 #![forbid(unsafe_code)]
 
+mod attend;
 mod counted;
 mod exchange;
 mod live;
+mod remember;
 mod replace;
 mod watch;
 
@@ -20,6 +22,7 @@ use crate::control::{Carried, Control, Events, Journal, Service};
 use crate::engine::Engines;
 use crate::fuse::{Connection, Face, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Facts, Kept, Word};
+use crate::ledger::{Ledger, LedgerError};
 use crate::sandbox::Report;
 use anyhow::Context;
 use counted::Counted;
@@ -27,6 +30,7 @@ use fuser::SessionACL;
 use live::Live;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{getegid, geteuid};
+use remember::Remembering;
 pub use replace::replace_file;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -85,6 +89,10 @@ pub fn serve(
         // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
         check_mountpoint(mountpoint)?;
     }
+    if let Err(error) = understands(&kept.ledger) {
+        kept.unfit(&error.to_string());
+        return Err(error.into());
+    }
     if !kept.wait_for_turn()? {
         return Ok(());
     }
@@ -107,37 +115,19 @@ pub fn serve(
     let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
     let face = Arc::new(Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?);
     let folder = defaults.folder.clone();
-    let live = Live::new(
-        defaults,
-        probe,
-        file.clone(),
-        face.clone(),
-        engines.clone(),
-        clock,
-        options.unscheduled,
-        counted.clone(),
-    );
+    let live =
+        Live::new(defaults, probe, file.clone(), face.clone(), clock, options.unscheduled, counted.clone());
     let live = live.inheriting(carried, face.inherited_images()?);
-    let start = Clock::start();
-    let mut made = RemoveOnDrop(loop {
-        if trouble.is_some() {
-            break Vec::new();
-        }
-        match live.make(&nothing, &plan) {
-            Err(refusal)
-                if kept.begin.inherits
-                    && matches!(refusal.errno, libc::EBUSY | libc::EAGAIN)
-                    && start.now().0 < 60_000_000_000 =>
-            {
-                thread::sleep(std::time::Duration::from_millis(1));
-            }
+    let mut made = RemoveOnDrop(match trouble {
+        Some(_) => Vec::new(),
+        None => match live.make(&nothing, &plan) {
             // There is a mount, and it is served as far as that goes.
             Err(refusal) if inherited.is_some() => {
                 trouble = Some(refusal.to_string());
-                break Vec::new();
+                Vec::new()
             }
-            made => break made?,
-        }
+            made => made?,
+        },
     });
     if trouble.is_none() {
         control.begin(plan.clone());
@@ -168,6 +158,9 @@ pub fn serve(
     let live = Arc::new(live.of_process(options.sandbox.clone(), kept.begin.upgrade.clone()));
     live.mounted_as(place.device());
     control.put_in_force_by(live.clone());
+    if trouble.is_none() {
+        control.write_down();
+    }
     let server = Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ended)?;
     let server = Arc::new(server);
     let Service { transport, why, threads, backend, .. } = server.service();
@@ -181,6 +174,7 @@ pub fn serve(
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
     live.served_by(server.clone());
+    attend::start(live.clone(), control.clone(), live.attention(), clock).context("cannot start a thread")?;
     let unmounted = stop.clone();
     thread::Builder::new()
         .name("end".into())
@@ -249,6 +243,14 @@ pub fn serve(
     Ok(())
 }
 
+/// Whether what a predecessor has left makes sense to this program: to be known while that still serves.
+fn understands(ledger: &Arc<Ledger>) -> Result<(), LedgerError> {
+    Events::default().keep_in(ledger.clone())?;
+    Journal::new(ledger.clone())?;
+    Counted::inherited(ledger)?;
+    Face::understands(ledger)
+}
+
 /// What is to run.
 struct Running {
     plan: Plan,
@@ -262,7 +264,8 @@ impl Running {
     /// there until somebody puts it in force again; but it is still what `control.yaml` says.
     fn inherited(carried: &Carried, defaults: &Defaults, probe: &dyn Probe) -> anyhow::Result<Self> {
         let text = carried.text.clone().context("the ledger does not say what runs")?;
-        match load_bytes(text.as_bytes(), "control.yaml", defaults, probe) {
+        let probe = Remembering { probe, devices: &carried.devices };
+        match load_bytes(text.as_bytes(), "control.yaml", defaults, &probe) {
             Ok(plan) => Ok(Self { plan, text, trouble: None }),
             Err(report) => {
                 let (dir, owner, group, mode) =

@@ -140,6 +140,11 @@ impl Nanos {
         Nanos(self.0.saturating_add(span.0))
     }
 
+    /// So many seconds; saturates.
+    pub const fn from_secs(seconds: u64) -> Nanos {
+        Nanos(seconds.saturating_mul(Nanos::SECOND.0))
+    }
+
     /// Milliseconds as a span.
     pub const fn from_millis(ms: u64) -> Nanos {
         Nanos(ms * 1_000_000)

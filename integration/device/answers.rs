@@ -105,7 +105,7 @@ pub(crate) fn refused_command() {
         lane.wait(None, &mut events).expect("waiting");
         for event in events.drain(..) {
             let Event::Finished(finished) = event else { panic!("{event:?}") };
-            device.finished(finished, &mut calls);
+            device.finished(finished, Nanos(0), &mut calls);
         }
         device.collect(Nanos(0), &mut done);
     }
@@ -148,7 +148,7 @@ pub(crate) fn several_lanes(place: Place, backend: BackendKind) {
                     let mut device = device.lock().unwrap();
                     for event in events.drain(..) {
                         let Event::Finished(finished) = event else { panic!("{event:?}") };
-                        device.finished(finished, &mut calls);
+                        device.finished(finished, Nanos(0), &mut calls);
                     }
                     for cell in cells.by_ref().take(10) {
                         let at = cell * 2 * CELL;

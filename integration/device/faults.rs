@@ -2,8 +2,8 @@
 
 use crate::stage::{MIB, Opened, Place, SIZE, answers, ask, assert_same, device, errno, read};
 use crate::support::{Mounted, Random};
-use ioband::device::{BackendKind, Op, OpenMode, Part, Payload, Target};
-use ioband::units::Bytes;
+use ioband::device::{BackendKind, Op, OpenMode, Part, Payload, Target, Trouble};
+use ioband::units::{Bytes, Nanos};
 use std::sync::Arc;
 
 /// Parts that can only fail, between parts that wait for them and must not.
@@ -11,8 +11,10 @@ pub(crate) fn read_only(place: Place, backend: BackendKind) {
     let Opened { target, _loop, file, _folder } = Opened::new(place);
     let path = target.path().to_owned();
     drop(target);
-    let target =
-        Arc::new(Target::open(&path, None, OpenMode { read_only: true }).expect("opening read-only"));
+    let target = Arc::new(
+        Target::open(&path, None, OpenMode { read_only: true, ..OpenMode::default() })
+            .expect("opening read-only"),
+    );
     let on = Opened { target, _loop, file, _folder };
     let device = device(backend, None);
     // All in the same block: each waits for the one before it.
@@ -54,6 +56,16 @@ pub(crate) fn truncated_file(backend: BackendKind) {
         &data[100..5100],
         "what is left",
     );
+    // A write there would make the file longer again, and a hole of what is lost.
+    assert_eq!(errno(ask(&device, on.write(6, 5 * MIB, &[1; 4096]))), libc::EIO);
+    assert_eq!(errno(ask(&device, on.part(7, Op::WriteZeroes, 5 * MIB, 4096))), libc::EIO);
+    assert_eq!(std::fs::metadata(&on.file).unwrap().len(), MIB + 1234);
+    ask(&device, on.write(8, 4096, &[1; 4096])).expect("writing what is left");
+    assert!(on.target.news(Nanos(0)).began.contains(&Trouble::Cut));
+    // Somebody gives it its size again: what is lost is zeroes from now on.
+    std::fs::OpenOptions::new().write(true).open(&on.file).unwrap().set_len(SIZE).unwrap();
+    ask(&device, on.write(9, 5 * MIB, &[1; 4096])).expect("writing");
+    assert_eq!(read(&device, &on, 5 * MIB - 1, 2), [0, 1]);
 }
 
 pub(crate) fn vanished_device(backend: BackendKind) {

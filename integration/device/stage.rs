@@ -168,7 +168,7 @@ impl Shared {
                 match event {
                     Event::Finished(finished) => {
                         assert_eq!(finished.disk(), NUMBER);
-                        device.finished(finished, &mut calls);
+                        device.finished(finished, clock.now(), &mut calls);
                     }
                     other => panic!("{other:?}"),
                 }

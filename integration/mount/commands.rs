@@ -349,7 +349,7 @@ fn metrics() {
 
 fn dead() {
     let mount = ioband1();
-    nix::sys::signal::kill(mount.pid(), nix::sys::signal::Signal::SIGKILL).expect("it is ours");
+    mount.kill_all();
     assert!(mount.ended());
     for args in
         [&["message", "ioband1", "0", "reset"][..], &["remove", "ioband1"], &["save"], &["table", "--json"]]

@@ -97,6 +97,12 @@ pub(crate) fn after<Id: std::fmt::Debug>(
     }
 }
 
+/// The process that serves.
+pub(crate) fn worker(mount: &Vmdisk) -> u32 {
+    let list: serde_json::Value = serde_json::from_str(&mount.control("ls.json")).expect("JSON");
+    list["service"]["worker"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a process id")
+}
+
 /// A mount at `vmdisk` in a folder of its own.
 pub(crate) struct Vmdisk {
     /// Whose the folder is removes it in the end.
@@ -169,6 +175,25 @@ impl Vmdisk {
     /// The daemon.
     pub(crate) fn pid(&self) -> Pid {
         self.pid
+    }
+
+    /// The process that serves, asked of the kernel; none between two of them.
+    pub(crate) fn worker(&self) -> Option<Pid> {
+        let keeper = self.pid;
+        let children = std::fs::read_to_string(format!("/proc/{keeper}/task/{keeper}/children")).ok()?;
+        children.split_whitespace().next().and_then(|pid| pid.parse().ok()).map(Pid::from_raw)
+    }
+
+    /// Kills the daemon, both its processes, and waits until the last one has ended.
+    pub(crate) fn kill_all(&self) {
+        let worker = self.worker().expect("a worker");
+        let process = rustix::process::Pid::from_raw(worker.as_raw()).expect("a number");
+        let process = pidfd_open(process, PidfdFlags::empty()).expect("it runs");
+        // First the one that would start another one.
+        kill(self.pid, Signal::SIGKILL).expect("it is ours");
+        kill(worker, Signal::SIGKILL).expect("it is ours");
+        let mut wait = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut wait, PollTimeout::from(PATIENCE_MS)), Ok(1), "the worker does not end");
     }
 
     /// What the daemon logged.

@@ -276,7 +276,7 @@ fn killed_daemon(by: Transport) {
     image.write_all_at(&[0xa5; BLOCK], last).expect("a write");
     image.sync_all().expect("an fsync");
     let writers = writers(&mount);
-    kill(mount.pid(), Signal::SIGKILL).expect("the daemon runs");
+    mount.kill_all();
     // They come back, with an error.
     let written = writers.join();
     assert!(mount.ended());

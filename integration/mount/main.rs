@@ -5,6 +5,8 @@
 
 mod access;
 mod alone;
+mod attack;
+mod bounds;
 mod charge;
 mod cli;
 mod commands;
@@ -27,6 +29,8 @@ mod sim;
 mod startup;
 #[path = "../support/mod.rs"]
 mod support;
+mod survival;
+mod takeover;
 mod transport;
 mod windows;
 mod writers;
@@ -36,7 +40,7 @@ use libtest_mimic::Arguments;
 use support::FuseUring;
 
 fn main() {
-    if locks::helper() || sandbox::helper() {
+    if locks::helper() || sandbox::helper() || attack::helper() {
         return;
     }
     let args = Arguments::from_args();
@@ -50,20 +54,29 @@ fn main() {
         charge::trials(),
         locks::trials(),
         lifecycle::trials(),
+        survival::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),
         sandbox::trials(),
+        attack::trials(),
         control::trials(),
         commands::trials(),
         document::trials(),
+        takeover::trials(),
         examples::trials(),
+        bounds::trials(),
     ];
     let all = libtest_mimic::run(&args, trials.into_iter().flatten().collect());
     // One after the other and with no other trial beside it: how well a machine keeps up is part of what they compare.
     let alone = Arguments { test_threads: Some(1), ..args };
-    let predicted =
-        libtest_mimic::run(&alone, predict::trials().into_iter().chain(transport::floods()).collect());
+    let predicted = libtest_mimic::run(
+        &alone,
+        [predict::trials(), transport::floods(), attack::floods(), bounds::floods()]
+            .into_iter()
+            .flatten()
+            .collect(),
+    );
     // Leaving by `exit` drops nothing.
     drop(switch);
     all.exit_if_failed();

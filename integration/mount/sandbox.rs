@@ -1,6 +1,7 @@
 //! What a process in its sandbox cannot do any more, and what it still can: tried by processes that enter it.
 
-use crate::support::{Loop, Need, folder, sparse, trial};
+use crate::daemon::{MOUNT, Vmdisk, ioband, worker};
+use crate::support::{Loop, Mounted, Need, folder, sparse, trial};
 use ioband::sandbox::{Wall, enter};
 use libtest_mimic::Trial;
 use nix::errno::Errno;
@@ -25,6 +26,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("sandbox: each wall can be left out", root, left_out),
         trial("sandbox: capabilities stay dropped, whoever asks", root, by_capabilities_alone),
         trial("sandbox: a panic is told as ever", root, panics),
+        trial("sandbox: a mount is served in it, and says so", MOUNT, served),
+        trial("sandbox: a mount is served without a part of it, or outside", MOUNT, served_without),
+        trial("sandbox: the kernel takes as many requests under way as from root", MOUNT, background),
     ]
 }
 
@@ -274,4 +278,72 @@ fn panics() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(101), "{output:?}");
     assert!(said.contains("as was wished") && said.contains("stack backtrace"), "{said}");
+}
+
+const CONFIG: &str = "devices: {d: {path: disk, size: 4MiB}}\nimages: {vm1.img: {device: d}}\n";
+
+/// What `ls` says with an option more.
+fn ls(mount: &Vmdisk, option: &str) -> String {
+    let output = ioband(mount.folder(), &["ls", option, "--mountpoint", "vmdisk"]);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+fn served() {
+    let mount = Vmdisk::mount(CONFIG);
+    // Every thread of it, whoever started it.
+    let tasks = fs::read_dir(format!("/proc/{}/task", worker(&mount))).expect("the worker");
+    let tasks: Vec<_> = tasks.map(|task| task.expect("a thread").path()).collect();
+    assert!(tasks.len() > 3, "{tasks:?}");
+    for task in tasks {
+        let status = fs::read_to_string(task.join("status")).expect("a thread");
+        let seen =
+            fields(&status, ["CapPrm", "CapEff", "CapInh", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"]);
+        let (none, kept) = ("0000000000000000", "000000000000000b");
+        assert_eq!(seen, [kept, kept, none, kept, none, "1", "2"], "{status}");
+    }
+    let said = ls(&mount, "--verbose");
+    let (_, walls) = said.split_once("\nSANDBOX\n").expect("a part of its own");
+    assert_eq!(walls, mount.control("sandbox"));
+    let lines: Vec<_> = walls.lines().map(|line| line.split_once("  ").expect("two columns").0).collect();
+    assert_eq!(lines, ["landlock", "capabilities", "privileges", "seccomp"]);
+    assert!(walls.contains("capabilities  chown, dac_override, fowner and no others\n"), "{walls}");
+    assert!(walls.contains(" end the process, all others fail with ENOSYS\n"), "{walls}");
+    let list: serde_json::Value = serde_json::from_str(&ls(&mount, "--json")).expect("JSON");
+    let states = list["service"]["sandbox"].as_array().expect("a list");
+    for (wall, name) in states.iter().zip(&lines) {
+        assert_eq!((&wall["name"], wall["state"] != "off"), (&(*name).into(), true), "{wall}");
+    }
+    let plain = ioband(mount.folder(), &["ls", "--mountpoint", "vmdisk"]);
+    assert!(!String::from_utf8_lossy(&plain.stdout).contains("SANDBOX"), "only who asks is told");
+}
+
+fn served_without() {
+    let seen = |option: &str| {
+        let mount = Vmdisk::mount_in(folder(), CONFIG, &[option]);
+        let status = fs::read_to_string(format!("/proc/{}/status", worker(&mount))).expect("the worker");
+        fs::read(mount.file("vm1.img")).expect("it is served all the same");
+        let [bounding, privileges, seccomp] = fields(&status, ["CapBnd", "NoNewPrivs", "Seccomp"]);
+        let off = |line: &&str| line.ends_with("switched off (--no-sandbox)");
+        let walls = mount.control("sandbox");
+        let off: Vec<_> =
+            walls.lines().filter(off).filter_map(|line| line.split(' ').next()).map(str::to_owned).collect();
+        (bounding != "000000000000000b", privileges == "0", seccomp == "0", off.join(" "))
+    };
+    let all = "landlock capabilities privileges seccomp".to_owned();
+    assert_eq!(seen("--no-sandbox"), (true, true, true, all));
+    assert_eq!(seen("--no-sandbox=seccomp"), (false, false, true, "seccomp".into()));
+    assert_eq!(
+        seen("--no-sandbox=capabilities,landlock"),
+        (true, false, false, "landlock capabilities".into())
+    );
+}
+
+/// The limit of a normal user would put the requests of all into one line before any weight counts.
+fn background() {
+    let mount = Vmdisk::mount(CONFIG);
+    let connections = Mounted::new(&["-t", "fusectl", "none"]);
+    let number = libc::minor(fs::metadata(mount.path()).expect("the mount").dev());
+    let most = fs::read_to_string(connections.path().join(number.to_string()).join("max_background"));
+    assert_eq!(most.expect("the connection").trim(), "65535");
 }

@@ -113,7 +113,7 @@ fn real(scenario: &Scenario) -> Real {
 }
 
 /// Lets a process, with the threads that it has and will have, go before everything that does not ask for that.
-fn before_all_others(pid: u32) {
+pub(crate) fn before_all_others(pid: u32) {
     let chrt = run("chrt", &["--all-tasks", "--fifo", "--pid", "1", &pid.to_string()]);
     // Not everywhere may root do that; and where nothing else runs it changes nothing.
     if let Err(error) = chrt {

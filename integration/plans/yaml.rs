@@ -16,6 +16,7 @@ devices:
     io_limit: 128
     token_base: 400
     simulate: {iops: 2000, bandwidth: 100MiB/s, parallel: 1}
+    faults: [{error: ENOSPC, op: write, offset: 512, size: 1MiB, every: 7, seed: 0}, {short: true, stall: 500ms}]
     type: user
     policy: range-bw
     weight: 50

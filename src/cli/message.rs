@@ -46,6 +46,7 @@ Messages:
   io_limit REQUESTS                         most in flight, 0 = automatic
   simulate IOPS:BANDWIDTH:PARALLEL|none     make the disk this slow
   reset                                     counters begin at 0 again
+  reopen                                    go on with the disk that is at the device's path now
 
 Example: ioband message ioband1 0 weight 1000:30";
 

@@ -14,6 +14,7 @@ use crate::sandbox::{self, Report, Wall};
 use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
+use rustix::process::{getpriority_process, setpriority_process};
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
@@ -135,10 +136,23 @@ fn serve(args: Args) -> anyhow::Result<ExitCode> {
     start_log(&args)?;
     // Of its program file it knows the number only.
     let _ = nix::sys::prctl::set_name(c"ioband");
+    go_before_callers();
     // Before anything is read that others have written, and before there are threads.
     let off: Vec<_> = args.no_sandbox.iter().map(|part| part.wall()).collect();
     let sandbox = sandbox::enter(&off)?;
     serve_kept(&args, Kept::begin()?, sandbox)
+}
+
+/// Serving is little work that many wait for: it goes before what callers compute, as it does where the kernel serves a disk.
+/// With a storm of requests it would otherwise have used its turn, and stand in line with the programs that made the storm.
+/// Only root can; who has started us with another priority meant it.
+fn go_before_callers() {
+    const NICE: i32 = -10;
+    if getpriority_process(None) == Ok(0)
+        && let Err(error) = setpriority_process(None, NICE)
+    {
+        tracing::debug!(%error, "requests are served with the priority of every program");
+    }
 }
 
 impl Part {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod faults;
 mod fields;
 mod group_id;
 mod load;
@@ -17,6 +18,7 @@ mod shape;
 mod tree;
 pub(crate) mod values;
 
+pub use faults::{FaultError, FaultOp, FaultPlan, Wrongs};
 pub(crate) use group_id::{Images, group_id};
 pub use load::{
     DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file, read_file,

@@ -1,5 +1,6 @@
 //! The checked configuration: what the rest of the program builds from. A `Plan` that exists is valid.
 
+use super::faults::FaultPlan;
 use crate::classify::{GroupId, GroupType};
 use crate::sched::{Limits, Policy};
 use crate::units::{Bytes, Weight};
@@ -66,6 +67,8 @@ pub struct DevicePlan {
     pub groups: Vec<GroupPlan>,
     /// Make the device this slow.
     pub simulate: Option<SimulatePlan>,
+    /// Let this go wrong with it.
+    pub faults: Vec<FaultPlan>,
 }
 
 /// One ioband group besides the default group.

@@ -3,6 +3,7 @@
 //! What has its default is left out, but owners and groups are always there: their default is whoever reads the file.
 //! What belongs to a disk stands at its first device.
 
+use super::faults;
 use super::load::Defaults;
 use super::names;
 use super::plan::{ControlPlan, DevicePlan, GroupPlan, ImagePlan, Plan, SimulatePlan};
@@ -56,6 +57,10 @@ fn device(device: &DevicePlan, first: bool, defaults: &Defaults, text: &mut Stri
         keys.unless(0, "io_limit", device.io_limit);
         keys.unless(DEFAULT_TOKEN_BASE, "token_base", device.token_base);
         keys.some("simulate", device.simulate.map(|simulate| simulate_keys(simulate).flow()));
+    }
+    if !device.faults.is_empty() {
+        let faults: Vec<_> = device.faults.iter().map(faults::written).collect();
+        keys.add("faults", format!("[{}]", faults.join(", ")));
     }
     keys.unless(GroupType::None.as_str(), "type", device.group_type.as_str());
     keys.unless(Policy::Weight.as_str(), "policy", device.policy.as_str());
@@ -138,26 +143,26 @@ fn access(owner: u32, group: u32, mode: u16, accounts: &mut Accounts) -> String 
 
 /// Keys with their values, as they are written.
 #[derive(Default)]
-struct Keys(Vec<(&'static str, String)>);
+pub(super) struct Keys(Vec<(&'static str, String)>);
 
 impl Keys {
-    fn add(&mut self, key: &'static str, value: impl ToString) {
+    pub(super) fn add(&mut self, key: &'static str, value: impl ToString) {
         self.0.push((key, value.to_string()));
     }
 
-    fn some(&mut self, key: &'static str, value: Option<impl ToString>) {
+    pub(super) fn some(&mut self, key: &'static str, value: Option<impl ToString>) {
         self.0.extend(value.map(|value| (key, value.to_string())));
     }
 
-    fn unless<T: PartialEq + ToString>(&mut self, default: T, key: &'static str, value: T) {
+    pub(super) fn unless<T: PartialEq + ToString>(&mut self, default: T, key: &'static str, value: T) {
         self.some(key, Some(value).filter(|value| *value != default));
     }
 
-    fn inner(&self) -> String {
+    pub(super) fn inner(&self) -> String {
         self.0.iter().map(|(key, value)| format!("{key}: {value}")).collect::<Vec<_>>().join(", ")
     }
 
-    fn flow(&self) -> String {
+    pub(super) fn flow(&self) -> String {
         format!("{{{}}}", self.inner())
     }
 }

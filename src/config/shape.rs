@@ -1,6 +1,7 @@
 //! The configuration as it is written: each section with its keys, each value with its place. Values are read one
 //! by one here; what depends on several of them, on the machine or on devices is for [`super::check`].
 
+use super::faults::{FaultPlan, faults};
 use super::fields::*;
 use super::names;
 use super::plan::SimulatePlan;
@@ -52,6 +53,7 @@ pub(super) struct Device {
     pub(super) groups_at: Pos,
     pub(super) groups: Vec<Group>,
     pub(super) simulate: Option<At<SimulatePlan>>,
+    pub(super) faults: Vec<FaultPlan>,
 }
 
 /// One entry of `groups`.
@@ -181,6 +183,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         "iops_burst",
         "groups",
         "simulate",
+        "faults",
     ];
     // A device that cannot be read at all is still there for the images that name it.
     let mut device = Device {
@@ -199,6 +202,7 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
         groups_at: entry.at,
         groups: Vec::new(),
         simulate: None,
+        faults: Vec::new(),
     };
     if let Kind::Map(settings) = &mut entry.value.kind {
         settings.extract_if(.., |e| e.key == "provision").for_each(|e| provision(e, problems));
@@ -230,6 +234,9 @@ fn device(mut entry: Entry, problems: &mut Problems) -> Device {
     device.limits = limits(&mut keys);
     if let Some(entry) = keys.take("simulate") {
         device.simulate = simulate(entry, keys.problems()).filter(|_| id.is_ok());
+    }
+    if let Some(entry) = keys.take("faults") {
+        device.faults = faults(entry, keys.problems());
     }
     if let Some(entry) = keys.take("groups") {
         device.groups_at = entry.at;

@@ -62,7 +62,8 @@ pub fn message(plan: &Plan, device: &str, message: &Message) -> Result<Plan, Ref
             on_disk(&mut new, index, |band| band.io_limit = *requests);
         }
         Message::Simulate(simulate) => on_disk(&mut new, index, |band| band.simulate = *simulate),
-        Message::Reset => {}
+        // Neither is part of a plan.
+        Message::Reset | Message::Reopen => {}
     }
     Ok(new)
 }

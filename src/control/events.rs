@@ -7,6 +7,7 @@ use super::journal::Stamp;
 use crate::clock;
 use crate::ledger::{Ledger, LedgerError, Page};
 use serde::{Deserialize, Serialize};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -17,6 +18,10 @@ const LONGEST: usize = 4 << 10;
 
 /// The same event is told so often, and then less and less often.
 const TOLD: u64 = 10;
+/// How an event begins that whoever may open an image can cause, as often as he likes.
+const REFUSED: &str = "refused: ";
+/// So many different refusals are known again when they come in turns.
+const KNOWN: usize = 64;
 
 /// The last events, oldest first, bounded.
 #[derive(Default)]
@@ -37,6 +42,8 @@ struct Log {
     /// The last event without its time, and how often it came.
     last: String,
     again: u64,
+    /// Refusals, latest last, and how often each came.
+    refused: VecDeque<(String, u64)>,
     changed: Option<Stamp>,
     /// It is in the ledger as it is.
     #[serde(skip)]
@@ -59,10 +66,10 @@ impl std::fmt::Debug for Events {
 }
 
 impl Events {
-    /// Adds an event, in one line; it is logged as well.
+    /// Adds an event, in one line; it is logged as well. One that comes again and again is told less and less often.
     pub fn add(&self, text: &str) {
-        tracing::info!(target: "ioband::events", "{text}");
-        self.log().add(text);
+        let Some(told) = self.log().add(text) else { return };
+        tracing::info!(target: "ioband::events", "{told}");
         if let Some(tell) = self.on_new.get() {
             tell();
         }
@@ -152,30 +159,48 @@ impl Events {
 }
 
 impl Log {
-    fn add(&mut self, text: &str) {
-        self.kept = false;
+    /// What was told of it, if anything.
+    fn add(&mut self, text: &str) -> Option<String> {
         let mut text = text.replace(['\n', '\r'], " ");
         if text.len() > LONGEST {
             let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
             text.truncate(end);
             text.push('…');
         }
-        // A program that repeats a refused call in a loop must not push everything else out.
-        if text != self.last {
-            self.push(&text);
-            (self.last, self.again) = (text, 1);
-            return;
+        // A program that repeats a refused call in a loop must not push everything else out, nor one that has two of them.
+        let again = self.count(&text);
+        let same = text == self.last;
+        let told = if again <= TOLD {
+            text.clone()
+        } else if again.is_multiple_of(10_u64.pow(again.ilog10())) {
+            let what = if same { "the same, " } else { "" };
+            let so_often = format!("({what}{again} times by now)");
+            if same { so_often } else { format!("{text} {so_often}") }
+        } else {
+            return None;
+        };
+        self.push(&told);
+        self.last = text;
+        Some(told)
+    }
+
+    /// How often this one has come, this time included: in a row, or if it is a refusal, among others.
+    fn count(&mut self, text: &str) -> u64 {
+        if !text.starts_with(REFUSED) {
+            self.again = if text == self.last { self.again + 1 } else { 1 };
+            return self.again;
         }
-        self.again += 1;
-        if self.again <= TOLD {
-            self.push(&text);
-        } else if self.again.is_multiple_of(10_u64.pow(self.again.ilog10())) {
-            let so_often = format!("(the same, {} times by now)", self.again);
-            self.push(&so_often);
+        let known = self.refused.iter().position(|(known, _)| known == text);
+        let (text, times) = known.and_then(|at| self.refused.remove(at)).unwrap_or((text.to_owned(), 0));
+        self.refused.push_back((text, times + 1));
+        if self.refused.len() > KNOWN {
+            self.refused.pop_front();
         }
+        times + 1
     }
 
     fn push(&mut self, text: &str) {
+        self.kept = false;
         self.text += &format!("{} {text}\n", clock::wall_text());
         self.changed = Some(clock::wall().into());
         if self.text.len() > MOST {
@@ -238,6 +263,23 @@ mod tests {
             "{text}"
         );
         assert!(text.lines().count() < 60);
+    }
+
+    #[test]
+    fn refusals_that_take_turns_push_nothing_out_either() {
+        let events = Events::default();
+        events.add("first");
+        for i in 0..100_000 {
+            events.add(&format!("refused: one of {}", i % 6));
+        }
+        let text = events.text();
+        assert!(text.lines().next().is_some_and(|l| l.ends_with(" first")), "{text}");
+        assert!(text.ends_with("refused: one of 5 (10000 times by now)\n"), "{text}");
+        // What is done is told, however often it is done in turns.
+        for i in 0..100 {
+            events.add(if i % 2 == 0 { "weight 10: done" } else { "weight 20: done" });
+        }
+        assert_eq!(events.text().matches("weight 10: done").count(), 50);
     }
 
     #[test]

@@ -42,7 +42,7 @@
 //! token TOKEN_BASE                 io_throttle IO_THROTTLE     io_limit IO_LIMIT
 //! max_bandwidth [ID:]SIZE          bandwidth_burst [ID:]SIZE
 //! max_iops [ID:]REQUESTS           iops_burst [ID:]REQUESTS
-//! simulate IOPS:BANDWIDTH:PARALLEL | none                      reset
+//! simulate IOPS:BANDWIDTH:PARALLEL | none                      reset | reopen
 //! ```
 //!
 //! Without an ID, or with the ID -1, the default group is meant. A SIZE may have a unit, and a cap of 0 is none; so is an IOPS

@@ -80,10 +80,27 @@ pub struct Carried {
     pub images: Vec<ImageEntry>,
     /// The images that are open and not in the configuration any more.
     pub orphans: Vec<OrphanEntry>,
+    /// What the devices are on.
+    pub devices: Vec<DeviceEntry>,
     /// The configuration on disk as it was seen last: length and checksum.
     pub seen: Option<(u64, u32)>,
     /// The requests that were done last, by their numbers, newest last.
     pub done: VecDeque<u64>,
+}
+
+/// What a device is on: for whoever must go on also where that is gone, and must not write to another disk in its place.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceEntry {
+    /// Its path, from the root.
+    pub path: PathBuf,
+    /// So much of it is used, in bytes.
+    pub size: u64,
+    /// MAJOR:MINOR of a block device.
+    pub number: Option<(u64, u64)>,
+    /// What told it from other paths.
+    pub identity: Option<(u64, u64)>,
+    /// How it is known again.
+    pub mark: Option<String>,
 }
 
 /// A file of an editor.

@@ -31,7 +31,9 @@ mod transaction;
 pub use draft::{Draft, DraftState, TooLarge};
 pub use events::{Events, Follower};
 pub use files::ControlFile;
-pub use journal::{Access, Asked, Carried, ImageEntry, Journal, OrphanEntry, ScratchEntry, Stamp};
+pub use journal::{
+    Access, Asked, Carried, DeviceEntry, ImageEntry, Journal, OrphanEntry, ScratchEntry, Stamp,
+};
 pub use ls::{ImageLine, Processes, Service};
 pub use refusal::Refusal;
 pub use running::{Control, Machinery};

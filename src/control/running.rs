@@ -18,6 +18,7 @@ use super::{ControlFile, ls, metrics, text};
 use crate::clock;
 use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
 use crate::engine::DiskStatus;
+use crate::units::Bytes;
 use nix::unistd::geteuid;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -40,7 +41,13 @@ pub trait Machinery: Send + Sync {
     /// Sets the counters of an ioband device to zero.
     fn reset(&self, device: &str);
 
-    /// Says what a successor must know of the images.
+    /// Makes an ioband device go on with what is at its path now.
+    ///
+    /// # Errors
+    /// Why not; it stays on what it is on.
+    fn reopen(&self, device: &str) -> Result<(), Refusal>;
+
+    /// Says what a successor must know of the images and devices.
     fn write_down(&self, carried: &mut Carried);
 
     /// What the disks do.
@@ -226,8 +233,10 @@ impl Control {
             }
             Command::Message { device, message } => self.change(&title, and, |machinery, plan| {
                 let new = edit::message(plan, &device, &message)?;
-                if message == Message::Reset {
-                    machinery.reset(&device);
+                match message {
+                    Message::Reset => machinery.reset(&device),
+                    Message::Reopen => machinery.reopen(&device)?,
+                    _ => {}
                 }
                 Ok((new, None))
             }),
@@ -334,16 +343,16 @@ impl Control {
             let (wanted, text) = wanted(&**machinery, &old)?;
             let plan = settled(wanted.clone());
             let changes = plan != *old;
+            let same = text.is_some() && !changes;
+            let text = match text {
+                // Comments go with what a message changes; one that changes nothing takes nothing away.
+                None if changes => Some(printed(&plan, &old, machinery.defaults())?),
+                text => text,
+            };
             if changes {
                 machinery.apply(&old, &wanted)?;
             }
-            let same = text.is_some() && !changes;
-            let text = match text {
-                Some(text) => text,
-                // Comments go with what a message changes; one that changes nothing takes nothing away.
-                None if changes => plan.to_yaml(machinery.defaults()).into(),
-                None => self.yaml().0,
-            };
+            let text = text.unwrap_or_else(|| self.yaml().0);
             self.journal.change(|carried| {
                 machinery.write_down(carried);
                 self.run(Running { plan: Arc::new(plan), text, changed: clock::wall() }, carried);
@@ -360,6 +369,14 @@ impl Control {
         }
         self.events.keep();
         result.map(drop)
+    }
+
+    /// Writes down what a successor must know, of what has changed by itself.
+    pub fn write_down(&self) {
+        let _turn = self.turn();
+        if let Ok(machinery) = self.machinery() {
+            self.journal.change(|carried| machinery.write_down(carried));
+        }
     }
 
     /// Is what runs from now on.
@@ -427,6 +444,22 @@ impl Control {
     fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The text of a plan that a command has made. What could not be read again must not come about; but a command that makes
+/// it smaller is a way out.
+fn printed(plan: &Plan, old: &Plan, defaults: &Defaults) -> Result<Arc<str>, Refusal> {
+    let text = plan.to_yaml(defaults);
+    if text.len() as u64 > LARGEST && text.len() > old.to_yaml(defaults).len() {
+        let most = Bytes(LARGEST);
+        return Err(Refusal::new(
+            libc::ENOSPC,
+            format!(
+                "the configuration would be larger than {most}, and could not be saved; remove what is not needed any more"
+            ),
+        ));
+    }
+    Ok(text.into())
 }
 
 /// A file that is still to be made makes no difference once it is.

@@ -30,6 +30,11 @@ impl Counted {
         Arc::new(Self { ledger, engines, events, activity, last: Mutex::default() })
     }
 
+    /// The engines that it counts for.
+    pub(super) fn engines(&self) -> Arc<Engines> {
+        self.engines.clone()
+    }
+
     /// What a predecessor has written down.
     ///
     /// # Errors

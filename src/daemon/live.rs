@@ -4,15 +4,16 @@
 //! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
 //! shown; what is not there any more is let go.
 
+use super::attend::Attention;
 use super::counted::Counted;
 use super::exchange::{close_what_changes, is_like, removed};
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{Defaults, DevicePlan, Extent, Plan, Probe, SimulatePlan};
+use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
 use crate::control::{
-    Access, Asked, Carried, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
+    Access, Asked, Carried, DeviceEntry, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
 };
-use crate::device::{OpenMode, Simulate, Target};
+use crate::device::{Fault, FaultOp, Faults, OpenMode, Simulate, Target, stands_on};
 use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::keeper::{Keeper, Upgrade};
@@ -20,9 +21,12 @@ use crate::sandbox::Report;
 use crate::sched::Settings;
 use crate::units::Bytes;
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+/// How long a successor waits for the last writes of its predecessor to land.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -46,6 +50,8 @@ pub(super) struct Live {
     counted: Arc<Counted>,
     /// The images of a predecessor, until there are any of ours.
     inherited: Mutex<Option<Inherited>>,
+    /// Told of by devices that fail.
+    attention: Arc<Attention>,
 }
 
 /// Images as a predecessor had them.
@@ -68,6 +74,19 @@ struct Held {
     /// What was at that path when it was opened.
     identity: Option<(u64, u64)>,
     id: u32,
+}
+
+impl Held {
+    /// What is to be known of it should it go.
+    fn entry(&self) -> DeviceEntry {
+        DeviceEntry {
+            path: self.path.clone(),
+            size: self.target.size().0,
+            number: self.target.number(),
+            identity: self.identity,
+            mark: self.target.mark().map(|mark| mark.to_string()),
+        }
+    }
 }
 
 /// What becomes of the device of a plan.
@@ -102,7 +121,6 @@ impl Live {
         probe: Box<dyn Probe + Send + Sync>,
         file: PathBuf,
         face: Arc<Face>,
-        engines: Arc<Engines>,
         clock: Clock,
         unscheduled: bool,
         counted: Arc<Counted>,
@@ -112,7 +130,7 @@ impl Live {
             probe,
             file,
             face,
-            engines,
+            engines: counted.engines(),
             server: OnceLock::new(),
             sandbox: Report::default(),
             upgraded: None,
@@ -123,6 +141,7 @@ impl Live {
             devices: Mutex::default(),
             counted,
             inherited: Mutex::default(),
+            attention: Arc::default(),
         }
     }
 
@@ -131,8 +150,48 @@ impl Live {
         Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
     }
 
+    /// Opens what a device is to be on. What a predecessor had may be missing: its images are there all the same.
+    fn open(&self, device: &DevicePlan, read_only: bool) -> Result<Target, Refusal> {
+        let mode = OpenMode { read_only, ..OpenMode::default() };
+        let DevicePlan { path, size, create, .. } = device;
+        if let Some(DeviceEntry { size: was, mark, .. }) = self.inherited_device(path) {
+            // Every text is a mark.
+            let mark = mark.and_then(|mark| mark.parse().ok());
+            let mode = OpenMode { patience: Some(PATIENCE), ..mode };
+            return Ok(Target::open_or_missing(path, Bytes(was.max(size.0)), mark.as_ref(), mode));
+        }
+        Target::open(path, *create, mode)
+            .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))
+    }
+
+    /// What a predecessor had at this path.
+    fn inherited_device(&self, path: &Path) -> Option<DeviceEntry> {
+        let inherited = self.inherited();
+        inherited.as_ref()?.carried.devices.iter().find(|device| device.path == path).cloned()
+    }
+
+    /// What is at paths, whatever was there.
+    pub(super) fn machine(&self) -> &dyn Probe {
+        &*self.probe
+    }
+
+    /// The device of ours that is at this path.
+    pub(super) fn device_at(&self, path: &Path) -> Option<DeviceEntry> {
+        self.devices().values().find(|held| held.path == path).map(Held::entry)
+    }
+
+    /// The devices that there are, by their names.
+    pub(super) fn targets(&self) -> Vec<(Arc<str>, Arc<Target>)> {
+        self.devices().iter().map(|(name, held)| (name.clone(), held.target.clone())).collect()
+    }
+
     fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where devices ring that fail.
+    pub(super) fn attention(&self) -> Arc<Attention> {
+        self.attention.clone()
     }
 
     /// What is known of this process: what it has given up, and the upgrade that it comes from, or that has failed.
@@ -176,6 +235,7 @@ impl Live {
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
         for (device, (_, here)) in new.devices.iter().zip(&held) {
             here.target.grow_to(device.size);
+            here.target.set_faults(faults(device).as_ref());
         }
         self.change(new, &held);
         self.face.show(tree);
@@ -232,7 +292,7 @@ impl Live {
                 if self.is_inside(&device.path) {
                     let (name, path) = (&device.name, device.path.display());
                     return Err(Refusal::invalid(format!(
-                        "device {name}: {path} is in this very mount; a device is what images are on, and not one of them"
+                        "device {name}: {path} is in this very mount, or on a file that is; a device is what images are on, and not one of them"
                     )));
                 }
                 if device.path.is_relative() {
@@ -242,8 +302,9 @@ impl Live {
                         format!("device {name}: {path} counts from the folder that this runs in, which is not there any more"),
                     ));
                 }
-                let target = Target::open(&device.path, device.create, OpenMode { read_only })
-                    .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))?;
+                let target = self.open(device, read_only)?;
+                let attention = self.attention.clone();
+                target.on_news(move || attention.ring());
                 undo.files.extend(device.create.map(|_| device.path.clone()));
                 // One that was just made has one only now.
                 let identity = identity.or_else(|| self.identity(&device.path));
@@ -264,10 +325,9 @@ impl Live {
         let _ = self.keeper.set((keeper, before));
     }
 
-    /// Whether a path is in the mount itself: to serve it we would wait for ourselves.
+    /// Whether a path is in the mount itself, or a device on a file that is: to serve it we would wait for ourselves.
     fn is_inside(&self, path: &Path) -> bool {
-        let number = std::fs::metadata(path).map(|found| found.dev()).ok();
-        number.is_some() && number == self.number.get().copied()
+        self.number.get().is_some_and(|number| stands_on(path, *number))
     }
 
     /// What tells the file or block device at a path from others.
@@ -445,7 +505,7 @@ impl Machinery for Live {
     }
 
     fn probe(&self) -> &dyn Probe {
-        &*self.probe
+        self
     }
 
     fn apply(&self, old: &Plan, new: &Plan) -> Result<(), Refusal> {
@@ -459,8 +519,18 @@ impl Machinery for Live {
         self.counted.write();
     }
 
+    fn reopen(&self, device: &str) -> Result<(), Refusal> {
+        // Without the lock: opening may take its time.
+        let target = self.devices().get(device).map(|held| held.target.clone());
+        let gone = || Refusal::new(libc::ENXIO, format!("there is no ioband device {device}"));
+        let opened = target.ok_or_else(gone)?.reopen();
+        opened.map_err(|error| Refusal::new(error.errno(), format!("device {device}: {error}")))
+    }
+
     fn write_down(&self, carried: &mut Carried) {
         self.face.write_down(carried);
+        carried.devices = self.devices().values().map(Held::entry).collect();
+        carried.devices.sort_by(|one, other| one.path.cmp(&other.path));
     }
 
     fn disks(&self) -> Vec<DiskStatus> {
@@ -537,6 +607,23 @@ fn wants<'p>(devices: impl IntoIterator<Item = &'p DevicePlan>) -> Wants {
 fn settings(device: &DevicePlan) -> Settings {
     let DevicePlan { io_throttle, io_limit, token_base, .. } = *device;
     Settings { io_throttle, io_limit, token_base }
+}
+
+fn faults(device: &DevicePlan) -> Option<Faults> {
+    let fault = |plan: &FaultPlan| {
+        let FaultPlan { what, op, range, every, seed } = *plan;
+        let op = op.map(|op| match op {
+            config::FaultOp::Read => FaultOp::Read,
+            config::FaultOp::Write => FaultOp::Write,
+            config::FaultOp::Flush => FaultOp::Flush,
+            config::FaultOp::Discard => FaultOp::Discard,
+        });
+        let range = range.map(|range| range.offset.0..range.end().0);
+        let error = what.error.map(FaultError::errno);
+        Fault { op, range, every, seed, error, short: what.short, stall: what.stall }
+    };
+    let faults: Vec<_> = device.faults.iter().map(fault).collect();
+    (!faults.is_empty()).then_some(Faults(faults))
 }
 
 fn simulate(device: &DevicePlan) -> Option<Simulate> {

@@ -1,6 +1,7 @@
 //! Memory that a direct device can read into and write from.
 
 use super::Target;
+use super::medium::Alignment;
 use std::alloc::{Layout, alloc, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::io;
@@ -115,10 +116,32 @@ impl Payload {
     ///
     /// Like `Vec`, this ends the program if there is no memory at all.
     pub fn for_write(target: &Target, offset: u64, data: &[u8]) -> Payload {
-        let (start, room) = Self::place(target, offset, data.len());
+        Self::copied_for(target.alignment(), offset, data)
+    }
+
+    fn copied_for(alignment: Alignment, offset: u64, data: &[u8]) -> Payload {
+        let (start, room) = Self::place(alignment, offset, data.len());
         let Ok(mut memory) = Memory::new(room, false) else { out_of_memory_for(room) };
         memory.put(start, data);
         Payload { memory, start, len: data.len() }
+    }
+
+    /// A copy of `data` that takes no more memory than that, to be kept for a while and placed when it is to be written.
+    ///
+    /// Like `Vec`, this ends the program if there is no memory at all.
+    pub fn packed(data: &[u8]) -> Payload {
+        let len = data.len();
+        let layout = Layout::from_size_align(len.max(1), 1).unwrap_or(Layout::new::<u8>());
+        // SAFETY: the layout's size is not zero.
+        let start = NonNull::new(unsafe { alloc(layout) }).unwrap_or_else(|| handle_alloc_error(layout));
+        let mut memory = Memory { start, layout, lent: false };
+        memory.put(0, data);
+        Payload { memory, start: 0, len }
+    }
+
+    /// Whether it was made to be kept, and not to be written as it lies.
+    pub(crate) fn is_packed(&self) -> bool {
+        !self.memory.lent && self.memory.layout.align() < PAGE
     }
 
     /// Memory of somebody else's: `len` bytes from `start` on, to be written to a device or to be read into.
@@ -155,19 +178,23 @@ impl Payload {
 
     /// The same bytes, where they can be written to `offset` of `target` as they lie.
     pub(crate) fn placed(self, target: &Target, offset: u64) -> Payload {
-        if self.fits(target, offset) { self } else { Self::for_write(target, offset, &self) }
+        self.placed_for(target.alignment(), offset)
+    }
+
+    pub(super) fn placed_for(self, alignment: Alignment, offset: u64) -> Payload {
+        if self.fits(alignment, offset) { self } else { Self::copied_for(alignment, offset, &self) }
     }
 
     /// `len` zero bytes, placed as by [`Payload::for_write`]: for a caller that fills them in itself.
     pub fn zeroed(target: &Target, offset: u64, len: usize) -> Payload {
-        let (start, room) = Self::place(target, offset, len);
+        let (start, room) = Self::place(target.alignment(), offset, len);
         let Ok(memory) = Memory::new(room, true) else { out_of_memory_for(room) };
         Payload { memory, start, len }
     }
 
     /// Misalignment of `offset` and the room that whole blocks around the range need.
-    fn place(target: &Target, offset: u64, len: usize) -> (usize, usize) {
-        let block = target.block_size() as usize;
+    fn place(alignment: Alignment, offset: u64, len: usize) -> (usize, usize) {
+        let block = alignment.block as usize;
         let start = (offset % block as u64) as usize;
         (start, start.saturating_add(len).saturating_add(block - 1))
     }
@@ -180,14 +207,14 @@ impl Payload {
     }
 
     /// Whether it lies right for a write to `offset` in blocks of `block` bytes.
-    pub(super) fn fits(&self, target: &Target, offset: u64) -> bool {
-        let block = target.block_size() as usize;
+    pub(super) fn fits(&self, alignment: Alignment, offset: u64) -> bool {
+        let block = alignment.block as usize;
         let head = (offset % block as u64) as usize;
         let span = (head + self.len).next_multiple_of(block);
         let room = if self.memory.lent { self.start + self.len } else { self.memory.len() };
         self.start >= head
             && (self.memory.start.as_ptr().addr() + self.start - head)
-                .is_multiple_of(target.memory_align as usize)
+                .is_multiple_of(alignment.memory as usize)
             && span <= room - (self.start - head)
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Call {
     pub(super) disk: u16,
     pub(super) key: u32,
     pub(super) fd: RawFd,
+    /// Who makes it might be kept waiting, even where the kernel is asked not to wait: it is left to a thread of the kernel.
+    pub(super) aside: bool,
     pub(super) what: What,
 }
 

@@ -1,5 +1,6 @@
 //! Questions to the kernel about a path or an open file.
 
+use super::medium::Alignment;
 use super::target::Kind;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::fs::{File, Metadata};
@@ -33,15 +34,6 @@ pub(super) fn status_flags(file: &File) -> io::Result<OFlag> {
 pub(super) fn set_flags(file: &File, flags: OFlag) -> io::Result<()> {
     fcntl(file, FcntlArg::F_SETFL(flags))?;
     Ok(())
-}
-
-/// What direct I/O has to be aligned to.
-#[derive(Clone, Copy)]
-pub(super) struct Alignment {
-    /// Offsets and lengths, in bytes; 0 if it cannot be done, or not with page-aligned memory.
-    pub(super) block: u32,
-    /// Memory, in bytes.
-    pub(super) memory: u32,
 }
 
 /// Which alignment direct I/O needs, if statx knows.
@@ -83,4 +75,16 @@ pub(super) fn logical_block_size(file: &File) -> io::Result<u32> {
         .ok()
         .filter(|size| size.is_power_of_two())
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+/// Whether the filesystem of a file answers by a process or over a network.
+pub(super) fn is_remote(file: &File) -> bool {
+    use nix::sys::statfs::{FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC, fstatfs};
+    // What nix has no names for: 9p, CIFS, SMB 2 and later, Ceph.
+    const OTHERS: [i64; 4] = [0x0102_1997, 0xff53_4d42, 0xfe53_4d42, 0x00c3_6400];
+    let known = [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC];
+    fstatfs(file).is_ok_and(|seen| {
+        let found = seen.filesystem_type();
+        known.contains(&found) || OTHERS.contains(&(i64::from(found.0) & 0xffff_ffff))
+    })
 }

@@ -11,10 +11,15 @@
 //!
 //! This is one of the two places in the program where `unsafe` is allowed.
 
+mod below;
 mod buffer;
 mod call;
+mod faults;
+mod health;
 mod kernel;
 mod lane;
+mod mark;
+mod medium;
 mod open;
 mod pool;
 mod queue;
@@ -26,9 +31,13 @@ mod target;
 mod transfer;
 mod users;
 
+pub use below::stands_on;
 pub use buffer::Payload;
 pub use call::{BackendKind, Calls, Finished};
+pub use faults::{Fault, FaultOp, Faults};
+pub use health::{News, Trouble};
 pub use lane::{Command, Event, Lane, Waker};
+pub use mark::Mark;
 pub use open::{OpenError, OpenMode};
 pub use queue::{Device, Done, Op, Part};
 pub use simulate::{Model, Simulate};

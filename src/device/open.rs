@@ -1,7 +1,9 @@
 //! Opening a target: what is refused, in words, and how far it is kept from others.
 
 use super::buffer::PAGE;
-use super::kernel::{self, Alignment, kind};
+use super::kernel::{self, kind};
+use super::mark::Mark;
+use super::medium::{Alignment, Medium};
 use super::target::{Kind, Target};
 use super::users;
 use crate::units::Bytes;
@@ -12,13 +14,21 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+/// How long to wait before somebody who is waited for is asked again.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// How to open a [`Target`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenMode {
     /// Only reads will be asked for; a medium that cannot be written can be opened.
     pub read_only: bool,
+    /// How long to wait for who has it, if somebody has: the last writes of a process that was killed land after its end, and
+    /// until then the disk is not let go. None = not at all.
+    pub patience: Option<Duration>,
 }
 
 /// Why a target could not be opened.
@@ -35,6 +45,12 @@ pub enum OpenError {
     InUse { path: PathBuf, by: String, source: io::Error },
     #[error("{path} is locked by another process, perhaps another ioband; a file is served by one at a time")]
     Locked { path: PathBuf, source: io::Error },
+    #[error(
+        "at {path} is another disk than was there, or one that does not say which it is; `ioband message DEVICE 0 reopen` takes it if it is the right one"
+    )]
+    Another { path: PathBuf },
+    #[error("{path} has {size}, but {wanted} are used")]
+    TooSmall { path: PathBuf, size: Bytes, wanted: Bytes },
     #[error("{path} cannot be opened for {access}: {source}")]
     Denied { path: PathBuf, access: &'static str, source: io::Error },
     #[error("{path}: {action} failed: {source}")]
@@ -46,6 +62,8 @@ impl OpenError {
     pub fn errno(&self) -> i32 {
         match self {
             Self::NotADisk { .. } => libc::ENOTBLK,
+            Self::Another { .. } => libc::EMEDIUMTYPE,
+            Self::TooSmall { .. } => libc::ENOSPC,
             Self::Missing { source, .. }
             | Self::Exists { source, .. }
             | Self::InUse { source, .. }
@@ -85,12 +103,116 @@ impl Target {
     }
 
     fn open_existing(path: &Path, mode: OpenMode) -> Result<Target, OpenError> {
-        let failed = |action, source| OpenError::Io { path: path.to_owned(), action, source };
-        let refused = |source: io::Error, number| match source.raw_os_error() {
-            Some(libc::ENOENT) => OpenError::Missing { path: path.to_owned(), source },
-            Some(libc::EBUSY) => {
-                OpenError::InUse { path: path.to_owned(), by: users::of_device(number), source }
+        let medium = Medium::open_patiently(path, mode)?;
+        let size = medium.size_now().map_err(|source| failed(path, "asking for its size", source))?;
+        Ok(Target::new(path, size, mode.read_only, Some(medium)))
+    }
+
+    /// What a successor opens: what its predecessor had at `path`, of `size` bytes, or nothing as yet. It must go on whatever
+    /// has become of the disk, and must not write to another one: with a `mark`, what is there has to be known as that.
+    pub fn open_or_missing(path: &Path, size: Bytes, mark: Option<&Mark>, mode: OpenMode) -> Target {
+        let target = Target::new(path, size.0, mode.read_only, None);
+        *target.last_mark() = mark.cloned();
+        let found = Medium::mark_at(path).and_then(|there| match mark {
+            Some(mark) if !there.is_known_as(mark) => Err(OpenError::Another { path: path.to_owned() }),
+            _ => target.take(Medium::open_patiently(path, mode)?),
+        });
+        if let Err(error) = found {
+            tracing::warn!(path = %path.display(), %error, "a device is missing");
+        }
+        target
+    }
+
+    /// Looks whether it has to be opened again, and does so: it was missing, or another device is at its path by now, which
+    /// is known to be the same disk. True if it is on something else now. Opening may take its time.
+    ///
+    /// # Errors
+    /// Why there is nothing to open: another disk is at its path, which only [`Target::reopen`] takes, or none is.
+    pub fn come_back(&self) -> Result<bool, OpenError> {
+        let there = Medium::mark_at(&self.path)?;
+        let known = self.mark();
+        if !self.is_missing() && known.as_ref().is_some_and(|known| there.is(known)) {
+            return Ok(false);
+        }
+        if known.is_some_and(|known| !there.is_known_as(&known)) {
+            return Err(OpenError::Another { path: self.path.clone() });
+        }
+        self.reopen().map(|()| true)
+    }
+
+    /// Goes on with what is at its path now, whatever that is, if it is large enough. Requests that are with the old one
+    /// end there.
+    ///
+    /// # Errors
+    /// Why not; everything stays as it is.
+    pub fn reopen(&self) -> Result<(), OpenError> {
+        let mode = OpenMode { read_only: self.read_only, patience: None };
+        let there = Medium::mark_at(&self.path)?;
+        if !self.is_missing() && self.mark().is_some_and(|known| there.is(&known)) {
+            // It is open, by us; a second time it could not be.
+            return Ok(());
+        }
+        self.take(Medium::open(&self.path, mode)?)
+    }
+
+    /// Is on this from now on.
+    fn take(&self, medium: Medium) -> Result<(), OpenError> {
+        let size = medium.size_now().map_err(|source| failed(&self.path, "asking for its size", source))?;
+        if size < self.size().0 {
+            let (path, wanted) = (self.path.clone(), self.size());
+            return Err(OpenError::TooSmall { path, size: Bytes(size), wanted });
+        }
+        *self.last_mark() = Some(medium.mark.clone());
+        self.medium.store(Some(Arc::new(medium)));
+        self.health.renewed();
+        Ok(())
+    }
+}
+
+fn failed(path: &Path, action: &'static str, source: io::Error) -> OpenError {
+    OpenError::Io { path: path.to_owned(), action, source }
+}
+
+impl Medium {
+    /// What is at a path, without opening it.
+    fn mark_at(path: &Path) -> Result<Mark, OpenError> {
+        match std::fs::metadata(path) {
+            Ok(seen) => Ok(Mark::of(&seen)),
+            Err(source) if source.kind() == io::ErrorKind::NotFound => {
+                Err(OpenError::Missing { path: path.to_owned(), source })
             }
+            Err(source) => Err(failed(path, "looking at it", source)),
+        }
+    }
+
+    /// Opens it, and waits as long as `mode` says for somebody else to let go of it.
+    fn open_patiently(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+        let tries = mode.patience.unwrap_or_default().as_millis() / PAUSE.as_millis();
+        for _ in 0..tries {
+            match Self::try_open(path, mode) {
+                Err(OpenError::InUse { .. } | OpenError::Locked { .. }) => std::thread::sleep(PAUSE),
+                opened => return opened,
+            }
+        }
+        Self::open(path, mode)
+    }
+
+    /// Opens it, or says who uses it.
+    fn open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+        Self::try_open(path, mode).map_err(|error| match error {
+            OpenError::InUse { path, source, .. } => {
+                let number = std::fs::metadata(&path).map_or((0, 0), |seen| kernel::split(seen.rdev()));
+                OpenError::InUse { path, by: users::of_device(number), source }
+            }
+            error => error,
+        })
+    }
+
+    fn try_open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+        let failed = |action, source| failed(path, action, source);
+        let refused = |source: io::Error| match source.raw_os_error() {
+            Some(libc::ENOENT) => OpenError::Missing { path: path.to_owned(), source },
+            Some(libc::EBUSY) => OpenError::InUse { path: path.to_owned(), by: String::new(), source },
             Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
                 let access = if mode.read_only { "reading" } else { "writing" };
                 OpenError::Denied { path: path.to_owned(), access, source }
@@ -98,8 +220,7 @@ impl Target {
             _ => failed("opening", source),
         };
         // Looked at before it is opened: opening a pipe or a tape can block or do things.
-        let seen = std::fs::metadata(path).map_err(|source| refused(source, (0, 0)))?;
-        let number = kernel::split(seen.rdev());
+        let seen = std::fs::metadata(path).map_err(refused)?;
         let flags = match kind(&seen) {
             Kind::Block => libc::O_DIRECT | libc::O_EXCL,
             Kind::File => 0,
@@ -110,7 +231,7 @@ impl Target {
             .write(!mode.read_only)
             .custom_flags(flags | libc::O_NONBLOCK)
             .open(path)
-            .map_err(|source| refused(source, number))?;
+            .map_err(refused)?;
         let opened = file.metadata().map_err(|source| failed("looking at it", source))?;
         if kind(&opened) != kind(&seen) || opened.rdev() != seen.rdev() {
             let source = io::Error::from_raw_os_error(libc::EAGAIN);
@@ -121,71 +242,63 @@ impl Target {
         kernel::set_flags(&file, flags - OFlag::O_NONBLOCK)
             .map_err(|source| failed("setting its flags", source))?;
 
-        let target = Target {
-            path: path.to_owned(),
-            size: AtomicU64::new(opened.len()),
-            read_only: mode.read_only,
+        let medium = Medium {
+            mark: Mark::of(&opened),
             number: None,
-            block: 1,
+            alignment: Alignment { block: 1, memory: 1 },
             direct: false,
-            memory_align: 1,
+            remote: kernel::is_remote(&file),
             no_discard: AtomicBool::new(false),
             no_write_zeroes: AtomicBool::new(false),
+            seen: AtomicU64::new(0),
+            looked: AtomicU64::new(0),
             file,
         };
         if kind(&opened) == Kind::Block {
-            let size =
-                kernel::device_size(&target.file).map_err(|source| failed("asking for its size", source))?;
-            let Alignment { block, memory } = match kernel::direct_alignment(&target.file) {
+            let alignment = match kernel::direct_alignment(&medium.file) {
                 Some(alignment) if alignment.block > 0 => alignment,
                 _ => {
-                    let block = kernel::logical_block_size(&target.file)
+                    let block = kernel::logical_block_size(&medium.file)
                         .map_err(|source| failed("asking for its block size", source))?;
                     Alignment { block, memory: PAGE as u32 }
                 }
             };
-            Ok(Target {
-                size: AtomicU64::new(size),
-                number: Some(number),
-                block,
-                memory_align: memory,
-                direct: true,
-                ..target
-            })
+            let number = Some(kernel::split(opened.rdev()));
+            Ok(Medium { number, alignment, direct: true, remote: false, ..medium })
         } else {
-            target.lock()?;
-            Ok(target.try_direct(flags))
+            medium.lock(path)?;
+            Ok(medium.try_direct(path, flags, opened.len()))
         }
     }
 
-    fn lock(&self) -> Result<(), OpenError> {
+    fn lock(&self, path: &Path) -> Result<(), OpenError> {
         // SAFETY: flock only takes the descriptor, which `self.file` keeps open. (nix's safe wrapper wants to
         // own the file and to unlock it when dropped; closing it does that by itself.)
         let result = unsafe { libc::flock(self.file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
         Errno::result(result).map(drop).map_err(|errno| match errno {
-            Errno::EWOULDBLOCK => OpenError::Locked { path: self.path.clone(), source: errno.into() },
-            _ => OpenError::Io { path: self.path.clone(), action: "locking", source: errno.into() },
+            Errno::EWOULDBLOCK => OpenError::Locked { path: path.to_owned(), source: errno.into() },
+            _ => failed(path, "locking", errno.into()),
         })
     }
 
     /// Switches a regular file to direct I/O if that is possible without ever growing it.
-    fn try_direct(mut self, flags: OFlag) -> Self {
+    fn try_direct(mut self, path: &Path, flags: OFlag, size: u64) -> Self {
         // Where statx does not say, a page is enough for almost everybody.
         let Alignment { block, memory } = kernel::direct_alignment(&self.file)
             .unwrap_or(Alignment { block: PAGE as u32, memory: PAGE as u32 });
         let why = if block == 0 {
             "its filesystem cannot do direct I/O".to_owned()
-        } else if !self.size().0.is_multiple_of(block.into()) {
+        } else if !size.is_multiple_of(block.into()) {
             format!("its size is no multiple of {block} bytes")
         } else if let Err(error) =
             kernel::set_flags(&self.file, (flags - OFlag::O_NONBLOCK) | OFlag::O_DIRECT)
         {
             format!("its filesystem cannot do direct I/O ({error})")
         } else {
-            (self.block, self.memory_align, self.direct) = (block, memory, true);
+            (self.alignment, self.direct) = (Alignment { block, memory }, true);
             return self;
         };
-        tracing::warn!(path = %self.path.display(), "this file goes through the page cache, because {why}");
+        tracing::warn!(path = %path.display(), "this file goes through the page cache, because {why}");
         self
     }
 }

@@ -5,6 +5,8 @@
 
 use super::buffer::Payload;
 use super::call::{Call, Calls, Finished};
+use super::faults::Injected;
+use super::health::{Trouble, told};
 use super::ranges::{Held, Ranges};
 use super::simulate::{Model, Shelf, Simulate};
 use super::target::Target;
@@ -58,7 +60,7 @@ pub struct Done {
     pub result: io::Result<Option<Payload>>,
 }
 
-/// The queue to one physical disk. Time is an argument, and only matters for `simulate`.
+/// The queue to one physical disk. Time is an argument.
 pub struct Device {
     /// Tells its calls from those of other disks on the same lane.
     number: u16,
@@ -79,6 +81,8 @@ struct Flight {
     held: Option<Held>,
     /// When a simulated device would be finished.
     due: Option<Nanos>,
+    /// Its next call is to do only a part.
+    short: bool,
 }
 
 impl Device {
@@ -110,26 +114,47 @@ impl Device {
         let token = part.token;
         let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
         let due = self.model.as_mut().map(|model| model.finish(now, bytes));
+        let target = part.target.clone();
+        let Injected { error, short, stall } = target.inject(part.op, part.offset, part.len);
+        let due = match stall {
+            Some(stall) => Some(due.unwrap_or(now).max(now).after(stall)),
+            None => due,
+        };
+        let missing = target.is_missing();
         let transfer = match Transfer::new(part) {
             Ok(transfer) => transfer,
-            Err(error) => return self.answer(Done { token, result: Err(error) }, due),
+            Err(error) => {
+                if missing {
+                    target.health.note_trouble(Trouble::Missing, now);
+                }
+                return self.answer(Done { token, result: Err(error) }, due);
+            }
         };
+        if let Some(errno) = error {
+            let result = Err(io::Error::from_raw_os_error(errno));
+            target.health.note(&result, now);
+            return self.answer(Done { token, result: result.map_err(told) }, due);
+        }
+        if transfer.is_cut_off(now) {
+            target.health.note_trouble(Trouble::Cut, now);
+            return self.answer(Done { token, result: Err(io::Error::from_raw_os_error(libc::EIO)) }, due);
+        }
         let claim = transfer.claim();
-        let key = self.flights.insert(Flight { token, transfer, held: None, due });
+        let key = self.flights.insert(Flight { token, transfer, held: None, due, short });
         match claim.map(|claim| self.ranges.acquire(key, claim)) {
             // Somebody else is at work there; `step` starts it when they are finished.
             Some(None) => {}
-            Some(held) => self.begin(key, held, calls),
-            None => self.begin(key, None, calls),
+            Some(held) => self.begin(key, held, now, calls),
+            None => self.begin(key, None, now, calls),
         }
     }
 
-    /// Takes what a call gave to its transfer, and says what that wants next.
-    pub fn finished(&mut self, finished: Finished, calls: &mut Calls) {
+    /// Takes what a call gave, at `now`, to its transfer, and says what that wants next.
+    pub fn finished(&mut self, finished: Finished, now: Nanos, calls: &mut Calls) {
         let Finished { key, result, .. } = finished;
         if let Some(flight) = self.flights.get_mut(key as usize) {
             let next = flight.transfer.finished(result);
-            self.step(key as usize, next, calls);
+            self.step(key as usize, next, now, calls);
         }
     }
 
@@ -146,26 +171,29 @@ impl Device {
         self.flights.is_empty()
     }
 
-    fn begin(&mut self, key: usize, held: Option<Held>, calls: &mut Calls) {
+    fn begin(&mut self, key: usize, held: Option<Held>, now: Nanos, calls: &mut Calls) {
         if let Some(flight) = self.flights.get_mut(key) {
             flight.held = held;
             let next = flight.transfer.next();
-            self.step(key, next, calls);
+            self.step(key, next, now, calls);
         }
     }
 
     /// Does what a transfer wants next; if that is to end, those who waited for its blocks begin.
-    fn step(&mut self, key: usize, next: Next, calls: &mut Calls) {
+    fn step(&mut self, key: usize, next: Next, now: Nanos, calls: &mut Calls) {
         let (mut key, mut next) = (key, next);
         // What may begin in turn. Not recursive: a long line of failing writes must not use up the stack.
         let mut granted = std::mem::take(&mut self.granted);
         loop {
             match next {
                 Next::Call(what) => {
-                    if let Some(flight) = self.flights.get(key) {
-                        let (disk, fd) = (self.number, flight.transfer.fd());
+                    if let Some(flight) = self.flights.get_mut(key) {
+                        let transfer = &flight.transfer;
+                        let what = if flight.short { transfer.shortened(what) } else { what };
+                        let (disk, fd, aside) = (self.number, transfer.fd(), transfer.is_remote());
+                        flight.short = false;
                         // Slab keys count what is in flight, which memory bounds far below 32 bits.
-                        calls.0.push(Call { disk, key: key as u32, fd, what });
+                        calls.0.push(Call { disk, key: key as u32, fd, aside, what });
                     }
                 }
                 Next::Done(result) => {
@@ -173,6 +201,8 @@ impl Device {
                         if let Some(held) = flight.held {
                             self.ranges.release(held, &mut granted);
                         }
+                        flight.transfer.target().health.note(&result, now);
+                        let result = result.map_err(told);
                         self.answer(Done { token: flight.token, result }, flight.due);
                     }
                 }
@@ -221,8 +251,7 @@ mod tests {
     #[test]
     fn another_speed_changes_nothing_for_what_was_begun() {
         let folder = tempfile::tempdir().expect("a folder");
-        let target =
-            Target::open(&folder.path().join("disk"), Some(Bytes(4096)), OpenMode { read_only: false });
+        let target = Target::open(&folder.path().join("disk"), Some(Bytes(4096)), OpenMode::default());
         let target = Arc::new(target.expect("a file"));
         let at = |iops| Some(Simulate { iops: Some(iops), bandwidth: None, parallel: 1 });
         let mut device = Device::new(0, at(1000));

@@ -6,7 +6,7 @@
 use super::call::{Call, Calls, Finished, What};
 use super::lane::{Command, Event, Waker};
 use super::spin::Spin;
-use io_uring::squeue::{Entry, Entry128, EntryMarker};
+use io_uring::squeue::{Entry, Entry128, EntryMarker, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -275,5 +275,8 @@ fn entry(call: &Call) -> Entry {
         What::Sync => opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build(),
         What::Allocate { mode, at, len } => opcode::Fallocate::new(fd, len).offset(at).mode(mode).build(),
     };
+    // A file of another FUSE filesystem is read and written while the one who submits waits for its answer; and who submits
+    // here serves everybody.
+    let entry = if call.aside { entry.flags(Flags::ASYNC) } else { entry };
     entry.user_data(CALL | u64::from(call.disk) << 32 | u64::from(call.key))
 }

@@ -1,37 +1,43 @@
 //! One block device or regular file, and everything that is known about it.
 
+use super::faults::{Faults, Injected, Injector};
+use super::health::{Health, News};
 use super::kernel::{self, kind};
-use crate::units::Bytes;
+use super::mark::Mark;
+use super::medium::{Alignment, Medium};
+use super::queue::Op;
+use crate::units::{Bytes, Nanos};
+use arc_swap::ArcSwapOption;
 use nix::errno::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One opened block device or regular file, kept from other programs as far as Linux allows.
+/// A block device or regular file, kept from other programs as far as Linux allows.
 ///
 /// A block device is opened for direct I/O, and exclusively (`O_EXCL`): it can be neither mounted nor in other
 /// exclusive use meanwhile. A regular file is locked (`flock`) and opened for direct I/O if its filesystem can
 /// and its size is a whole number of blocks; otherwise it goes through the page cache, and a warning says so.
+///
+/// It may be missing, for as long as there is nothing at its path that it could be: then everything is EIO.
 #[derive(Debug)]
 pub struct Target {
-    pub(super) file: File,
     pub(super) path: PathBuf,
     /// Grows when the configuration takes note of it.
     pub(super) size: AtomicU64,
     /// It was opened for reading only.
     pub(super) read_only: bool,
-    /// `MAJOR:MINOR` of a block device.
-    pub(super) number: Option<(u64, u64)>,
-    pub(super) block: u32,
-    pub(super) direct: bool,
-    /// What the memory of direct I/O is aligned to.
-    pub(super) memory_align: u32,
-    // What the device has turned out not to be able to do; asking again would only cost a system call.
-    pub(super) no_discard: AtomicBool,
-    pub(super) no_write_zeroes: AtomicBool,
+    /// What it is on. Another one comes only where nothing is lost by it.
+    pub(super) medium: ArcSwapOption<Medium>,
+    /// How the last one was to be known again.
+    pub(super) mark: Mutex<Option<Mark>>,
+    pub(super) health: Health,
+    faults: Mutex<Option<Injector>>,
+    /// There are some.
+    has_faults: AtomicBool,
 }
 
 /// What to look for with [`Target::seek`].
@@ -67,7 +73,8 @@ impl Target {
     /// Takes note that it has grown; that it has shrunk is nothing that helps anybody.
     pub fn grow_to(&self, size: Bytes) {
         // Direct I/O is never to make a file larger than it is.
-        let whole = if self.direct { size.0 - size.0 % u64::from(self.block.max(1)) } else { size.0 };
+        let block = u64::from(self.block_size().max(1));
+        let whole = if self.is_direct() { size.0 - size.0 % block } else { size.0 };
         self.size.fetch_max(whole, Ordering::Relaxed);
     }
 
@@ -76,23 +83,39 @@ impl Target {
         &self.path
     }
 
-    /// `MAJOR:MINOR` for a block device, the path for a regular file: what a table shows.
+    /// `MAJOR:MINOR` for a block device, the path for a regular file (and for what is missing): what a table shows.
     pub fn identity(&self) -> String {
-        match self.number {
+        match self.number() {
             Some((major, minor)) => format!("{major}:{minor}"),
             None => self.path.display().to_string(),
         }
     }
 
+    /// `MAJOR:MINOR` of a block device.
+    pub fn number(&self) -> Option<(u64, u64)> {
+        self.medium.load().as_ref().and_then(|medium| medium.number)
+    }
+
     /// Direct I/O is done in whole blocks of this many bytes (a power of two, usually 512 or 4096); parts of
     /// blocks cost a read-modify-write. 1 where I/O goes through the page cache and nothing needs alignment.
     pub fn block_size(&self) -> u32 {
-        self.block
+        self.alignment().block
+    }
+
+    /// Of what is missing it is not known, and does not matter.
+    pub(super) fn alignment(&self) -> Alignment {
+        const UNKNOWN: Alignment = Alignment { block: 4096, memory: 4096 };
+        self.medium.load().as_ref().map_or(UNKNOWN, |medium| medium.alignment)
     }
 
     /// Whether I/O bypasses the page cache.
     pub fn is_direct(&self) -> bool {
-        self.direct
+        self.medium.load().as_ref().is_some_and(|medium| medium.direct)
+    }
+
+    /// Whether there is nothing that it is on: everything that is asked of it is EIO.
+    pub fn is_missing(&self) -> bool {
+        self.medium.load().is_none()
     }
 
     /// Whether it was opened for reading only.
@@ -102,7 +125,54 @@ impl Target {
 
     /// Whether it is a block device.
     pub fn is_block(&self) -> bool {
-        self.number.is_some()
+        self.medium.load().as_ref().is_some_and(|medium| medium.is_block())
+    }
+
+    /// What it is, for who wants to know it again; of what is missing, what it was.
+    pub fn mark(&self) -> Option<Mark> {
+        self.last_mark().clone()
+    }
+
+    pub(super) fn last_mark(&self) -> MutexGuard<'_, Option<Mark>> {
+        self.mark.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `ring` is called by whoever serves when there may be news; the first one stands. It must not wait for anything.
+    pub fn on_news(&self, ring: impl Fn() + Send + Sync + 'static) {
+        self.health.set_bell(ring);
+    }
+
+    /// What there is to tell of it, once. `now` is by the clock of the device that it is used with.
+    pub fn news(&self, now: Nanos) -> News {
+        self.health.news(now)
+    }
+
+    /// How large it is at this moment, in bytes; `None` if it is missing or does not say. May wait for a remote filesystem.
+    pub fn size_now(&self) -> Option<Bytes> {
+        let medium = self.medium.load_full()?;
+        medium.size_now().ok().map(Bytes)
+    }
+
+    /// Makes it fail in this way from now on, or no longer. What was accepted before goes on as it was to.
+    pub fn set_faults(&self, faults: Option<&Faults>) {
+        let mut injector = self.injector();
+        // The same again: it goes on with its counting.
+        if injector.as_ref().map(Injector::faults) != faults {
+            self.has_faults.store(faults.is_some(), Ordering::Relaxed);
+            *injector = faults.cloned().map(Injector::new);
+        }
+    }
+
+    fn injector(&self) -> MutexGuard<'_, Option<Injector>> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to go wrong with this.
+    pub(super) fn inject(&self, op: Op, offset: u64, len: u64) -> Injected {
+        if !self.has_faults.load(Ordering::Relaxed) {
+            return Injected::default();
+        }
+        self.injector().as_mut().map(|injector| injector.next(op, offset, len)).unwrap_or_default()
     }
 
     /// The next data or hole at or after `offset`; `None` if there is none before the end (the end itself is a
@@ -116,8 +186,9 @@ impl Target {
         }
         let whence = if what == Seek::Data { libc::SEEK_DATA } else { libc::SEEK_HOLE };
         let offset = i64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let medium = self.medium.load_full().ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
         // SAFETY: lseek only takes numbers. It moves the file position, which nothing else here uses.
-        match Errno::result(unsafe { libc::lseek(self.file.as_raw_fd(), offset, whence) }) {
+        match Errno::result(unsafe { libc::lseek(medium.fd(), offset, whence) }) {
             // Never negative: `Errno::result` took that for an error.
             Ok(found) => Ok(Some((found as u64).min(self.bytes()))),
             Err(Errno::ENXIO) => Ok(None),
@@ -125,33 +196,26 @@ impl Target {
         }
     }
 
-    pub(super) fn fd(&self) -> RawFd {
-        self.file.as_raw_fd()
-    }
-
-    /// Where a read may end early: a device ends where it did when it was opened (before that, a short read is
-    /// a fault), a file may have been truncated.
-    pub(super) fn end(&self) -> io::Result<u64> {
-        if self.is_block() { Ok(self.bytes()) } else { Ok(self.file.metadata()?.len()) }
+    pub(super) fn new(path: &Path, size: u64, read_only: bool, medium: Option<Medium>) -> Self {
+        Self {
+            path: path.to_owned(),
+            size: AtomicU64::new(size),
+            read_only,
+            mark: Mutex::new(medium.as_ref().map(|medium| medium.mark.clone())),
+            medium: ArcSwapOption::from_pointee(medium),
+            health: Health::default(),
+            faults: Mutex::default(),
+            has_faults: AtomicBool::new(false),
+        }
     }
 
     /// As if it had blocks of this size, for tests of what is done about that.
     #[cfg(test)]
-    pub(super) fn with_block(mut self, block: u32) -> Self {
-        self.block = block;
-        self.memory_align = block;
+    pub(super) fn with_block(self, block: u32) -> Self {
+        let medium = self.medium.swap(None).and_then(std::sync::Arc::into_inner).expect("nobody uses it");
+        let alignment = Alignment { block, memory: block };
+        self.medium.store(Some(std::sync::Arc::new(Medium { alignment, ..medium })));
         self
-    }
-
-    /// The flag that remembers whether discard (or else write-zeroes) is refused.
-    pub(super) fn cannot(&self, discard: bool) -> bool {
-        let flag = if discard { &self.no_discard } else { &self.no_write_zeroes };
-        flag.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn remember_cannot(&self, discard: bool) {
-        let flag = if discard { &self.no_discard } else { &self.no_write_zeroes };
-        flag.store(true, Ordering::Relaxed);
     }
 }
 

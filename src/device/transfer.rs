@@ -7,9 +7,11 @@
 
 use super::buffer::{Memory, Payload};
 use super::call::What;
+use super::medium::Medium;
 use super::queue::{Op, Part};
 use super::ranges::Claim;
 use super::target::Target;
+use crate::units::Nanos;
 use smallvec::SmallVec;
 use std::io;
 use std::os::fd::RawFd;
@@ -24,6 +26,8 @@ const MOST_RETRIES: u32 = 1000;
 
 pub(super) struct Transfer {
     target: Arc<Target>,
+    /// What the target was on when this began.
+    medium: Arc<Medium>,
     op: Op,
     /// The bytes that were asked for.
     offset: u64,
@@ -107,7 +111,8 @@ impl Transfer {
     pub(super) fn new(part: Part) -> io::Result<Self> {
         let Part { target, op, offset, len, payload, .. } = part;
         let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
-        let block = u64::from(target.block_size());
+        let medium = target.medium.load_full().ok_or_else(|| error(libc::EIO))?;
+        let block = u64::from(medium.alignment.block);
         // So that no rounding below can overflow, and everything fits the kernel's signed offsets.
         let end =
             offset.checked_add(len).filter(|end| *end <= i64::MAX as u64 - block).ok_or_else(invalid)?;
@@ -118,7 +123,8 @@ impl Transfer {
         }
         let steps = Steps::new();
         let (main, edge, lent) = (None, None, None);
-        let mut this = Self { target, op, offset, end, main, start: 0, edge, lent, steps, retries: 0 };
+        let mut this =
+            Self { target, medium, op, offset, end, main, start: 0, edge, lent, steps, retries: 0 };
         let (first, last) = this.blocks();
         match op {
             Op::Flush => this.steps.push(Step::Sync),
@@ -143,7 +149,10 @@ impl Transfer {
     fn plan_read(&mut self, lent: Option<Payload>, first: u64, last: u64) -> io::Result<usize> {
         let len = self.end - self.offset;
         self.lent = lent;
-        match self.lent.take_if(|lent| lent.len() as u64 == len && lent.fits(&self.target, self.offset)) {
+        match self
+            .lent
+            .take_if(|lent| lent.len() as u64 == len && lent.fits(self.medium.alignment, self.offset))
+        {
             Some(lent) => {
                 let (main, start) = lent.into_memory();
                 (self.main, self.start) = (Some(main), start);
@@ -158,8 +167,8 @@ impl Transfer {
     }
 
     fn plan_write(&mut self, payload: Payload, first: u64, last: u64) -> io::Result<()> {
-        let block = self.target.block_size() as usize;
-        let payload = payload.placed(&self.target, self.offset);
+        let block = self.medium.alignment.block as usize;
+        let payload = payload.placed_for(self.medium.alignment, self.offset);
         let (main, start) = payload.into_memory();
         // `fits` made sure that this is not negative and that everything up to `last` is there.
         let base = start - size(self.offset - first)?;
@@ -175,7 +184,7 @@ impl Transfer {
     }
 
     fn plan_zeroes(&mut self) -> io::Result<()> {
-        let block = u64::from(self.target.block_size());
+        let block = u64::from(self.medium.alignment.block);
         for Edge { at, from, to } in self.edges()? {
             self.steps.push(Step::Read { into: Slot::Edge, pos: 0, at, len: block });
             self.steps.push(Step::Clear { pos: from, len: to - from });
@@ -184,7 +193,7 @@ impl Transfer {
         let middle = (self.offset.next_multiple_of(block), self.end - self.end % block);
         if middle.0 < middle.1 {
             let (at, len) = (middle.0, middle.1 - middle.0);
-            let step = if self.target.cannot(self.op == Op::Discard) {
+            let step = if self.medium.cannot(self.op == Op::Discard) {
                 self.zero_instead(at, len)?
             } else {
                 Step::Allocate { at, len }
@@ -196,13 +205,13 @@ impl Transfer {
 
     /// The whole blocks around the range.
     fn blocks(&self) -> (u64, u64) {
-        let block = u64::from(self.target.block_size());
+        let block = u64::from(self.medium.alignment.block);
         (self.offset - self.offset % block, self.end.next_multiple_of(block))
     }
 
     /// The blocks that the range covers partly (none, one or two), and memory for one of them.
     fn edges(&mut self) -> io::Result<Vec<Edge>> {
-        let block = u64::from(self.target.block_size());
+        let block = u64::from(self.medium.alignment.block);
         let (first, last) = self.blocks();
         let mut edges = Vec::new();
         let mut at = first;
@@ -229,7 +238,7 @@ impl Transfer {
     /// What it changes and whether it has to be alone there; `None` if there is nothing to exclude.
     pub(super) fn claim(&self) -> Option<Claim> {
         let changes = matches!(self.op, Op::Write | Op::Discard | Op::WriteZeroes);
-        if !changes || self.target.block_size() == 1 || self.steps.is_empty() {
+        if !changes || self.medium.alignment.block == 1 || self.steps.is_empty() {
             return None;
         }
         let (start, end) = self.blocks();
@@ -237,8 +246,34 @@ impl Transfer {
         Some(Claim { target, start, end, exclusive: self.edge.is_some() })
     }
 
+    /// Whether it would write where a file has been cut off.
+    pub(super) fn is_cut_off(&self, now: Nanos) -> bool {
+        let changes = matches!(self.op, Op::Write | Op::Discard | Op::WriteZeroes);
+        changes && self.offset < self.end && !self.medium.may_write_to(self.end, now.0)
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether the simplest call may wait for somebody.
+    pub(super) fn is_remote(&self) -> bool {
+        self.medium.remote
+    }
+
+    /// As much of a call as a device does that does not do all of it at once: half of it, in whole blocks.
+    pub(super) fn shortened(&self, what: What) -> What {
+        let block = self.medium.alignment.block;
+        let half = |len: u32| Some(len / 2 - len / 2 % block).filter(|half| *half > 0).unwrap_or(len);
+        match what {
+            What::Read { to, len, at } => What::Read { to, len: half(len), at },
+            What::Write { from, len, at } => What::Write { from, len: half(len), at },
+            what @ (What::Sync | What::Allocate { .. }) => what,
+        }
+    }
+
     pub(super) fn fd(&self) -> RawFd {
-        self.target.fd()
+        self.medium.fd()
     }
 
     /// Goes on to the next call, or to the end.
@@ -253,13 +288,13 @@ impl Transfer {
                 Step::Clear { pos, len } => {
                     if let Some(edge) = &mut self.edge {
                         edge.clear(pos, len);
-                        let block = self.target.block_size() as usize;
+                        let block = self.medium.alignment.block as usize;
                         // SAFETY: the step before has read the whole block.
                         let empty = self.op == Op::Discard && unsafe { edge.is_zero(0, block) };
                         if let [.., next, _] = self.steps.as_mut_slice()
                             && let Step::Write { at, len, .. } = *next
                             && empty
-                            && !self.target.cannot(true)
+                            && !self.medium.cannot(true)
                         {
                             // Nothing is left in the block, so it goes as a whole. It may even be a hole already,
                             // and to give back room must take none.
@@ -329,7 +364,7 @@ impl Transfer {
             return self.failed(step, result.saturating_neg());
         }
         let did = u64::from(result.unsigned_abs());
-        let whole = did - did % u64::from(self.target.block_size());
+        let whole = did - did % u64::from(self.medium.alignment.block);
         let rest = match step {
             Step::Read { into, pos, at, len } if did < len => {
                 if did == 0 || whole < did {
@@ -338,8 +373,8 @@ impl Transfer {
                         self.clear(into, pos + size(did)?, size(len - did)?);
                         return Ok(());
                     }
-                    if at + did >= self.target.end()? {
-                        // Somebody truncated the file. Its data is lost, and must not look as if it were zeroes.
+                    if at + did >= self.medium.size_now()? {
+                        // Somebody truncated the file, or the device is gone. Its data is lost, and must not look as if it were zeroes.
                         return Err(error(libc::EIO));
                     }
                 }
@@ -370,10 +405,16 @@ impl Transfer {
                 Step::Allocate { at, len },
                 libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL | libc::ENOSYS | libc::ENOTTY,
             ) => {
-                self.target.remember_cannot(self.op == Op::Discard);
+                self.medium.remember_cannot(self.op == Op::Discard);
                 let step = self.zero_instead(at, len)?;
                 self.steps.push(step);
                 Ok(())
+            }
+            // What a device says of what is behind its end, and one that is gone has its end at 0.
+            (Step::Write { at, len, .. } | Step::Zero { at, len }, libc::ENOSPC)
+                if self.medium.is_block() && self.medium.size_now()? < at + len =>
+            {
+                Err(error(libc::ENXIO))
             }
             _ => Err(error(errno)),
         }

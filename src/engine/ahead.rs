@@ -8,10 +8,10 @@
 //! answered.
 //!
 //! ```text
-//!  memory is short ──► the oldest write in memory of the group that has most there goes to the device
-//!                       (`carry_out_ahead`; it takes a place there that nobody else may take in his turn)
+//!  memory is short ──► the latest write in memory of the group that has most there goes to the device
+//!                       (`carry_out_ahead`; half of the places there are for these meanwhile)
 //!
-//!  its turn comes ───► in its stead the oldest write of its group that is still in memory is carried out
+//!  its turn comes ───► in its stead the latest write of its group that is still in memory is carried out
 //!                       (`pass`), and it is answered when that is done
 //! ```
 //!
@@ -19,10 +19,14 @@
 //! out before. Without it a group with a hundred writes done would be answered a hundred times at once, and come with a
 //! hundred new ones. When nothing of its group is left to be carried out, it takes as long as a request usually does.
 //!
+//! The latest and not the oldest, whose turn may come while it is at the device: then nothing would be gained, a place
+//! and an answer as at any time, and the kernel's line would be as long as before.
+//!
 //! A write that fails ahead of its turn keeps its error until then. Writes that overlap and are both unanswered have no order,
 //! and whoever may expect to see a write (its answer has come) comes after it, so no other order than that of the range
 //! lock of the device is needed.
 
+use super::Ticket;
 use super::core::{Accepted, Left, Outbox, Stage, State};
 use crate::device::Op;
 use crate::sched::{Dispatched, GroupKey};
@@ -107,31 +111,26 @@ impl Lines {
         }
     }
 
-    fn first(&self, group: GroupKey) -> Option<u32> {
-        self.0.get(&group.index())?.first
+    fn latest(&self, group: GroupKey) -> Option<u32> {
+        self.0.get(&group.index())?.last
     }
 
-    /// The oldest of the group that has most: bytes, or requests where `places` are what is short.
-    fn of_the_largest(&self, places: bool) -> Option<u32> {
-        let size = |line: &&Line| if places { line.count as usize } else { line.bytes };
-        self.0.values().max_by_key(size)?.first
+    /// The latest of the group that has most.
+    fn of_the_largest(&self) -> Option<u32> {
+        self.0.values().max_by_key(|line| line.bytes)?.last
     }
 
     fn clear(&mut self, table: &mut Slab<Accepted>) {
         self.0.clear();
         table.iter_mut().for_each(|(_, accepted)| accepted.link = Link::default());
     }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 impl Accepted {
     /// Memory that its data take.
     fn weighs(&self) -> usize {
-        self.bytes + self.copied
+        let in_slot = if self.ticket.slot == Ticket::NOWHERE { 0 } else { self.bytes };
+        in_slot + self.copied
     }
 
     /// The group that holds it, if one does.
@@ -164,7 +163,7 @@ impl State {
                     self.end_aside(id, now);
                 }
             }
-            Deed::Done => match group.and_then(|group| self.lines.first(group).zip(Some(group))) {
+            Deed::Done => match group.and_then(|group| self.lines.latest(group).zip(Some(group))) {
                 Some((other, group)) => {
                     self.lines.remove(group, other, &mut self.table);
                     self.begin(
@@ -221,8 +220,10 @@ impl State {
         // That ends what was lent.
         pieces.iter_mut().for_each(|piece| piece.payload = None);
         self.budget.give(std::mem::take(copied));
-        if ticket.may_leave {
-            out.left.push(Left::Free(std::mem::replace(&mut ticket.slot, super::Ticket::NOWHERE)));
+        if ticket.slot == Ticket::NOWHERE {
+            // It has left it before.
+        } else if ticket.may_leave {
+            out.left.push(Left::Free(std::mem::replace(&mut ticket.slot, Ticket::NOWHERE)));
             ticket.may_leave = false;
         } else {
             let errno = error.as_ref().map(|error| error.raw_os_error().unwrap_or(libc::EIO));
@@ -230,13 +231,13 @@ impl State {
         }
     }
 
-    /// As long as memory or places are short, carries out what takes them, but not more than `most`.
+    /// As long as memory is short, carries out what takes it, but not more than `most`.
     pub(super) fn carry_out_ahead(&mut self, most: usize, now: Nanos, out: &mut Outbox) {
         for _ in 0..most {
             if !self.is_tight() || !self.disk.has_room() {
                 break;
             }
-            let Some(id) = self.lines.of_the_largest(self.budget.is_short_of_places()) else { break };
+            let Some(id) = self.lines.of_the_largest() else { break };
             let Some(group) = self.table[id as usize].held_in() else { break };
             self.lines.remove(group, id, &mut self.table);
             self.disk.begin_aside(now);
@@ -245,6 +246,12 @@ impl State {
         }
         // Where the scheduler takes every place at the device, every second one that gets free is for this.
         self.ahead_is_next = self.is_tight() && self.disk.aside() == 0 && !self.lines.0.is_empty();
+    }
+
+    /// Whether the places at the device that are left are for writes ahead: while memory is short, these are to have as many
+    /// as all others, or the kernel's line would hardly get shorter.
+    pub(super) fn makes_room(&self) -> bool {
+        self.disk.in_flight() > self.disk.aside() && self.is_tight() && !self.lines.0.is_empty()
     }
 
     fn is_tight(&self) -> bool {
@@ -257,17 +264,14 @@ impl State {
         self.disk.end_aside(now);
     }
 
-    /// Requests that came with this visit and are still held stay for a while.
-    pub(super) fn settle(&mut self, out: &mut Outbox) {
+    /// Writes that came with this visit and are still held stand in line.
+    pub(super) fn settle(&mut self) {
         let mut came = std::mem::take(&mut self.came);
         for id in came.drain(..) {
             let Some(accepted) = self.table.get(id as usize) else { continue };
             let Some(group) = accepted.held_in().filter(|_| accepted.deed == Deed::Waits) else { continue };
             if accepted.op == Op::Write {
                 self.lines.push(group, id, &mut self.table);
-            } else if accepted.ticket.may_leave && self.budget.is_short_of_places() {
-                // A read gets other memory when it is its turn; nothing else has any.
-                self.leave_slot(id, out);
             }
         }
         self.came = came;

@@ -1,6 +1,6 @@
 //! What the requests of a mount may take of memory: counted by all engines and by the transport together.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Memory of requests, in bytes, and the bound that it is kept under.
 ///
@@ -15,15 +15,13 @@ pub struct Budget {
     in_flight: AtomicUsize,
     /// Of that, what is read, which is in use but not in `used`.
     reads: AtomicUsize,
-    /// The transport has few places left for requests.
-    places_short: AtomicBool,
 }
 
 impl Budget {
     /// With `bound` bytes, which should be several times what the largest request takes.
     pub fn new(bound: usize) -> Self {
         let [used, in_flight, reads] = Default::default();
-        Self { bound, used, in_flight, reads, places_short: AtomicBool::new(false) }
+        Self { bound, used, in_flight, reads }
     }
 
     /// Counts memory that is used from now on.
@@ -46,27 +44,15 @@ impl Budget {
         self.used() >= self.bound
     }
 
-    /// Memory or places are to be given back, even if `freed` bytes are on their way: there is less than a quarter left.
-    /// With so much left, some come in while others are carried out.
+    /// Memory is to be given back, even if `freed` bytes are on their way: there is less than a quarter left. With so much
+    /// left, some come in while others are carried out.
     pub(super) fn is_tight(&self, freed: usize) -> bool {
-        self.used().saturating_sub(freed) > self.bound / 4 * 3 || self.is_short_of_places()
+        self.used().saturating_sub(freed) > self.bound / 4 * 3
     }
 
-    /// The engines want visits, so that they carry out what takes memory or places.
+    /// The engines want visits, so that they carry out what takes memory.
     pub fn wants_visits(&self) -> bool {
         self.is_tight(0)
-    }
-
-    /// Says whether the transport has few places left for requests.
-    pub fn set_places_short(&self, short: bool) {
-        if self.places_short.load(Ordering::Relaxed) != short {
-            self.places_short.store(short, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether the transport has few places left for requests.
-    pub fn is_short_of_places(&self) -> bool {
-        self.places_short.load(Ordering::Relaxed)
     }
 
     /// A request of so many bytes goes to the device. A read takes its memory only now.

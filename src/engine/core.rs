@@ -373,7 +373,7 @@ impl Turn<'_> {
 
     /// Takes what a call gave.
     pub fn finished(&mut self, finished: Finished) {
-        self.state.device.finished(finished, &mut self.out.calls);
+        self.state.device.finished(finished, self.now, &mut self.out.calls);
     }
 
     /// Ends the visit. Says when somebody has to come again, unless somebody comes before; whoever ends the last visit
@@ -398,7 +398,7 @@ impl Turn<'_> {
                     state.carry_out_ahead(1, now, out);
                 }
                 wait = state.pump(now, out);
-                state.settle(out);
+                state.settle();
                 state.carry_out_ahead(usize::MAX, now, out);
             }
             // What was refused at once, or had nothing to do, is done already and lets the next ones pass.
@@ -425,7 +425,8 @@ impl State {
     fn pump(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         loop {
             // A completion will ask again.
-            if self.disk.in_flight() > 0 && self.budget.has_enough_in_flight() && !self.closing {
+            let enough = self.disk.in_flight() > 0 && self.budget.has_enough_in_flight();
+            if (enough || self.makes_room()) && !self.closing {
                 return None;
             }
             match self.disk.next(now) {
@@ -450,7 +451,10 @@ impl State {
                 op: *op,
                 offset: piece.range.offset,
                 len: piece.range.len,
-                payload: piece.payload.take(),
+                payload: piece.payload.take().map(|payload| match payload.is_packed() {
+                    true => payload.placed(image.target(), piece.range.offset),
+                    false => payload,
+                }),
             };
             device.submit(part, now, calls);
         }
@@ -509,7 +513,9 @@ fn pieces(
             if range.len < payload.len() as u64 {
                 rest = Some(payload.split_off(range.len as usize));
             }
-            if op == Op::Write { payload.placed(target, range.offset) } else { payload }
+            // What was packed to wait is placed when it goes to the device.
+            let place = op == Op::Write && !payload.is_packed();
+            if place { payload.placed(target, range.offset) } else { payload }
         });
         pieces.push(Piece { range, payload });
     }

@@ -92,8 +92,7 @@ mod tests {
     fn image(extents: &[(u64, u64)]) -> Image {
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
         let folder = tempfile::tempdir().expect("a folder");
-        let target =
-            Target::open(&folder.path().join("disk"), Some(Bytes(1 << 20)), OpenMode { read_only: false });
+        let target = Target::open(&folder.path().join("disk"), Some(Bytes(1 << 20)), OpenMode::default());
         Image::new("vm.img".into(), target.expect("a file").into(), BandId::default(), extents)
     }
 

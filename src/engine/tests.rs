@@ -1,5 +1,6 @@
 //! The engine on real files: every request is answered exactly once, whatever ends it.
 
+mod ahead;
 mod changes;
 
 use super::*;
@@ -82,9 +83,18 @@ impl Bench {
     }
 
     fn with(extents: &[(u64, u64)], simulate: Option<Simulate>, unscheduled: bool) -> Self {
+        Self::within(extents, simulate, unscheduled, Arc::default())
+    }
+
+    /// One whose requests may take so much memory.
+    fn within(
+        extents: &[(u64, u64)],
+        simulate: Option<Simulate>,
+        unscheduled: bool,
+        budget: Arc<Budget>,
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        let target =
-            Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode { read_only: false });
+        let target = Target::open(&folder.path().join("disk"), Some(Bytes(SIZE)), OpenMode::default());
         let target = Arc::new(target.expect("a file"));
         let band = BandSettings {
             name: "ioband1".into(),
@@ -96,7 +106,7 @@ impl Bench {
             groups: Vec::new(),
         };
         let settings = Settings::default();
-        let settings = EngineSettings { id: 1, settings, unscheduled, simulate, budget: Arc::default() };
+        let settings = EngineSettings { id: 1, settings, unscheduled, simulate, budget };
         let clock = Clock::start();
         let extents = extents.iter().map(|&(o, s)| Extent { offset: Bytes(o), size: Bytes(s) }).collect();
         let engine = Engine::new(0, settings, clock);
@@ -169,7 +179,8 @@ fn user(uid: u32) -> (Identity, Caller) {
 }
 
 fn ticket(unique: u64) -> Ticket {
-    Ticket { slot: 7, kind: 3, len: 5, unique, may_leave: false }
+    // Those of a test are few.
+    Ticket { slot: unique as u32, kind: 3, len: 5, unique, may_leave: false }
 }
 
 fn answered(answer: Answer) -> (u64, Answered) {

@@ -314,8 +314,10 @@ impl Metadata {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
         if let Handle::Transaction(transaction) = &*handle {
             let mut said = lock(transaction);
-            if let Some(bytes) = said.has_read(asked) {
-                return reply.data(&bytes);
+            match said.has_read(asked) {
+                Some(Ok(bytes)) => return reply.data(&bytes),
+                Some(Err(errno)) => return reply.error(errno),
+                None => {}
             }
             // What was written without a newline is a command, too.
             let Some(command) = said.complete() else { return reply.data(&said.read(size, asked)) };
@@ -329,7 +331,7 @@ impl Metadata {
                 match errno {
                     None => reply.data(&said.read(size, asked)),
                     Some(errno) => {
-                        said.answered();
+                        said.refused_to_reader(errno, asked);
                         reply.error(errno);
                     }
                 }

@@ -9,6 +9,7 @@ use super::tree::Tree;
 use super::wire::{FallocateIn, FsyncIn, InHeader, ReadIn, WRITE_CACHE, WriteIn, WriteOut, opcode, parse};
 use crate::classify::{Caller, Round};
 use crate::clock;
+use crate::device::Payload;
 use crate::engine::{Prepared, Request, Ticket, Work};
 use fuser::{FileHandle, INodeNo};
 use zerocopy::IntoBytes;
@@ -25,8 +26,8 @@ pub(super) mod kind {
 
 /// What becomes of a request.
 pub(super) enum Verdict<'t> {
-    /// The disk has to do something; the slot comes back with the ticket.
-    Submit(&'t ImageNode, Prepared, Ticket),
+    /// The disk has to do something; the slot comes back with the ticket, unless it is free already.
+    Submit(&'t ImageNode, Prepared, Ticket, Option<Slot>),
     /// It is answered at once.
     Answer(Slot, Answered),
     /// It is fuser's.
@@ -84,6 +85,59 @@ enum Wish {
     },
 }
 
+impl Wish {
+    /// What the disk is to do, with the data where they are.
+    fn staying(self, slot: Slot, unique: u64) -> (u64, Work, Ticket, Option<Slot>) {
+        match self {
+            Self::Read { offset, len } => {
+                let (into, ticket) = slot.lend(len, kind::DATA, unique);
+                (offset, Work::Read { len: len.into(), into: Some(into) }, ticket, None)
+            }
+            Self::Write { offset, len } => {
+                let (payload, ticket) = slot.lend(len, kind::WRITTEN, unique);
+                (offset, Work::Write(payload), ticket, None)
+            }
+            Self::Discard { offset, len } => {
+                (offset, Work::Discard { len }, slot.ticket(0, kind::EMPTY, unique), None)
+            }
+            Self::WriteZeroes { offset, len } => {
+                (offset, Work::WriteZeroes { len }, slot.ticket(0, kind::EMPTY, unique), None)
+            }
+            Self::Flush | Self::Nothing { .. } => (0, Work::Flush, slot.ticket(0, kind::EMPTY, unique), None),
+        }
+    }
+
+    /// The same for a request that is not to stay in its slot, because there are few: one caller with tens of thousands of
+    /// requests would else keep others out. A read gets memory when it is its turn; what is written is copied, and small
+    /// writes are packed.
+    fn leaving(&self, node: &ImageNode, slot: &Slot, unique: u64) -> Option<(u64, Work, Ticket)> {
+        if !slot.is_dear() {
+            return None;
+        }
+        let ticket = |len, kind| Slot::ticket_elsewhere(len, kind, unique);
+        Some(match *self {
+            Self::Read { offset, len } => {
+                (offset, Work::Read { len: len.into(), into: None }, ticket(len, kind::DATA))
+            }
+            Self::Write { offset, len } => {
+                let data = slot.room().get(..len as usize)?;
+                let payload = match data.len() {
+                    ..=SMALL => Payload::packed(data),
+                    _ => Payload::for_write(node.image.target(), 0, data),
+                };
+                (offset, Work::Write(payload), ticket(len, kind::WRITTEN))
+            }
+            Self::Flush => (0, Work::Flush, ticket(0, kind::EMPTY)),
+            Self::Discard { offset, len } => (offset, Work::Discard { len }, ticket(0, kind::EMPTY)),
+            Self::WriteZeroes { offset, len } => (offset, Work::WriteZeroes { len }, ticket(0, kind::EMPTY)),
+            Self::Nothing { .. } => return None,
+        })
+    }
+}
+
+/// Data of so many bytes are packed when they have to be copied. They are placed under the engine's lock.
+const SMALL: usize = 4096;
+
 /// The file handle that a request came through, whether the kernel made it by itself, and what it asks.
 type Asked = (u64, bool, Wish);
 
@@ -109,29 +163,18 @@ impl Face {
         if matches!(wish, Wish::Write { .. } | Wish::Discard { .. } | Wish::WriteZeroes { .. }) {
             node.touch(clock::wall());
         }
-        let ((offset, work), ticket) = match wish {
-            Wish::Nothing { kind } => return Verdict::Answer(slot, answered(kind, Ok(()))),
-            Wish::Read { offset, len } => {
-                let (into, ticket) = slot.lend(len, kind::DATA, unique);
-                ((offset, Work::Read { len: len.into(), into: Some(into) }), ticket)
-            }
-            Wish::Write { offset, len } => {
-                let (payload, ticket) = slot.lend(len, kind::WRITTEN, unique);
-                ((offset, Work::Write(payload)), ticket)
-            }
-            Wish::Flush => ((0, Work::Flush), slot.ticket(0, kind::EMPTY, unique)),
-            Wish::Discard { offset, len } => {
-                ((offset, Work::Discard { len }), slot.ticket(0, kind::EMPTY, unique))
-            }
-            Wish::WriteZeroes { offset, len } => {
-                ((offset, Work::WriteZeroes { len }), slot.ticket(0, kind::EMPTY, unique))
-            }
+        if let Wish::Nothing { kind } = wish {
+            return Verdict::Answer(slot, answered(kind, Ok(())));
+        }
+        let (offset, work, ticket, free) = match wish.leaving(node, &slot, unique) {
+            Some((offset, work, ticket)) => (offset, work, ticket, Some(slot)),
+            None => wish.staying(slot, unique),
         };
         let caller = Caller { uid: header.uid, gid: header.gid, tid: header.pid };
         let (identity, caller) = self.charge(round, caller, FileHandle(fh), by_kernel);
         let image = node.image.clone();
         let prepared = node.engine.prepare(Request { image, offset, work, identity, caller });
-        Verdict::Submit(node, prepared, ticket)
+        Verdict::Submit(node, prepared, ticket, free)
     }
 }
 

@@ -9,7 +9,7 @@ use crate::classify::Identity;
 use crate::clock;
 use crate::config::LARGEST;
 use crate::control::Carried;
-use crate::ledger::LedgerError;
+use crate::ledger::{Ledger, LedgerError};
 use fuser::INodeNo;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -23,7 +23,7 @@ impl Face {
     pub fn go_on(&self) -> Result<(), LedgerError> {
         let journal = self.control.journal();
         let ledger = journal.ledger();
-        let scratch = self.scratch.go_on(&journal.carried())?;
+        let scratch = self.scratch.go_on(&journal.carried());
         let scratch: HashMap<u64, _> = scratch.into_iter().map(|file| (file.ino.0, file)).collect();
         let mut files = Vec::new();
         for (index, entry) in OpenFiles::inherited(ledger)? {
@@ -31,13 +31,13 @@ impl Face {
                 What::Image { .. } => self.image_handle(&entry.what),
                 What::Text { ino } => self.text_of(*ino).map(Handle::Text),
                 What::Draft => {
-                    let draft = KeptDraft::go_on(ledger.clone(), index, LARGEST as usize + 1)?;
-                    Some(Handle::Draft(Mutex::new(draft)))
+                    let draft = KeptDraft::go_on(ledger.clone(), index, LARGEST as usize + 1);
+                    found(draft).map(|draft| Handle::Draft(Mutex::new(draft)))
                 }
                 What::Scratch { ino } => scratch.get(ino).cloned().map(Handle::Scratch),
                 What::Transaction => {
-                    let transaction = KeptTransaction::go_on(ledger.clone(), index)?;
-                    Some(Handle::Transaction(Mutex::new(transaction)))
+                    let transaction = KeptTransaction::go_on(ledger.clone(), index);
+                    found(transaction).map(|said| Handle::Transaction(Mutex::new(said)))
                 }
                 What::Setting { ino } => match self.node(INodeNo(*ino)) {
                     Some(Node::Setting(device, setting)) => {
@@ -106,6 +106,14 @@ impl Face {
         !self.tree().has(INodeNo(ino)) && self.open_files.entries().iter().any(|(_, what)| is_it(what))
     }
 
+    /// Whether what was open makes sense to this program.
+    ///
+    /// # Errors
+    /// It does not, or cannot be read.
+    pub fn understands(ledger: &Ledger) -> Result<(), LedgerError> {
+        OpenFiles::inherited(ledger).map(drop)
+    }
+
     /// Whether somebody had this image open when a predecessor served.
     ///
     /// # Errors
@@ -128,4 +136,9 @@ impl Face {
         };
         self.open_files.entries().iter().filter_map(|(_, what)| waiting(what)).collect()
     }
+}
+
+/// What was kept of one file. The others are not to suffer if that makes no sense.
+fn found<T>(kept: Result<T, LedgerError>) -> Option<T> {
+    kept.inspect_err(|error| tracing::warn!(%error, "an open file is lost")).ok()
 }

@@ -206,7 +206,7 @@ struct Outcome {
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum What {
-    /// It was written, or refused with an errno.
+    /// It was written, or refused with an errno; so is a reader who completes a command.
     Wrote(Option<i32>),
     /// From here to there of the answer was read.
     Read(usize, usize),
@@ -275,11 +275,15 @@ impl KeptTransaction {
         }
     }
 
-    /// What was read before this was sent again.
-    pub(super) fn has_read(&self, asked: Asked) -> Option<Vec<u8>> {
-        let What::Read(from, to) = self.outcome(asked)? else { return None };
-        let (answer, _) = self.transaction.answered();
-        Some(answer.get(from..to).unwrap_or_default().to_vec())
+    /// What was read before this was sent again, or why not.
+    pub(super) fn has_read(&self, asked: Asked) -> Option<Result<Vec<u8>, Errno>> {
+        match self.outcome(asked)? {
+            What::Read(from, to) => {
+                let (answer, _) = self.transaction.answered();
+                Some(Ok(answer.get(from..to).unwrap_or_default().to_vec()))
+            }
+            What::Wrote(errno) => Some(Err(Errno::from_i32(errno?))),
+        }
     }
 
     /// As [`Transaction::write`]. A command is written down as gone only with what came of it.
@@ -317,8 +321,9 @@ impl KeptTransaction {
         self.transaction.answer(text);
     }
 
-    /// The command was refused, and nothing is read.
-    pub(super) fn answered(&self) {
+    /// The command that a reader has completed was refused, and nothing is read.
+    pub(super) fn refused_to_reader(&mut self, errno: Errno, asked: Asked) {
+        self.note(asked, What::Wrote(Some(errno.code())));
         self.keep(0);
     }
 

@@ -33,6 +33,8 @@ mod node;
 mod open_files;
 mod place;
 mod relay;
+#[cfg(test)]
+mod repeat_tests;
 mod rings;
 mod scratch;
 mod server;

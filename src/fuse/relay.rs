@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockType, recv, send, sendmsg, setsockopt, socketpair, sockopt,
 };
+use rustix::process::{getpriority_process, setpriority_process};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
@@ -99,6 +100,16 @@ impl Init {
     }
 }
 
+/// Lets the threads that serve data go before this one: no share governs names and attributes, so a flood of them is not to
+/// take the processors from those whose requests have one.
+pub(super) fn step_back() {
+    const NICER: i32 = 5;
+    let stepped = getpriority_process(None).and_then(|nice| setpriority_process(None, nice + NICER));
+    if let Err(error) = stepped {
+        tracing::debug!(%error, "a thread does not step back");
+    }
+}
+
 impl Relay {
     /// Starts fuser, and lets it answer the kernel's first request by way of who holds the connection; by way of nobody, where
     /// the kernel has had its answer from a predecessor.
@@ -115,6 +126,7 @@ impl Relay {
             let _ = setsockopt(end, sockopt::SndBuf, &(4 * MESSAGE));
         }
         thread::Builder::new().name("fuse".into()).spawn(move || {
+            step_back();
             let session = Session::from_fd(metadata, theirs, acl, fuser::Config::default());
             match session.and_then(Session::run) {
                 // It ends with the program, which closes our end.

@@ -6,7 +6,7 @@ use super::kept::KeptDraft;
 use super::node::file_attr;
 use crate::clock;
 use crate::control::{Asked, Carried, Draft, ScratchEntry};
-use crate::ledger::{Ledger, LedgerError, RECORDS};
+use crate::ledger::{Ledger, RECORDS};
 use fuser::{Errno, FileAttr, INodeNo, TimeOrNow};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -74,13 +74,22 @@ impl Scratch {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of a predecessor; all of them, so that somebody can take those without a name.
-    pub(super) fn go_on(&self, carried: &Carried) -> Result<Vec<Arc<ScratchFile>>, LedgerError> {
+    /// Those of a predecessor; all of them, so that somebody can take those without a name. One that was closed after it lost
+    /// its name may still be written down, without a content.
+    pub(super) fn go_on(&self, carried: &Carried) -> Vec<Arc<ScratchFile>> {
         let mut files = self.files();
         files.last = carried.last_scratch;
         let mut all = Vec::new();
         for entry in &carried.scratch {
-            let kept = KeptDraft::go_on(self.ledger.clone(), entry.content, LARGEST)?;
+            let kept = match KeptDraft::go_on(self.ledger.clone(), entry.content, LARGEST) {
+                Ok(kept) => kept,
+                Err(error) => {
+                    if let Some(name) = &entry.name {
+                        tracing::warn!(%error, "{name} is lost");
+                    }
+                    continue;
+                }
+            };
             files.used.fetch_add(kept.bytes().len(), Ordering::Relaxed);
             let file = Arc::new(ScratchFile {
                 ino: INodeNo(entry.ino),
@@ -100,7 +109,7 @@ impl Scratch {
             }
             all.push(file);
         }
-        Ok(all)
+        all
     }
 
     /// Writes down which there are.

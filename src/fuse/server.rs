@@ -260,7 +260,7 @@ impl Server {
         // What comes beside the rings stands behind them.
         let mut entries: Vec<_> = slots.all().collect();
         let beside = entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize));
-        let pool = Pool::new(beside, budget);
+        let pool = Pool::new(beside, slots);
         let found = left.map_or(Vec::new(), |left| left.slots).into_iter().map(|(found, _)| found);
         let entries = entries.into_iter().zip(found.chain(std::iter::repeat(Found::Nothing))).collect();
         let shared = Arc::new(Shared {
@@ -628,6 +628,7 @@ fn descriptors(mut descriptors: Vec<OwnedFd>, count: usize, holder: &dyn Hold) -
 /// A thread that carries fuser's answers to where they belong.
 fn carry_answers(shared: Arc<Shared>) -> io::Result<()> {
     thread::Builder::new().name("relay".into()).spawn(move || {
+        super::relay::step_back();
         let mut buffer = vec![0; MESSAGE];
         loop {
             let (len, route) = match shared.relay.answer(&mut buffer) {

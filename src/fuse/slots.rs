@@ -40,6 +40,8 @@ pub(super) struct Slots {
     /// What is known of each, beside who has it.
     marks: Box<[Marks]>,
     budget: Arc<Budget>,
+    /// Few are free.
+    few: AtomicBool,
     /// While no more than this is used of the budget, memory stays where it is.
     keep: usize,
 }
@@ -154,8 +156,8 @@ impl Slots {
     ) -> &'static Self {
         let unused = |_| Marks { used: 0.into(), with: HERE.into(), outcome: NOT_YET.into() };
         let marks = (0..count).map(unused).collect();
-        let given_out = AtomicBool::new(false);
-        Box::leak(Box::new(Self { memory, count, room, given_out, marks, budget, keep }))
+        let (given_out, few) = (AtomicBool::new(false), AtomicBool::new(false));
+        Box::leak(Box::new(Self { memory, count, room, given_out, marks, budget, few, keep }))
     }
 
     /// Goes on with the memory that a predecessor's slots have, in their order.
@@ -258,14 +260,15 @@ fn size_of(count: u32, room: usize) -> io::Result<usize> {
 }
 
 /// Free slots that no thread keeps for itself.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
     slots: Mutex<Vec<Slot>>,
     /// Somebody found none, or no memory.
     starving: AtomicBool,
+    /// All of the mount.
+    all: &'static Slots,
     /// How many there are.
     count: usize,
-    budget: Arc<Budget>,
 }
 
 /// Free slots of one thread: mostly it goes without the pool, and its last used slot, which is in its caches, is the next.
@@ -278,36 +281,33 @@ pub(super) struct Free {
 const MANY: usize = 64;
 
 impl Pool {
-    pub(super) fn new(slots: Vec<Slot>, budget: Arc<Budget>) -> Self {
+    pub(super) fn new(slots: Vec<Slot>, all: &'static Slots) -> Self {
         let count = slots.len();
-        Self { slots: slots.into(), starving: AtomicBool::new(false), count, budget }
+        Self { slots: slots.into(), starving: AtomicBool::new(false), all, count }
     }
 
     /// Whether there is memory for another request. If not, [`Pool::has_some_again`] says when there is.
     pub(super) fn has_memory(&self) -> bool {
-        if !self.budget.is_full() {
+        if !self.all.budget.is_full() {
             return true;
         }
         self.starving.store(true, Ordering::SeqCst);
         // Whoever gave some back in between has not seen that.
-        !self.budget.is_full()
+        !self.all.budget.is_full()
     }
 
     /// After memory was given back: true if somebody waits for it, and there is some.
     pub(super) fn has_some_again(&self) -> bool {
         self.starving.load(Ordering::SeqCst)
-            && !self.budget.is_full()
+            && !self.all.budget.is_full()
             && self.starving.swap(false, Ordering::SeqCst)
     }
 
-    /// Tells the engines whether so many free slots are few. Of very few from the beginning nobody holds many.
+    /// Whether so many free slots are few. Each thread may have some more.
     fn note(&self, free: usize) {
-        if self.count >= 4 * MANY {
-            if free < self.count / 4 {
-                self.budget.set_places_short(true);
-            } else if free > self.count / 2 {
-                self.budget.set_places_short(false);
-            }
+        let (few, was) = (free < self.count / 2, self.all.few.load(Ordering::Relaxed));
+        if few != was && self.count > 4 * MANY {
+            self.all.few.store(few, Ordering::Relaxed);
         }
     }
 
@@ -362,6 +362,11 @@ impl Free {
 }
 
 impl Slot {
+    /// Whether a request had better not stay in it: there are few.
+    pub(super) fn is_dear(&self) -> bool {
+        self.slots.few.load(Ordering::Relaxed)
+    }
+
     pub(super) fn index(&self) -> u32 {
         self.index
     }
@@ -378,6 +383,11 @@ impl Slot {
     }
 
     /// The data.
+    pub(super) fn room(&self) -> &[u8] {
+        &self.bytes()[HEAD..]
+    }
+
+    /// The data, to be changed.
     pub(super) fn room_mut(&mut self) -> &mut [u8] {
         &mut self.bytes_mut()[HEAD..]
     }
@@ -389,6 +399,11 @@ impl Slot {
         let len = (len as usize).min(self.slots.room);
         let payload = self.slots.memory.lend(self.slots.at(self.index) + HEAD, len);
         (payload, self.ticket(len as u32, kind, unique))
+    }
+
+    /// A ticket for a request that does not stay here.
+    pub(super) fn ticket_elsewhere(len: u32, kind: u32, unique: u64) -> Ticket {
+        Ticket { slot: Ticket::NOWHERE, len, kind, unique, may_leave: false }
     }
 
     /// Waits with the engine for the answer to a request without data.
@@ -446,7 +461,7 @@ mod tests {
 
     fn pool(count: u32) -> Pool {
         let slots = Slots::new(count, 1 << 20, 0, Arc::default()).expect("address space");
-        Pool::new(slots.all().collect(), Arc::default())
+        Pool::new(slots.all().collect(), slots)
     }
 
     #[test]

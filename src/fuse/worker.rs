@@ -31,6 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const BATCH: usize = 512;
 /// Fillers that a predecessor has left are answered so many in a round: nobody waits for them.
 const FILLERS: usize = 128;
+/// Of those that are not about bytes, fewer: there is no batch to be made of them, each costs more than a read or a write, and
+/// what the devices have done meanwhile waits to be told. A storm of lookups is not to hold up data.
+const OTHERS: usize = 16;
 /// Bits of [`Ticket::kind`] for what kind of answer it is; the descriptor that it goes to stands above.
 const KIND_BITS: u32 = 8;
 
@@ -187,19 +190,27 @@ impl<'t> Worker<'t> {
 
     fn read(&mut self) {
         let descriptor = &self.shared.descriptors[self.source.dev.descriptor];
+        let mut others = 0;
         for _ in 0..BATCH {
+            // What is left is read when the lane has been looked at.
+            if others == OTHERS {
+                return;
+            }
             match self.source.dev.read(descriptor, &self.shared.pool) {
                 Read::Request(slot, header) if header.opcode == opcode::INTERRUPT => {
                     dev::refuse_interrupt(descriptor, header.unique);
                     self.release(slot);
+                    others += 1;
                 }
                 // Nobody counts how often a file was looked up, and nobody waits for an answer.
                 Read::Request(slot, header)
                     if matches!(header.opcode, opcode::FORGET | opcode::BATCH_FORGET) =>
                 {
                     self.release(slot);
+                    others += 1;
                 }
-                Read::Request(slot, _) => {
+                Read::Request(slot, header) => {
+                    others += usize::from(!matches!(header.opcode, opcode::READ | opcode::WRITE));
                     self.arrived.push(Arrived { slot, by_ring: false, found: None });
                 }
                 Read::Nothing => return,
@@ -236,13 +247,16 @@ impl<'t> Worker<'t> {
                 _ => shared.face.judge(&tree, &round, header, &arguments[..len], data, slot),
             };
             match verdict {
-                Verdict::Submit(node, prepared, mut ticket) => {
+                Verdict::Submit(node, prepared, mut ticket, free) => {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
                     ticket.kind |= (self.source.dev.descriptor as u32) << KIND_BITS;
                     // A ring entry is needed for its answer.
                     ticket.may_leave = !by_ring;
                     visit_of(&mut self.visits, node.engine.number()).requests.push((prepared, ticket));
+                    if let Some(slot) = free {
+                        self.release(slot);
+                    }
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
                 Verdict::Forward(slot) if by_ring && is_filler(header, &arguments[..len]) => {

@@ -125,7 +125,7 @@ where
         let begin = self.begin("the program that kept it was started again".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
-            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.main.as_fd()];
+            let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
             let [signal, said, ended] = until_readable(watched, None);
             if signal {
                 self.stop(Some(&worker.link));
@@ -145,7 +145,7 @@ where
     /// Does what a worker asks for. Who serves then is mostly the same one.
     fn serve(
         &mut self,
-        worker: Worker,
+        mut worker: Worker,
         said: ToKeeper,
         mut descriptors: Vec<OwnedFd>,
     ) -> anyhow::Result<Worker> {
@@ -162,6 +162,7 @@ where
                 }
             }
             ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
+            ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
@@ -350,6 +351,7 @@ where
         };
         let begin = Begin {
             waits: true,
+            before: self.before + 1,
             upgrade: Some(Upgrade { unique, failed: None }),
             ..self.begin("was replaced by another program".into())
         };

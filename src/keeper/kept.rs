@@ -4,9 +4,11 @@ use super::link::{Begin, Link, ToKeeper, ToWorker};
 use crate::fuse::{Hold, MountedAt};
 use crate::ledger::{Ledger, LedgerError, Page};
 use anyhow::{Context, bail};
+use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::thread::gettid;
 use serde::{Deserialize, Serialize};
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -187,7 +189,10 @@ impl Keeper {
         // If it has ended, that is heard next.
         let _ = self.link.say(&ToKeeper::Ready { summary, survives });
         let listener = self.clone();
-        thread::Builder::new().name("keeper".into()).spawn(move || listener.listen(&hears))?;
+        thread::Builder::new().name("keeper".into()).spawn(move || {
+            listener.be_watched();
+            listener.listen(&hears);
+        })?;
         Ok(())
     }
 
@@ -213,6 +218,17 @@ impl Keeper {
         self.link.say(&asked).map_err(|_| gone())?;
         // If it comes about, whoever asked is answered by the successor: to us he has asked in vain.
         Err(answer.recv().unwrap_or_else(|_| gone()))
+    }
+
+    /// Lets the keeper see when this thread ends. A process has ended when all of its threads have; and one that waits for an
+    /// answer of the mount itself would wait for the next worker, which is started after that.
+    fn be_watched(&self) {
+        let thread = pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
+        // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
+        let told = thread.map(|thread| self.link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
+        if let Err(error) = told {
+            tracing::debug!(%error, "a thread cannot be watched");
+        }
     }
 
     fn listen(&self, hears: &dyn Fn(Word)) {

@@ -95,6 +95,8 @@ pub(super) enum ToKeeper {
     Keep,
     /// Hold the memory that comes along, which requests lie in.
     KeepMemory,
+    /// The thread whose descriptor comes along has ended when this worker is dead.
+    Watch,
     /// Answer the kernel's first request.
     First {
         /// With this.

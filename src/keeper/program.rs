@@ -5,7 +5,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -33,14 +33,8 @@ impl Program {
             .spawn()?;
         let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let process = process.ok_or_else(|| io::Error::other("a process without a number"));
-        let opened = process.and_then(|process| {
-            let whole = pidfd_open(process, PidfdFlags::empty())?;
-            let thread = pidfd_open(process, PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
-            // Where a kernel cannot tell of threads, the process has to do.
-            Ok((thread.or_else(|_| whole.try_clone())?, whole))
-        });
-        match opened {
-            Ok((main, process)) => Ok(Worker { child, main, process, link }),
+        match process.and_then(|process| Ok(pidfd_open(process, PidfdFlags::empty())?)) {
+            Ok(process) => Ok(Worker { child, sentinel: None, process, link }),
             Err(error) => {
                 // Nobody could see it end.
                 let _ = child.kill();
@@ -55,15 +49,20 @@ impl Program {
 #[derive(Debug)]
 pub(super) struct Worker {
     child: Child,
-    /// Readable when its main thread has ended: it does not live any more, but its other threads may have to wait for
-    /// something before they can end.
-    pub(super) main: OwnedFd,
+    /// Readable when one of its threads has ended that ends with all others, but waits for nothing that another process
+    /// could keep it from.
+    pub(super) sentinel: Option<OwnedFd>,
     /// Readable when it has ended.
     pub(super) process: OwnedFd,
     pub(super) link: Link,
 }
 
 impl Worker {
+    /// What tells that it does not live any more, although it may not have ended.
+    pub(super) fn death(&self) -> BorrowedFd<'_> {
+        self.sentinel.as_ref().unwrap_or(&self.process).as_fd()
+    }
+
     /// Whether a thread is one of its own.
     pub(super) fn has(&self, thread: u32) -> bool {
         Path::new(&format!("/proc/{}/task/{thread}", self.child.id())).exists()

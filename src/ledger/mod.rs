@@ -149,16 +149,48 @@ impl Page {
 
 /// The file, read and written at places.
 #[derive(Debug)]
-struct Store(File);
+struct Store(
+    File,
+    /// So many calls more that write are carried out, and the rest is as if the process had been killed before.
+    #[cfg(test)]
+    std::sync::atomic::AtomicI64,
+);
 
 impl From<OwnedFd> for Store {
     fn from(file: OwnedFd) -> Self {
+        #[cfg(test)]
+        return Self(File::from(file), i64::MAX.into());
+        #[cfg(not(test))]
         Self(File::from(file))
     }
 }
 
+#[cfg(test)]
+impl Ledger {
+    /// After so many calls more that write, it is as if the process had been killed.
+    pub(crate) fn cut_after(&self, calls: i64) {
+        self.file.1.store(calls, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Whether something was not written.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.file.1.load(std::sync::atomic::Ordering::SeqCst) < 0
+    }
+}
+
 impl Store {
+    /// Whether the process was killed by now, in a test.
+    fn is_cut(&self) -> bool {
+        #[cfg(test)]
+        return self.1.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) <= 0;
+        #[cfg(not(test))]
+        false
+    }
+
     fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.is_cut() {
+            return Ok(());
+        }
         self.0.write_all_at(bytes, at)
     }
 
@@ -179,6 +211,9 @@ impl Store {
 
     /// Gives the memory of a range back; it reads as zeroes from then on.
     fn clear(&self, at: u64, len: u64) -> io::Result<()> {
+        if self.is_cut() {
+            return Ok(());
+        }
         let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         // Both are far below the largest of a file.
         loop {

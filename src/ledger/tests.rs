@@ -110,9 +110,14 @@ proptest! {
                 break;
             }
         }
-        let expected = if whole_steps == 2 { &last } else { puts.last().unwrap() };
+        let before = puts.last().unwrap();
         let found = successor(&ledger).get(Page::Running).unwrap().unwrap();
-        prop_assert_eq!(&found, expected);
+        match whole_steps {
+            0 => prop_assert_eq!(&found, before),
+            // What is missing of the head may happen to be what was there: then it is whole.
+            1 => prop_assert!(found == *before || found == last),
+            _ => prop_assert_eq!(&found, &last),
+        }
         // And it goes on from there.
         let heir = successor(&ledger);
         heir.put(Page::Running, b"next").unwrap();

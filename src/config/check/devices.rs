@@ -272,6 +272,7 @@ pub(super) fn plans(
             limits,
             groups,
             simulate: disk.simulate,
+            faults: device.faults,
         }
     })
     .collect()

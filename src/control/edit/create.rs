@@ -59,6 +59,7 @@ pub fn create(
         limits: limits("the default group", line.policy, &line.default)?,
         groups: groups(plan, name, line)?,
         simulate: None,
+        faults: Vec::new(),
     };
     join_disk(&mut device, plan)?;
     let image = ImagePlan {

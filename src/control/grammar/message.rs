@@ -37,10 +37,12 @@ pub enum Message {
     Simulate(Option<SimulatePlan>),
     /// The counters of the device start again.
     Reset,
+    /// What is at the path of the device now is what it is on.
+    Reopen,
 }
 
 /// The first words of all messages.
-const KNOWN: [&str; 15] = [
+const KNOWN: [&str; 16] = [
     "type",
     "attach",
     "detach",
@@ -51,6 +53,7 @@ const KNOWN: [&str; 15] = [
     "policy",
     "range-bw",
     "reset",
+    "reopen",
     "max_bandwidth",
     "bandwidth_burst",
     "max_iops",
@@ -75,7 +78,8 @@ impl FromStr for Message {
         let wanted = shape(first);
         match (argument, more) {
             (None, None) if first == "reset" => Ok(Self::Reset),
-            (Some(argument), None) if first != "reset" => read(first, argument),
+            (None, None) if first == "reopen" => Ok(Self::Reopen),
+            (Some(argument), None) if !["reset", "reopen"].contains(&first) => read(first, argument),
             (None, _) => Err(Refusal::invalid(format!("`{first}` says nothing; write `{wanted}`"))),
             (_, Some(more)) | (Some(more), _) => Err(Refusal::invalid(format!(
                 "{} is one word too many for `{first}`; write `{wanted}`",
@@ -102,6 +106,7 @@ fn shape(first: &str) -> &'static str {
         "max_iops" => "max_iops ID:REQUESTS",
         "iops_burst" => "iops_burst ID:REQUESTS",
         "simulate" => "simulate IOPS:BANDWIDTH:PARALLEL",
+        "reopen" => "reopen",
         _ => "reset",
     }
 }
@@ -200,6 +205,7 @@ impl fmt::Display for Message {
                 write!(f, "simulate {}:{}:{parallel}", iops.unwrap_or(0), bandwidth.unwrap_or(Bytes(0)))
             }
             Self::Reset => f.write_str("reset"),
+            Self::Reopen => f.write_str("reopen"),
         }
     }
 }

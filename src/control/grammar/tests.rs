@@ -179,6 +179,7 @@ fn every_message() {
         ("simulate 0:1024K/s:3", Message::Simulate(Some(simulate(None, mib))), "simulate 0:1MiB:3"),
         ("simulate 5:0:3", Message::Simulate(Some(simulate(Some(5), None))), "simulate 5:0:3"),
         ("reset", Message::Reset, "reset"),
+        ("reopen", Message::Reopen, "reopen"),
     ] {
         assert_eq!(text.parse(), Ok(message), "{text}");
         assert_eq!(text.parse::<Message>().unwrap().to_string(), printed);
@@ -293,6 +294,7 @@ fn messages() -> impl Strategy<Value = Message> {
             .prop_map(|(key, id, value)| Message::Limit(key, id, value)),
         prop::option::of(simulate).prop_map(Message::Simulate),
         Just(Message::Reset),
+        Just(Message::Reopen),
     ]
 }
 

@@ -1,7 +1,7 @@
 //! What was asked for, for programs.
 
 use super::Id;
-use crate::config::{DevicePlan, GroupPlan, SimulatePlan};
+use crate::config::{DevicePlan, FaultError, FaultOp, FaultPlan, GroupPlan, SimulatePlan};
 use crate::sched::Limits;
 use crate::units::Weight;
 use serde::Serialize;
@@ -22,6 +22,8 @@ pub(super) struct TableDevice<'a> {
     groups: Vec<TableGroup<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     simulate: Option<Simulate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<Fault>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +57,40 @@ struct Simulate {
     parallel: u32,
 }
 
+#[derive(Serialize)]
+struct Fault {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
+    short: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stall_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<u64>,
+    every: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+impl Fault {
+    fn of(plan: &FaultPlan) -> Self {
+        let FaultPlan { what, op, range, every, seed } = *plan;
+        Self {
+            error: what.error.map(FaultError::as_str),
+            short: what.short,
+            stall_ms: what.stall.map(|stall| stall.0 / 1_000_000),
+            op: op.map(FaultOp::as_str),
+            offset: range.map(|range| range.offset.0),
+            size: range.map(|range| range.size.0),
+            every,
+            seed,
+        }
+    }
+}
+
 impl<'a> TableDevice<'a> {
     pub(super) fn of(plan: &'a DevicePlan) -> Self {
         let group = |id, weight: Weight, limits| TableGroup {
@@ -81,6 +117,7 @@ impl<'a> TableDevice<'a> {
                 bandwidth: bandwidth.map(|bandwidth| bandwidth.0),
                 parallel,
             }),
+            faults: plan.faults.iter().map(Fault::of).collect(),
         }
     }
 }

@@ -306,3 +306,36 @@ fn where_nothing_is_scheduled_all_may_change_as_well() {
     assert!(answers.iter().all(|(_, answer)| answer.is_ok()));
     assert_eq!(bench.ask(0, read(1)), Err(libc::ENXIO));
 }
+
+#[test]
+fn a_successor_goes_on_with_counters_and_processes() {
+    let tgid = NOBODY;
+    let groups = || vec![number(tgid, 30), number(tgid + 1, 30)];
+    let mut bench = Bench::new(&[(0, SIZE)], None);
+    bench.update(wanted(GroupType::Pid, groups()));
+    let process = |birth| Identity { process: Some(ProcessId { tgid, birth }), ..Identity::from_ids(0, 0) };
+    let ask = |bench: &mut Bench, birth| {
+        let request = Request { identity: process(birth), ..bench.request(0, read(512)) };
+        bench.asked += 1;
+        bench.visit(vec![(request, ticket(bench.asked - 1))]);
+        bench.all_answers(1);
+    };
+    (0..3).for_each(|_| ask(&mut bench, 1));
+    ask(&mut bench, 2);
+    let reads = |bench: &Bench| -> Vec<u64> {
+        bench.engine.status().bands[0].groups.iter().map(|group| group.counters.read.requests).collect()
+    };
+    assert_eq!(reads(&bench), [1, 3, 0]);
+
+    let learned = bench.engine.learned();
+    let text = serde_json::to_string(&learned).unwrap();
+    let learned = serde_json::from_str(&text).unwrap();
+    let mut heir = Bench::new(&[(0, SIZE)], None);
+    heir.update(wanted(GroupType::Pid, groups()));
+    heir.engine.change().go_on(&learned);
+    assert_eq!(reads(&heir), [1, 3, 0]);
+    // The process that the group belonged to, and not the first that comes now.
+    ask(&mut heir, 2);
+    ask(&mut heir, 1);
+    assert_eq!(reads(&heir), [2, 4, 0]);
+}

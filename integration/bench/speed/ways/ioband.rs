@@ -15,8 +15,10 @@ images:
 "
     );
     let mount = Mount::new(&bench.programs, &config, options)?;
-    let file = mount.file(".ioband/pid");
-    let pid = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let pid = pid.trim().parse().with_context(|| format!("{} says {pid:?}", file.display()))?;
+    let file = mount.file(".ioband/ls.json");
+    let list = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let list: serde_json::Value = serde_json::from_str(&list)?;
+    let worker = list["service"]["worker"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let pid = worker.with_context(|| format!("{} tells of no worker", file.display()))?;
     Ok(Served { file: mount.file("disk.img"), pid: Some(pid), _keeper: Keeper::Ioband { _mount: mount } })
 }

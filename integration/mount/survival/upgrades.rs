@@ -1,0 +1,143 @@
+//! Workers that are replaced by another program.
+
+use super::{Guest, Load, UNDER_LOAD, five, wait_for_worker, worker};
+use crate::daemon::{AS_OTHERS, MOUNT, ioband};
+use crate::support::{Random, trial};
+use libtest_mimic::Trial;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Output;
+use std::time::Duration;
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("survival: upgrades under verified writes and a guest", UNDER_LOAD, under_load),
+        trial("survival: a program that cannot take over is refused", MOUNT, refused),
+        trial(
+            "survival: a program that fails after it took over gives way to the old one",
+            MOUNT,
+            fails_late,
+        ),
+        trial("survival: whoever may change the mount may not say what runs", AS_OTHERS, not_by_others),
+    ]
+}
+
+fn upgrade(folder: &Path, program: Option<&Path>) -> Output {
+    let program = program.map(|program| program.to_str().expect("a plain path"));
+    let args: Vec<_> =
+        ["upgrade", "vmdisk"].into_iter().chain(program.map(|_| "--program")).chain(program).collect();
+    ioband(folder, &args)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn under_load() {
+    let mount = five();
+    let (mut load, mut guest) = (Load::start(&mount, 5), Guest::start(&mount, 1500));
+    let mut random = Random::new(64);
+    let mut upgrades = 0;
+    while load.runs() || guest.runs() {
+        std::thread::sleep(Duration::from_millis(random.below(200)));
+        let last = worker(&mount);
+        let output = upgrade(mount.folder(), None);
+        assert!(output.status.success(), "{}", said(&output));
+        assert_ne!(worker(&mount), last);
+        upgrades += 1;
+    }
+    load.assert_well(mount.folder());
+    guest.assert_well();
+    assert!(upgrades >= 3, "only {upgrades} upgrades");
+    assert_eq!(wait_for_worker(&mount, upgrades - 1), upgrades, "none more has died");
+}
+
+/// A program in the mount's folder.
+fn program(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, text).expect("a program");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its permissions");
+    path
+}
+
+fn refused() {
+    let mount = five();
+    let last = worker(&mount);
+    let folder = mount.folder();
+    let is_refused = |program: &Path, words: &str| {
+        let output = upgrade(folder, Some(program));
+        assert!(
+            output.status.code() == Some(1) && said(&output).contains(words),
+            "{words}: {}",
+            said(&output)
+        );
+        // The old one goes on.
+        assert_eq!(worker(&mount), last);
+        assert!(mount.control("events").contains("refused: upgrade"));
+        let image = std::fs::File::open(mount.file("vm1.img")).expect("an image");
+        image.read_exact_at(&mut [0; 4096], 0).expect("a read");
+    };
+    is_refused(Path::new("/bin/true"), "ended before it said whether it can serve");
+    is_refused(&program(folder, "text", "no program"), "text cannot be started");
+    is_refused(
+        &program(folder, "script", "#!/bin/sh\nexit 3\n"),
+        "ended before it said whether it can serve",
+    );
+    let output = upgrade(folder, Some(Path::new("none")));
+    assert!(said(&output).contains("cannot find none"), "{}", said(&output));
+    let locked = program(folder, "locked", "");
+    std::fs::set_permissions(&locked, std::fs::Permissions::from_mode(0o600)).expect("its permissions");
+    is_refused(&locked, "locked cannot be started: Permission denied");
+}
+
+/// One that could serve and is killed before it does. When it is killed too late it serves, and is followed.
+fn fails_late() {
+    let mount = five();
+    for _ in 0..50 {
+        let old = worker(&mount);
+        let output = std::thread::scope(|scope| {
+            let upgraded = scope.spawn(|| upgrade(mount.folder(), None));
+            while !upgraded.is_finished() {
+                if worker(&mount).is_some_and(|now| Some(now) != old) {
+                    super::kill_worker(&mount);
+                    break;
+                }
+            }
+            upgraded.join().expect("it ends")
+        });
+        if !output.status.success() {
+            assert!(said(&output).contains("before it served; the old one goes on"), "{}", said(&output));
+            let image = std::fs::File::open(mount.file("vm1.img")).expect("an image");
+            image.read_exact_at(&mut [0; 4096], 0).expect("a read");
+            return;
+        }
+    }
+    panic!("it always served before it was killed");
+}
+
+fn not_by_others() {
+    let config = format!("control: {{owner: \"1001\", mode: \"0600\"}}\n{}", super::FIVE);
+    let mount = crate::daemon::Vmdisk::mount(&config);
+    let last = worker(&mount);
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid", "1001", "--clear-groups", env!("CARGO_BIN_EXE_ioband"), "upgrade", "vmdisk"]);
+    let output = command.current_dir(mount.folder()).output().expect("setpriv runs");
+    assert!(said(&output).contains("only root, and the user who mounted"), "{}", said(&output));
+    assert_eq!(worker(&mount), last);
+    // Everything else is theirs.
+    let mut command = std::process::Command::new("setpriv");
+    command.args([
+        "--reuid",
+        "1001",
+        "--clear-groups",
+        env!("CARGO_BIN_EXE_ioband"),
+        "message",
+        "d",
+        "0",
+        "weight",
+        "7",
+    ]);
+    let output =
+        command.args(["--mountpoint", "vmdisk"]).current_dir(mount.folder()).output().expect("it runs");
+    assert!(output.status.success(), "{}", said(&output));
+}

@@ -1,0 +1,156 @@
+//! Looks after devices that fail: tells of it once, and takes them up again when they are back.
+//!
+//! Whoever serves only rings; all that may take its time, such as opening a device, is done by a thread of this.
+
+use super::live::Live;
+use crate::clock::Clock;
+use crate::control::Control;
+use crate::device::{OpenError, Target, Trouble};
+use crate::units::Nanos;
+use nix::errno::Errno;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+/// How long after a device has failed it is looked for the first time, and at most.
+const SOON: Nanos = Nanos::from_millis(100);
+const SELDOM: Nanos = Nanos::from_secs(5);
+
+/// Where those ring who see that a device fails.
+#[derive(Debug, Default)]
+pub(super) struct Attention {
+    rung: Mutex<bool>,
+    bell: Condvar,
+}
+
+impl Attention {
+    /// There may be something to look at.
+    pub(super) fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.bell.notify_all();
+    }
+
+    /// Waits until somebody has rung, or the time is over.
+    fn wait(&self, time: Option<Duration>) {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let quiet = |rung: &mut bool| !*rung;
+        let mut rung = match time {
+            Some(time) => {
+                self.bell.wait_timeout_while(rung, time, quiet).unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.bell.wait_while(rung, quiet).unwrap_or_else(PoisonError::into_inner),
+        };
+        *rung = false;
+    }
+}
+
+/// A device that is looked for.
+struct Search {
+    /// When to look again, and how long to wait after that.
+    next: Nanos,
+    pause: Nanos,
+    /// What was told of it last.
+    told: Option<String>,
+}
+
+/// Starts the thread. `clock` is the one of the engines.
+///
+/// # Errors
+/// When there is no thread to be had.
+pub(super) fn start(
+    live: Arc<Live>,
+    control: Arc<Control>,
+    attention: Arc<Attention>,
+    clock: Clock,
+) -> io::Result<()> {
+    let mut searches = HashMap::new();
+    let attend = move || {
+        loop {
+            let next = look(&live, &control, clock, &mut searches);
+            attention.wait(next.map(|next| next.since(clock.now()).into()));
+        }
+    };
+    thread::Builder::new().name("attend".into()).spawn(attend).map(drop)
+}
+
+/// Looks at every device; when to look again.
+fn look(
+    live: &Live,
+    control: &Control,
+    clock: Clock,
+    searches: &mut HashMap<Arc<str>, Search>,
+) -> Option<Nanos> {
+    let events = control.events();
+    let targets = live.targets();
+    searches.retain(|name, _| targets.iter().any(|(here, _)| here == name));
+    let mut next: Option<Nanos> = None;
+    for (name, target) in targets {
+        let news = target.news(clock.now());
+        for trouble in news.began {
+            if let Some(text) = words(trouble, &target) {
+                events.add(&format!("device {name}: {} {text}", target.path().display()));
+            }
+        }
+        if let Some(failed) = news.ended {
+            let requests = if failed == 1 { "request" } else { "requests" };
+            events.add(&format!("device {name}: all is well again; {failed} {requests} failed"));
+        }
+        if !news.failing && !target.is_missing() {
+            searches.remove(&name);
+            continue;
+        }
+        let now = clock.now();
+        let search = searches.entry(name.clone()).or_insert(Search { next: now, pause: SOON, told: None });
+        if search.next <= now {
+            match target.come_back() {
+                Ok(true) => {
+                    control.write_down();
+                    events.add(&format!(
+                        "device {name}: {} is back, and served again",
+                        target.path().display()
+                    ));
+                    search.told = None;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    let text = missing(&error);
+                    if search.told.as_ref() != Some(&text) {
+                        events.add(&format!("device {name}: {text}"));
+                        search.told = Some(text);
+                    }
+                }
+            }
+            let now = clock.now();
+            search.next = now.after(search.pause);
+            search.pause = search.pause.after(search.pause).min(SELDOM);
+        }
+        next = Some(next.map_or(search.next, |next| next.min(search.next)));
+    }
+    next
+}
+
+/// What is told of a trouble, after the path; `None` for what the search tells better.
+fn words(trouble: Trouble, target: &Target) -> Option<String> {
+    let more = "; more of it is not told here until all is well again";
+    Some(match trouble {
+        Trouble::Missing => return None,
+        Trouble::Full => format!("has no room for what is written: that is ENOSPC{more}"),
+        Trouble::Cut => {
+            let size = target.size_now().map(|size| format!(" to {size}")).unwrap_or_default();
+            format!("was truncated{size}: what lay behind is lost, and is answered EIO{more}")
+        }
+        Trouble::Error(errno) => {
+            let errno = Errno::from_raw(errno);
+            format!("fails: {errno:?} ({}); its callers get EIO{more}", errno.desc())
+        }
+    })
+}
+
+fn missing(error: &OpenError) -> String {
+    match error {
+        OpenError::Another { .. } => error.to_string(),
+        _ => format!("{error}; its images answer EIO until it is back"),
+    }
+}

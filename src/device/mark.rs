@@ -1,0 +1,131 @@
+//! What tells a disk from another one that has got its name.
+//!
+//! A device number or a path says nothing: the next disk that is plugged in gets both. What is written to must be the disk
+//! that was configured, so a disk that comes back is taken up by itself only where something says that it is the same.
+
+use super::kernel;
+use std::fmt;
+use std::fs::{self, Metadata};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// What was at a path. As text it is one line, without blanks at its ends, and reads back as itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// This very file, or this very attachment of a device (`diskseq`, which no later one gets before the next boot).
+    exact: String,
+    /// What stays when a device is taken out and put in again: what it says of itself, such as a serial number.
+    lasting: Option<String>,
+}
+
+impl Mark {
+    /// Of the file or block device that this was seen of.
+    pub(super) fn of(seen: &Metadata) -> Self {
+        if !seen.file_type().is_block_device() {
+            return Self { exact: format!("file:{}:{}", seen.dev(), seen.ino()), lasting: None };
+        }
+        let (major, minor) = kernel::split(seen.rdev());
+        let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+        let part = Part::of(&folder);
+        let disk = part.as_ref().map_or(folder.clone(), |_| folder.join(".."));
+        let place = part.map(|part| part.0).unwrap_or_default();
+        let exact =
+            format!("block:{major}:{minor}:{}{place}", read(&disk.join("diskseq")).unwrap_or_default());
+        Self { exact, lasting: says_of_itself(&disk).map(|name| name + &place) }
+    }
+
+    /// Whether this is what that was, with nothing in between.
+    pub fn is(&self, other: &Mark) -> bool {
+        self.exact == other.exact
+    }
+
+    /// Whether this is what that was, maybe taken out and put in again. A disk that says nothing of itself cannot be known
+    /// again.
+    pub fn is_known_as(&self, other: &Mark) -> bool {
+        self.is(other) || self.lasting.is_some() && self.lasting == other.lasting
+    }
+}
+
+/// Which part of its disk a partition is.
+struct Part(String);
+
+impl Part {
+    fn of(folder: &Path) -> Option<Self> {
+        let number = read(&folder.join("partition"))?;
+        let value = |name| read(&folder.join(name)).unwrap_or_default();
+        Some(Self(format!(":{number}+{}+{}", value("start"), value("size"))))
+    }
+}
+
+/// The name that no other disk has: of its maker, of the device mapper or of md, or the file that a loop device is on.
+fn says_of_itself(disk: &Path) -> Option<String> {
+    let names = ["wwid", "device/wwid", "dm/uuid", "md/uuid", "serial", "device/serial"];
+    let named = names.iter().find_map(|name| Some(format!("{name}:{}", read(&disk.join(name))?)));
+    named.or_else(|| {
+        let file = fs::metadata(read(&disk.join("loop/backing_file"))?).ok()?;
+        let offset = read(&disk.join("loop/offset")).unwrap_or_default();
+        Some(format!("loop:{}:{}+{offset}", file.dev(), file.ino()))
+    })
+}
+
+/// A line of sysfs; nothing if it says nothing.
+fn read(path: &Path) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.exact)?;
+        self.lasting.iter().try_for_each(|lasting| write!(f, "|{lasting}"))
+    }
+}
+
+impl FromStr for Mark {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (exact, lasting) = match text.split_once('|') {
+            Some((exact, lasting)) => (exact, Some(lasting)),
+            None => (text, None),
+        };
+        Ok(Self { exact: exact.to_owned(), lasting: lasting.map(str::to_owned) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(text: &str) -> Mark {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_disk_is_known_again_by_what_it_says_of_itself() {
+        let disk = mark("block:8:0:5|wwid:naa.5000");
+        assert_eq!(disk.to_string(), "block:8:0:5|wwid:naa.5000");
+        let again = mark("block:8:16:9|wwid:naa.5000");
+        assert!(!again.is(&disk) && again.is_known_as(&disk));
+        let other = mark("block:8:0:9|wwid:naa.6000");
+        assert!(!other.is_known_as(&disk));
+        // Two that say nothing have nothing in common.
+        assert!(!mark("block:8:0:9").is_known_as(&mark("block:8:0:5")));
+        assert!(mark("block:8:0:5").is_known_as(&mark("block:8:0:5")));
+    }
+
+    #[test]
+    fn a_file_is_its_inode() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| folder.path().join(name));
+        fs::write(&one, "1").unwrap();
+        let first = Mark::of(&fs::metadata(&one).unwrap());
+        fs::rename(&one, &two).unwrap();
+        fs::write(&one, "2").unwrap();
+        let at = |path| Mark::of(&fs::metadata(path).unwrap());
+        assert!(at(&two).is_known_as(&first) && !at(&one).is_known_as(&first));
+        assert_eq!(mark(&first.to_string()), first);
+    }
+}

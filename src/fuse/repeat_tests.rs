@@ -1,0 +1,397 @@
+//! What is done and not answered is asked for again: each operation is cut off at every call that writes to the ledger, by a
+//! process that dies there, and sent again to a successor. That has to answer as if nothing had happened, and to have done it
+//! once.
+
+use super::face::Face;
+use super::metadata::Metadata;
+use super::tree::{CONTROL_DIR, Node, Tree};
+use super::wire::{InHeader, opcode};
+use crate::classify::{Callers, Wants};
+use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
+use crate::control::{
+    Asked, Carried, Control, ControlFile, Events, ImageLine, Journal, Machinery, Refusal, Service, Setting,
+};
+use crate::engine::DiskStatus;
+use crate::ledger::Ledger;
+use crate::units::Bytes;
+use fuser::{FileHandle, INodeNo, SessionACL};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use zerocopy::IntoBytes;
+
+const CONFIG: &str = "devices: {d: {path: /disk, type: user}}\nimages: {}\n";
+const AGAIN: u64 = 1 << 63;
+/// A thread that there is not, so that nobody finds it killed.
+const NOBODY: u32 = 0x7fff_fff0;
+
+/// Where configurations are in force by themselves.
+struct Nowhere(Defaults);
+
+impl Probe for Nowhere {
+    fn probe(&self, path: &Path) -> std::io::Result<Option<Found>> {
+        let found = |size, kind| Found { size: Bytes(size), kind, identity: None, number: None };
+        Ok(match path.to_str() {
+            Some("/") => Some(found(0, FoundKind::Other(DIRECTORY))),
+            Some("/disk") => Some(found(1 << 20, FoundKind::File)),
+            _ => None,
+        })
+    }
+
+    fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+        None
+    }
+}
+
+impl Machinery for Nowhere {
+    fn defaults(&self) -> &Defaults {
+        &self.0
+    }
+
+    fn probe(&self) -> &dyn Probe {
+        self
+    }
+
+    fn apply(&self, _: &Plan, _: &Plan) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn reset(&self, _: &str) {}
+
+    fn reopen(&self, _: &str) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn write_down(&self, _: &mut Carried) {}
+
+    fn disks(&self) -> Vec<DiskStatus> {
+        Vec::new()
+    }
+
+    fn images(&self) -> Vec<ImageLine> {
+        Vec::new()
+    }
+
+    fn service(&self) -> Option<Service> {
+        None
+    }
+
+    fn upgrade(&self, _: &Path, _: Asked) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn save(&self, _: &str) -> Result<String, Refusal> {
+        Ok("nowhere".into())
+    }
+}
+
+/// One process that serves, and the kernel at its other end.
+struct Process {
+    ledger: Arc<Ledger>,
+    face: Arc<Face>,
+    kernel: OwnedFd,
+}
+
+impl Process {
+    /// The first one, or the successor of whoever had this ledger.
+    fn new(ledger: Ledger) -> Self {
+        let ledger = Arc::new(ledger);
+        let journal = Arc::new(Journal::new(ledger.clone()).unwrap());
+        let nowhere = Nowhere(Defaults { owner: 0, group: 0, folder: PathBuf::new() });
+        let text = journal.carried().text.unwrap_or_else(|| CONFIG.to_owned());
+        let plan = load_bytes(text.as_bytes(), "control.yaml", &nowhere.0, &nowhere).unwrap();
+        let events = Arc::new(Events::default());
+        events.keep_in(ledger.clone()).unwrap();
+        let control = Arc::new(Control::new(events, journal, plan.clone(), &text));
+        control.put_in_force_by(Arc::new(nowhere));
+        let tree = Tree::new(plan.control.clone(), vec!["d".into()], Vec::new(), Vec::new()).unwrap();
+        let callers = Callers::new(Wants::default()).unwrap();
+        let face = Arc::new(Face::new((0, 0), tree, control.clone(), callers).unwrap());
+        control.begin(plan);
+        face.go_on().unwrap();
+        let metadata = Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false };
+        let (kernel, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        std::thread::spawn(move || {
+            let session =
+                fuser::Session::from_fd(metadata, theirs, SessionACL::All, fuser::Config::default());
+            let _ = session.and_then(fuser::Session::run);
+        });
+        let process = Self { ledger, face, kernel };
+        let mut init = [0_u32; 16];
+        init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
+        process.ask(opcode::INIT, 2, 0, init.as_bytes()).unwrap();
+        process
+    }
+
+    /// Whoever goes on with what this one has left.
+    fn successor(self) -> Self {
+        let ledger = self.ledger.descriptor().try_clone_to_owned().unwrap();
+        Self::new(Ledger::inherit(ledger).unwrap())
+    }
+
+    /// Sends a request; its answer, or its errno.
+    fn ask(&self, opcode: u32, unique: u64, nodeid: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
+        let len = (size_of::<InHeader>() + body.len()) as u32;
+        let header = InHeader {
+            len,
+            opcode,
+            unique,
+            nodeid,
+            uid: 0,
+            gid: 0,
+            pid: NOBODY,
+            total_extlen: 0,
+            padding: 0,
+        };
+        let message = [header.as_bytes(), body].concat();
+        send(self.kernel.as_raw_fd(), &message, MsgFlags::empty()).unwrap();
+        let mut answer = vec![0; 256 << 10];
+        let len = recv(self.kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
+        answer.truncate(len);
+        assert_eq!(u64::from_ne_bytes(answer[8..16].try_into().unwrap()), unique);
+        match i32::from_ne_bytes(answer[4..8].try_into().unwrap()) {
+            0 => Ok(answer.split_off(16)),
+            errno => Err(-errno),
+        }
+    }
+
+    fn send(&self, op: &Op, unique: u64) -> Result<Vec<u8>, i32> {
+        let (opcode, nodeid, body) = op.message(self);
+        let answer = self.ask(opcode, unique, nodeid, &body)?;
+        Ok(op.essence(&answer))
+    }
+
+    /// All that can be seen of it.
+    fn sight(&self) -> String {
+        let scratch = self.face.scratch.all();
+        let scratch: Vec<_> = scratch
+            .iter()
+            .map(|(name, file)| format!("{name} {}: {}", file.ino, String::from_utf8_lossy(&file.content())))
+            .collect();
+        let open = self.face.open_files.entries();
+        let open: Vec<_> = open.iter().map(|(fh, what)| format!("{fh:?} {what:?}")).collect();
+        let texts = [ControlFile::Yaml, ControlFile::Table].map(|file| self.face.control.text(file));
+        format!("{scratch:#?}\n{open:#?}\n{texts:#?}")
+    }
+}
+
+/// What is asked for. An open file is named by the number of the request that opened it.
+#[derive(Clone, Debug)]
+enum Op {
+    Open(Node, i32),
+    Create(&'static str),
+    Mknod(&'static str),
+    Unlink(&'static str),
+    Rename(&'static str, &'static str),
+    Write(u64, Option<u64>, &'static str),
+    Read(u64),
+    Flush(u64),
+    Fsync(u64),
+    Release(u64),
+    Truncate(u64, u64),
+}
+
+impl Op {
+    fn message(&self, process: &Process) -> (u32, u64, Vec<u8>) {
+        let fh = |unique: u64| {
+            let asked = Asked { unique, again: true, uid: 0 };
+            process.face.open_files.opened_by(asked).map_or(u64::MAX, |(FileHandle(fh), _)| fh)
+        };
+        let words = |words: &[u32]| words.as_bytes().to_vec();
+        let long = |number: u64| [number as u32, (number >> 32) as u32];
+        let name = |mut body: Vec<u8>, names: &[&str]| {
+            names.iter().for_each(|name| body.extend(name.bytes().chain([0])));
+            body
+        };
+        let file = |unique: u64, rest: &[u32]| {
+            let [low, high] = long(fh(unique));
+            words(&[&[low, high], rest].concat())
+        };
+        let dir = CONTROL_DIR.0;
+        match self {
+            Op::Open(node, flags) => (14, node.ino().0, words(&[*flags as u32, 0])),
+            Op::Create(new) => (35, dir, name(words(&[libc::O_RDWR as u32, 0o100_600, 0, 0]), &[new])),
+            Op::Mknod(new) => (8, dir, name(words(&[0o100_600, 0, 0, 0]), &[new])),
+            Op::Unlink(old) => (10, dir, name(Vec::new(), &[old])),
+            Op::Rename(old, new) => {
+                let [low, high] = long(dir);
+                (45, dir, name(words(&[low, high, libc::RENAME_NOREPLACE, 0]), &[old, new]))
+            }
+            Op::Write(unique, at, text) => {
+                let [low, high] = long(at.unwrap_or_default());
+                let flags = if at.is_none() { libc::O_APPEND } else { 0 } as u32;
+                let head = file(*unique, &[low, high, text.len() as u32, 0, 0, 0, flags, 0]);
+                (16, dir, [&head, text.as_bytes()].concat())
+            }
+            Op::Read(unique) => (15, dir, file(*unique, &[0, 0, 100, 0, 0, 0, 0, 0])),
+            Op::Flush(unique) => (25, dir, file(*unique, &[0, 0, 0, 0])),
+            Op::Fsync(unique) => (20, dir, file(*unique, &[0, 0])),
+            Op::Release(unique) => (18, dir, file(*unique, &[0, 0, 0, 0])),
+            Op::Truncate(unique, size) => {
+                let scratch = process.face.scratch.all();
+                let ino = scratch.first().map_or(0, |(_, file)| file.ino.0);
+                let [low, high] = long(*size);
+                const SIZE_AND_FH: u32 = 1 << 3 | 1 << 6;
+                let mut body = vec![SIZE_AND_FH, 0];
+                body.extend(long(fh(*unique)));
+                body.extend([low, high]);
+                body.resize(22, 0);
+                (4, ino, words(&body))
+            }
+        }
+    }
+
+    /// Of an answer what does not depend on when it was asked.
+    fn essence(&self, answer: &[u8]) -> Vec<u8> {
+        match self {
+            // The inode number, and the open file.
+            Op::Create(_) => [&answer[..8], &answer[128..]].concat(),
+            Op::Mknod(_) => answer[..8].to_vec(),
+            Op::Truncate(..) => Vec::new(),
+            _ => answer.to_vec(),
+        }
+    }
+}
+
+/// Numbers of requests.
+const FIRST: u64 = 100;
+const LAST: u64 = 1000;
+
+fn begin(before: &[Op]) -> Process {
+    let process = Process::new(Ledger::new().unwrap());
+    for (unique, op) in (FIRST..).step_by(2).zip(before) {
+        process.send(op, unique).unwrap_or_else(|errno| panic!("{op:?}: {errno}"));
+    }
+    process
+}
+
+/// Does `op` after `before`, once by a process that lives, and once for each call by one that is killed there. What is sent
+/// again, and what is seen then, must be the same as if there had been no death.
+fn same_whenever_it_dies(before: &[Op], op: &Op) {
+    let whole = begin(before);
+    let answer = whole.send(op, LAST);
+    let sight = whole.sight();
+    // And once more, when all was done and nothing answered.
+    let heir = whole.successor();
+    assert_eq!(heir.send(op, LAST | AGAIN), answer, "{op:?} when it was done");
+    assert_eq!(heir.sight(), sight, "{op:?} when it was done");
+    for calls in 0.. {
+        assert!(calls < 1000, "{op:?} never ends to write");
+        let process = begin(before);
+        process.ledger.cut_after(calls);
+        let _ = process.send(op, LAST);
+        // Events are written down by whoever comes first.
+        let all = !process.ledger.was_cut();
+        let heir = process.successor();
+        assert_eq!(heir.send(op, LAST | AGAIN), answer, "{op:?} after {calls} calls");
+        assert_eq!(heir.sight(), sight, "{op:?} after {calls} calls");
+        if all {
+            return;
+        }
+    }
+}
+
+const CTL: Node = Node::ControlFile(ControlFile::Ctl);
+const YAML: Node = Node::ControlFile(ControlFile::Yaml);
+const OTHER: &str = "devices: {d: {path: /disk, type: gid}}\nimages: {}\n";
+
+#[test]
+fn files_are_made_opened_and_closed_once() {
+    same_whenever_it_dies(&[], &Op::Create("a"));
+    same_whenever_it_dies(&[], &Op::Mknod("a"));
+    same_whenever_it_dies(&[Op::Create("a")], &Op::Create("a"));
+    same_whenever_it_dies(&[], &Op::Open(YAML, libc::O_RDWR));
+    same_whenever_it_dies(&[], &Op::Open(CTL, libc::O_RDWR));
+    same_whenever_it_dies(&[Op::Open(CTL, libc::O_RDWR)], &Op::Open(CTL, libc::O_RDWR));
+    same_whenever_it_dies(&[Op::Open(CTL, libc::O_RDWR)], &Op::Release(FIRST));
+}
+
+#[test]
+fn files_are_renamed_and_removed_once() {
+    let made = [Op::Create("a"), Op::Write(FIRST, Some(0), "text")];
+    same_whenever_it_dies(&made, &Op::Rename("a", "b"));
+    same_whenever_it_dies(&made, &Op::Unlink("a"));
+    same_whenever_it_dies(&made, &Op::Unlink("none"));
+    same_whenever_it_dies(&made, &Op::Rename("control.yaml", "copy"));
+    same_whenever_it_dies(&[Op::Unlink("control.yaml")], &Op::Create("control.yaml"));
+}
+
+#[test]
+fn bytes_are_written_once() {
+    let made = [Op::Create("a"), Op::Write(FIRST, Some(0), "one, ")];
+    same_whenever_it_dies(&made, &Op::Write(FIRST, None, "two"));
+    same_whenever_it_dies(&made, &Op::Write(FIRST, Some(9), "three"));
+    same_whenever_it_dies(&made, &Op::Truncate(FIRST, 2));
+    same_whenever_it_dies(&made, &Op::Truncate(FIRST, 20));
+    same_whenever_it_dies(&[Op::Open(YAML, libc::O_RDWR)], &Op::Write(FIRST, None, "# more\n"));
+}
+
+#[test]
+fn a_configuration_is_put_in_force_once() {
+    let written = [Op::Open(YAML, libc::O_WRONLY | libc::O_TRUNC), Op::Write(FIRST, Some(0), OTHER)];
+    same_whenever_it_dies(&written, &Op::Flush(FIRST));
+    same_whenever_it_dies(&written, &Op::Fsync(FIRST));
+    let refused = [Op::Open(YAML, libc::O_WRONLY | libc::O_TRUNC), Op::Write(FIRST, Some(0), "nonsense")];
+    same_whenever_it_dies(&refused, &Op::Fsync(FIRST));
+    let beside = [Op::Unlink("control.yaml"), Op::Create("a"), Op::Write(FIRST + 2, Some(0), OTHER)];
+    same_whenever_it_dies(&beside, &Op::Rename("a", "control.yaml"));
+}
+
+#[test]
+fn a_command_is_carried_out_once_and_its_answer_is_read_once() {
+    let open = Op::Open(CTL, libc::O_RDWR);
+    let attach = "message d 0 attach 7\n";
+    same_whenever_it_dies(std::slice::from_ref(&open), &Op::Write(FIRST, Some(0), attach));
+    same_whenever_it_dies(std::slice::from_ref(&open), &Op::Write(FIRST, Some(0), "message d 0 att"));
+    let half = [open.clone(), Op::Write(FIRST, Some(0), "message d 0 att")];
+    same_whenever_it_dies(&half, &Op::Write(FIRST, Some(0), "ach 7\n"));
+    same_whenever_it_dies(&half, &Op::Read(FIRST));
+    let whole = [open.clone(), Op::Write(FIRST, Some(0), "message d 0 attach 7")];
+    same_whenever_it_dies(&whole, &Op::Read(FIRST));
+    same_whenever_it_dies(&[open], &Op::Write(FIRST, Some(0), "remove d\n"));
+}
+
+#[test]
+fn a_refused_command_has_its_reason_to_be_read_by_pieces() {
+    let process = begin(&[Op::Open(CTL, libc::O_RDWR)]);
+    let refused = process.send(&Op::Write(FIRST, Some(0), "remove none\n"), LAST);
+    assert_eq!(refused, Err(libc::ENXIO));
+    let heir = process.successor();
+    assert_eq!(heir.send(&Op::Write(FIRST, Some(0), "remove none\n"), LAST | AGAIN), refused);
+    let first = heir.send(&Op::Read(FIRST), LAST + 2).unwrap();
+    assert!(!first.is_empty());
+    let heir = heir.successor();
+    // The same piece again, and then the next one, which is the end.
+    assert_eq!(heir.send(&Op::Read(FIRST), (LAST + 2) | AGAIN).unwrap(), first);
+    let rest = heir.send(&Op::Read(FIRST), LAST + 4).unwrap();
+    assert!(rest.len() < 100 && rest != first);
+}
+
+#[test]
+fn a_setting_is_written_once() {
+    let setting = Node::Setting("d".into(), Setting::Groups);
+    let open = Op::Open(setting, libc::O_WRONLY);
+    same_whenever_it_dies(std::slice::from_ref(&open), &Op::Write(FIRST, Some(0), "+7:30 +8"));
+    same_whenever_it_dies(&[open], &Op::Write(FIRST, Some(0), "-9"));
+}
+
+#[test]
+fn what_is_open_and_has_no_name_is_there_with_a_successor() {
+    let process = begin(&[
+        Op::Create("a"),
+        Op::Write(FIRST, Some(0), "nameless"),
+        Op::Unlink("a"),
+        Op::Create("b"),
+        Op::Unlink("b"),
+        Op::Release(FIRST + 6),
+    ]);
+    let heir = process.successor();
+    assert_eq!(heir.send(&Op::Read(FIRST), LAST).unwrap(), b"nameless");
+    assert!(heir.face.scratch.all().is_empty());
+    // Number 1 was "a", 2 was "b": neither is given to another one.
+    let made = heir.send(&Op::Create("c"), LAST + 2).unwrap();
+    let ino = u64::from_ne_bytes(made[..8].try_into().unwrap());
+    assert!(heir.face.node(INodeNo(ino)).is_some() && ino & 0xff == 3, "{ino:x}");
+}
