@@ -141,8 +141,7 @@ impl Filler {
             for (processor, count) in wanted.iter().enumerate().filter(|(_, count)| **count > 0) {
                 scope.spawn(move || {
                     let mut only = CpuSet::new();
-                    let bound =
-                        only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+                    let bound = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
                     let made = match bound {
                         Ok(()) => sys::start_reads(self.0.as_fd(), *count),
                         Err(error) => Err(error.into()),

@@ -341,11 +341,15 @@ impl Server {
             return Ok(());
         }
         if self.rings.is_none() {
-            return Err("this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned());
+            return Err(
+                "this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned()
+            );
         }
         if !geteuid().is_root() {
             // Who makes many requests without waiting is held up before they reach a ring.
-            return Err("requests come by io_uring, and only root can hand them over (--transport dev)".to_owned());
+            return Err(
+                "requests come by io_uring, and only root can hand them over (--transport dev)".to_owned()
+            );
         }
         let filler = Filler::open(&self.place, &self.shared.face.tree().control().dir)
             .map_err(|error| format!("the mount cannot be reached by its own process: {error}"))?;
@@ -361,20 +365,27 @@ impl Server {
     /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
     /// unanswered, to be sent again to whoever succeeds, or where it lies.
     pub fn leave(&self) {
+        let clock = self.shared.clock;
+        let begun = clock.now();
+        let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
         let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
         let leaving = self.rings.as_ref().zip(filler.as_ref()).map(|((queues, place), filler)| {
             let leaving = Leaving { shared: &self.shared, queues, filler };
             leaving.begin();
             (leaving, *place)
         });
+        took("nothing more is looked at");
         self.shared.leaving.store(true, Ordering::Release);
         for engine in self.shared.engines.load().iter() {
             engine.pause(&self.wakers, LONGEST_LEAVE);
         }
+        took("nothing is with the devices any more");
         if let Some((leaving, _)) = &leaving {
             leaving.end(&self.wakers);
         }
+        took("nothing more is answered");
         self.end_threads();
+        took("the threads have ended");
         if let Some((leaving, place)) = leaving
             && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
         {
@@ -481,7 +492,8 @@ fn slots(
     if let Some(left) = left {
         let lost = io::Error::other("nobody has held its memory");
         let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
-        let slots = Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
+        let slots =
+            Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
         slots.remember(left.slots.iter().map(|(_, used)| *used));
         return Ok((slots, Some(left.place)));
     }

@@ -84,7 +84,14 @@ impl Reserved {
         let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_NORESERVE);
         // SAFETY: a new mapping that replaces no other.
         let start = unsafe {
-            mmap(Some(at), size, access, MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE | flags, file, 0)?
+            mmap(
+                Some(at),
+                size,
+                access,
+                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE | flags,
+                file,
+                0,
+            )?
         };
         if start.as_ptr().addr() != address {
             // Before Linux 4.17 an address was a wish.

@@ -111,9 +111,11 @@ impl<'t> Worker<'t> {
         });
         refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))?;
         let found = rings.found();
-        self.arrived.extend(
-            found.into_iter().map(|(slot, found)| Arrived { slot, by_ring: true, found: Some(found) }),
-        );
+        self.arrived.extend(found.into_iter().map(|(slot, found)| Arrived {
+            slot,
+            by_ring: true,
+            found: Some(found),
+        }));
         Ok(())
     }
 

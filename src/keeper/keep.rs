@@ -174,7 +174,8 @@ where
     fn mount(&mut self, link: &Link, mountpoint: &Path) {
         let answer = match Mounted::new(mountpoint, default_acl()) {
             Ok(Mounted { place, made, connection, .. }) => {
-                let mount = self.mount.insert(Mount { place, made, descriptors: vec![connection], memory: None });
+                let mount =
+                    self.mount.insert(Mount { place, made, descriptors: vec![connection], memory: None });
                 let mounted = ToWorker::Mounted { place: mount.place.clone() };
                 link.say_with(&mounted, &[mount.descriptors[0].as_fd()])
             }
