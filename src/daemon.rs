@@ -94,7 +94,8 @@ pub fn serve(
         Some(facts) => (facts.place.clone(), inherit::connection(facts, &kept)?),
         None => {
             let (place, connection) = kept.mount(mountpoint)?;
-            (place, Connection { descriptors: vec![connection], acl: default_acl(), init: None })
+            let (descriptors, acl) = (vec![connection], default_acl());
+            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None })
         }
     };
     let for_all = connection.acl == SessionACL::All;

@@ -567,9 +567,17 @@ impl Machinery for Live {
         let Some((keeper, _)) = self.keeper.get() else {
             return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
         };
+        let server = self.server.get();
+        let leaves = server.map_or(Ok(()), |server| server.prepare_to_leave());
+        leaves.map_err(|why| Refusal::new(libc::EOPNOTSUPP, why))?;
         match keeper.upgrade(program, asked.unique) {
             Ok(never) => match never {},
-            Err(why) => Err(Refusal::new(libc::ENOEXEC, why)),
+            Err(why) => {
+                if let Some(server) = server {
+                    server.stay();
+                }
+                Err(Refusal::new(libc::ENOEXEC, why))
+            }
         }
     }
 

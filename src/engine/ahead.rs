@@ -216,7 +216,7 @@ impl State {
 
     /// Nothing of a held request needs to be in its slot any more.
     fn leave_slot(&mut self, id: u32, out: &mut Outbox) {
-        let Accepted { pieces, ticket, copied, .. } = &mut self.table[id as usize];
+        let Accepted { pieces, ticket, copied, error, .. } = &mut self.table[id as usize];
         // That ends what was lent.
         pieces.iter_mut().for_each(|piece| piece.payload = None);
         self.budget.give(std::mem::take(copied));
@@ -226,7 +226,8 @@ impl State {
             out.left.push(Left::Free(std::mem::replace(&mut ticket.slot, Ticket::NOWHERE)));
             ticket.may_leave = false;
         } else {
-            out.left.push(Left::Empty(ticket.slot));
+            let errno = error.as_ref().map(|error| error.raw_os_error().unwrap_or(libc::EIO));
+            out.left.push(Left::Empty(ticket.slot, errno));
         }
     }
 

@@ -176,8 +176,9 @@ pub struct Outbox {
 pub enum Left {
     /// The slot is free; the ticket will say [`Ticket::NOWHERE`].
     Free(u32),
-    /// The slot is still needed for the answer, but the memory of its data is not.
-    Empty(u32),
+    /// The slot is still needed for the answer, but the memory of its data is not. The answer will be this errno, if it is
+    /// one.
+    Empty(u32, Option<i32>),
 }
 
 impl Engine {
@@ -417,7 +418,7 @@ impl Turn<'_> {
 impl State {
     /// Whether nothing is with the device.
     fn is_quiet(&self) -> bool {
-        self.table.iter().all(|(_, accepted)| matches!(accepted.stage, Stage::Held(_)))
+        self.table.iter().all(|(_, accepted)| !matches!(accepted.deed, Deed::Begun { .. }))
     }
 
     /// Lets pass whatever the scheduler lets pass. Returns when to look again, if not for a completion.

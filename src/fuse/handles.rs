@@ -46,6 +46,8 @@ impl Handle {
             Self::Image { .. } => {
                 direct | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES | FopenFlags::FOPEN_NOFLUSH
             }
+            // Nor of these; and whoever leaves the mount to a successor can close his without being answered.
+            Self::Text(_) => direct | FopenFlags::FOPEN_NOFLUSH,
             // What is read is the answer to what was written, wherever the file position is.
             Self::Transaction(_) => direct | FopenFlags::FOPEN_STREAM | FopenFlags::FOPEN_NONSEEKABLE,
             _ => direct,

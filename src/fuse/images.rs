@@ -178,6 +178,29 @@ impl Face {
     }
 }
 
+impl Face {
+    /// The same for a write that was carried out by who served before, with this result, and not answered: its data may be
+    /// gone.
+    pub(super) fn judge_written<'t>(
+        &self,
+        tree: &'t Tree,
+        header: InHeader,
+        arguments: &[u8],
+        data: usize,
+        slot: Slot,
+        result: Result<(), i32>,
+    ) -> Verdict<'t> {
+        let node = tree.image(INodeNo(header.nodeid));
+        let len = match node.and_then(|node| wish(node, header.opcode, arguments, data)) {
+            Some(Ok((_, _, Wish::Write { len, .. }))) => len,
+            // Its image has gone meanwhile, and was there in time. Sizes are in 32 bits in the protocol.
+            _ => data as u32,
+        };
+        let unique = header.unique;
+        Verdict::Answer(slot, Answered { unique, kind: kind::WRITTEN, len, result })
+    }
+}
+
 /// What a request asks of an image, or the errno that it gets for it; `None` if it is not about bytes.
 fn wish(node: &ImageNode, opcode: u32, arguments: &[u8], data: usize) -> Option<Result<Asked, i32>> {
     let asked = match opcode {

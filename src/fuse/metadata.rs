@@ -2,6 +2,7 @@
 
 use super::face::{Face, GENERATION, TTL};
 use super::tree::Node;
+use super::wire::AGAIN;
 use crate::control::Asked;
 use fuser::{
     Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig, OpenFlags, ReplyAttr, ReplyCreate,
@@ -15,9 +16,6 @@ use std::time::SystemTime;
 
 /// The limits are ours to set (share rules R6, R8), so the kernel is to set none.
 const MOST_BACKGROUND: u16 = u16::MAX;
-
-/// The kernel marks what it sends again, to the successor of whoever had it.
-const AGAIN: u64 = 1 << 63;
 
 /// The number of a request, and whether it is sent again.
 pub(super) fn asked(req: &Request) -> Asked {

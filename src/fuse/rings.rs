@@ -5,9 +5,9 @@
 //! request occupies its slot, so there are enough slots that what one group has held keeps nobody's first request out.
 
 use super::images::Answered;
-use super::slots::{HEAD, Slot, Slots};
+use super::slots::{Found, HEAD, Slot, Slots};
 use super::sys;
-use super::wire::{InHeader, OutHeader, RingHeader, WriteOut, parse};
+use super::wire::{AGAIN, InHeader, OutHeader, RingHeader, WriteOut, parse};
 use crate::device::{Event, Lane};
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -23,23 +23,23 @@ pub(super) struct Queues {
     threads: usize,
     /// Queue of each slot.
     queue_of: Vec<u16>,
+    /// Queues of processors that are there.
+    in_use: Vec<bool>,
 }
 
 impl Queues {
     /// `slots` for each processor that is there, and one for each that may come.
     pub(super) fn of_this_machine(slots: u32) -> Self {
-        let list = |name| {
-            let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/{name}"));
-            text.map(|text| cpu_list(text.trim())).unwrap_or_default()
-        };
-        let (possible, online) = (list("possible"), list("online"));
+        let (possible, online) = (processors("possible"), processors("online"));
         let count = possible.iter().max().map_or(1, |last| last + 1);
         let slots = (0..count).map(|cpu| if online.contains(&cpu) { slots.max(1) } else { 1 }).collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count);
         Self::new(slots, threads)
     }
 
-    fn new(slots: Vec<u32>, threads: usize) -> Self {
+    /// So many slots for each queue, as a predecessor had them, who had so many threads.
+    pub(super) fn new(slots: Vec<u32>, threads: usize) -> Self {
+        let threads = threads.clamp(1, slots.len().max(1));
         // In the order of the threads, which get their slots in one piece.
         let queue_of = (0..threads).flat_map(|thread| {
             let queues = (thread..slots.len()).step_by(threads);
@@ -49,7 +49,27 @@ impl Queues {
                 .collect::<Vec<_>>()
         });
         let queue_of = queue_of.collect();
-        Self { slots, threads, queue_of }
+        let online = processors("online");
+        let in_use = (0..slots.len()).map(|queue| online.contains(&queue)).collect();
+        Self { slots, threads, queue_of, in_use }
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn slots_of_each(&self) -> &[u32] {
+        &self.slots
+    }
+
+    /// The queue of each slot.
+    pub(super) fn queue_of(&self) -> &[u16] {
+        &self.queue_of
+    }
+
+    /// Whether requests can come through a queue: its processor was there when this was made.
+    pub(super) fn is_in_use(&self, queue: u16) -> bool {
+        self.in_use.get(usize::from(queue)).copied().unwrap_or(false)
     }
 
     pub(super) fn slots(&self) -> u32 {
@@ -63,6 +83,12 @@ impl Queues {
     pub(super) fn slots_of(&self, thread: usize) -> u32 {
         self.slots.iter().skip(thread).step_by(self.threads).sum()
     }
+}
+
+/// The processors that are `possible`, or `online`.
+fn processors(which: &str) -> Vec<usize> {
+    let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/{which}"));
+    text.map(|text| cpu_list(text.trim())).unwrap_or_default()
 }
 
 /// `0-3,8` as numbers.
@@ -79,6 +105,7 @@ pub(super) struct Rings {
     queues: Arc<Queues>,
     /// Slots that wait to be given to the kernel for the first time.
     fresh: Vec<Slot>,
+    found: Vec<(Slot, Found)>,
     /// Where the kernel finds the two parts of each slot; read when it is first given.
     #[expect(clippy::vec_box, reason = "the kernel is told where each of them lies")]
     parts: Vec<Box<[libc::iovec; 2]>>,
@@ -89,8 +116,19 @@ pub(super) struct Rings {
 }
 
 impl Rings {
-    pub(super) fn new(queues: Arc<Queues>, slots: Vec<Slot>) -> Self {
-        Self { queues, fresh: slots, parts: Vec::new(), forwarded: HashMap::new(), full: HashSet::new() }
+    /// With what a predecessor has left in each slot; nothing, where there was none.
+    pub(super) fn new(queues: Arc<Queues>, slots: Vec<(Slot, Found)>) -> Self {
+        let (fresh, mut found): (Vec<_>, Vec<_>) =
+            slots.into_iter().partition(|(_, found)| *found == Found::Nothing);
+        // In the order in which they came.
+        found.sort_by_key(|(slot, _)| request(slot, &mut [0; 128]).map(|(header, ..)| header.unique));
+        let fresh = fresh.into_iter().map(|(slot, _)| slot).collect();
+        Self { queues, fresh, found, parts: Vec::new(), forwarded: HashMap::new(), full: HashSet::new() }
+    }
+
+    /// What a predecessor has left in slots, for the first who asks.
+    pub(super) fn found(&mut self) -> Vec<(Slot, Found)> {
+        std::mem::take(&mut self.found)
     }
 
     /// Gives all slots to the kernel, with the next wait of the lane.
@@ -199,8 +237,10 @@ impl Rings {
         let len = body.len().min(room.len());
         room[..len].copy_from_slice(&body[..len]);
         slot.used(len);
-        // As long as what has found room, which is not more than fuser was asked for.
-        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, ..header };
+        // As long as what has found room, which is not more than fuser was asked for. To the kernel it is not one that was
+        // sent again.
+        let unique = header.unique & !AGAIN;
+        let header = OutHeader { len: (size_of::<OutHeader>() + len) as u32, unique, ..header };
         self.commit(lane, connection, slot, header)
     }
 }

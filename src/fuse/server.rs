@@ -5,11 +5,13 @@
 
 use super::dev::{Dev, State};
 use super::face::Face;
+use super::handover::{Departure, Filler, Handover, Leaving};
 use super::inbox::{Inbox, Mail};
 use super::metadata::Metadata;
+use super::mount::MountedAt;
 use super::relay::{Init, MESSAGE, Relay, Route};
 use super::rings::{Queues, Rings};
-use super::slots::{Pool, Slot, Slots};
+use super::slots::{Found, Pool, Slot, Slots, Where};
 use super::sys;
 use super::takeover;
 use super::worker::{Source, Worker};
@@ -19,6 +21,7 @@ use crate::device::{BackendKind, Lane, Waker};
 use crate::engine::{Budget, Engines};
 use fuser::SessionACL;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::geteuid;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -74,6 +77,10 @@ pub struct Connection {
     pub acl: SessionACL,
     /// The kernel's first request, if a predecessor has read it. What that left unanswered is asked for again.
     pub init: Option<Vec<u8>>,
+    /// Where it is mounted.
+    pub place: MountedAt,
+    /// What a predecessor gave to [`Hold::hold_memory`].
+    pub memory: Option<OwnedFd>,
 }
 
 /// Somebody who holds descriptors, so that what was read from them is not lost with whoever read it.
@@ -83,6 +90,12 @@ pub trait Hold {
     /// # Errors
     /// It is not held.
     fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()>;
+
+    /// Holds the memory that requests lie in, for a successor that is to go on with them.
+    ///
+    /// # Errors
+    /// It is not held.
+    fn hold_memory(&self, memory: BorrowedFd<'_>) -> io::Result<()>;
 
     /// Answers the kernel's first request. The kernel looks at who does: from root's process it takes whatever number of
     /// requests under way it is told, and from all others no more than it thinks right for a normal user (FUSE's
@@ -119,6 +132,8 @@ pub enum ServeError {
     Protocol(#[source] io::Error),
     #[error("what a predecessor has left unanswered cannot be had again: {0}")]
     Resend(#[source] io::Error),
+    #[error("what was in the rings of a predecessor cannot be had: {0}")]
+    Rings(#[source] io::Error),
     #[error("the kernel refuses the ring entries: {0}")]
     Refused(#[source] io::Error),
     #[error("cannot start a thread: {0}")]
@@ -135,6 +150,11 @@ pub struct Server {
     shared: Arc<Shared>,
     init: Vec<u8>,
     survives: bool,
+    place: MountedAt,
+    /// Where there are rings, and where their slots are.
+    rings: Option<(Arc<Queues>, Where)>,
+    /// For who is about to leave.
+    filler: Mutex<Option<Filler>>,
 }
 
 /// What all threads have in common.
@@ -155,8 +175,9 @@ pub(super) struct Shared {
     pub(super) readers: AtomicUsize,
     /// The engines are being ended: visit them.
     pub(super) closing: AtomicBool,
-    /// Nothing more is to be read: that is a successor's.
+    /// Nothing more is to be read, or looked at: that is a successor's.
     pub(super) leaving: AtomicBool,
+    pub(super) departure: Departure,
     /// They have ended.
     pub(super) stopping: AtomicBool,
     pub(super) served: Vec<Served>,
@@ -187,8 +208,8 @@ impl Shared {
 struct Go {
     shared: Arc<Shared>,
     queues: Option<Arc<Queues>>,
-    /// Slots to give to the rings.
-    entries: Vec<Slot>,
+    /// Slots to give to the rings, with what was found in them.
+    entries: Vec<(Slot, Found)>,
 }
 
 /// A thread that has a lane and waits for the word.
@@ -214,17 +235,17 @@ impl Server {
         clock: Clock,
         ended: mpsc::Sender<io::Result<()>>,
     ) -> Result<Self, ServeError> {
-        let Connection { descriptors, acl, init } = connection;
+        let Connection { descriptors, acl, init, place, memory } = connection;
         let first = descriptors.first().map(AsFd::as_fd).ok_or(io::ErrorKind::NotConnected);
         let first = first.map_err(|kind| ServeError::Protocol(kind.into()))?;
         let succeeds = init.is_some();
         let init = init.map_or_else(|| Init::read(first), Init::saved).map_err(ServeError::Protocol)?;
-        let (queues, threads, why) = choose(&init, &options)?;
-        let room = largest_request();
-        let count = queues.as_ref().map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
+        let ledger = face.control.journal().ledger().clone();
+        let left = if succeeds { Handover::read(&ledger).map_err(ServeError::Rings)? } else { None };
+        let (queues, threads, why) = choose(&init, &options, succeeds, left.as_ref())?;
         let budget = engines.budget().clone();
-        let slots = Slots::new(count, room, options.keep.min(options.memory / 4), budget)
-            .map_err(|source| ServeError::Slots { count, room, source })?;
+        let (slots, held_in) = slots(queues.as_ref(), left.as_ref(), memory, holder, &options, &budget)?;
+        let room = slots.room();
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
         let holder_of_new = if succeeds { None } else { Some(holder) };
@@ -240,6 +261,8 @@ impl Server {
         let mut entries: Vec<_> = slots.all().collect();
         let beside = entries.split_off(queues.as_ref().map_or(0, |queues| queues.slots() as usize));
         let pool = Pool::new(beside, slots);
+        let found = left.map_or(Vec::new(), |left| left.slots).into_iter().map(|(found, _)| found);
+        let entries = entries.into_iter().zip(found.chain(std::iter::repeat(Found::Nothing))).collect();
         let shared = Arc::new(Shared {
             face,
             engines,
@@ -252,6 +275,7 @@ impl Server {
             readers: AtomicUsize::new(1),
             closing: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            departure: Departure::default(),
             stopping: AtomicBool::new(false),
             served: threads.iter().map(|_| Served::default()).collect(),
             ended: Mutex::new(Some(ended)),
@@ -267,9 +291,13 @@ impl Server {
             // Whoever starts the process knows.
             sandbox: Default::default(),
         };
-        // What is in a ring ends with the process.
+        // What is in a ring is not sent again.
         let survives = queues.is_none() && init.offers_resend();
-        begin(&threads, &shared, queues.map(|queues| (Arc::new(queues), entries)))?;
+        let queues = queues.map(Arc::new);
+        if queues.is_some() {
+            Handover::taken(&ledger).map_err(ServeError::Rings)?;
+        }
+        begin(&threads, &shared, queues.clone().map(|queues| (queues, entries)))?;
         carry_answers(shared.clone()).map_err(ServeError::Thread)?;
         let (wakers, threads) = threads.into_iter().map(|thread| (thread.waker, thread.handle)).unzip();
         Ok(Self {
@@ -279,6 +307,9 @@ impl Server {
             shared,
             survives,
             init: init.into_message(),
+            place,
+            rings: queues.zip(held_in),
+            filler: Mutex::new(None),
         })
     }
 
@@ -301,14 +332,65 @@ impl Server {
         self.survives
     }
 
+    /// Gets ready to [leave](Self::leave). Not to be called by a thread that the mount needs.
+    ///
+    /// # Errors
+    /// Why no successor could go on.
+    pub fn prepare_to_leave(&self) -> Result<(), String> {
+        if self.survives {
+            return Ok(());
+        }
+        if self.rings.is_none() {
+            return Err(
+                "this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned()
+            );
+        }
+        if !geteuid().is_root() {
+            // Who makes many requests without waiting is held up before they reach a ring.
+            return Err(
+                "requests come by io_uring, and only root can hand them over (--transport dev)".to_owned()
+            );
+        }
+        let filler = Filler::open(&self.place, &self.shared.face.tree().control().dir)
+            .map_err(|error| format!("the mount cannot be reached by its own process: {error}"))?;
+        *self.filler.lock().unwrap_or_else(PoisonError::into_inner) = Some(filler);
+        Ok(())
+    }
+
+    /// Stays: nobody takes over.
+    pub fn stay(&self) {
+        self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
-    /// unanswered, to be sent again to whoever succeeds.
+    /// unanswered, to be sent again to whoever succeeds, or where it lies.
     pub fn leave(&self) {
+        let clock = self.shared.clock;
+        let begun = clock.now();
+        let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
+        let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let leaving = self.rings.as_ref().zip(filler.as_ref()).map(|((queues, place), filler)| {
+            let leaving = Leaving { shared: &self.shared, queues, filler };
+            leaving.begin();
+            (leaving, *place)
+        });
+        took("nothing more is looked at");
         self.shared.leaving.store(true, Ordering::Release);
         for engine in self.shared.engines.load().iter() {
             engine.pause(&self.wakers, LONGEST_LEAVE);
         }
+        took("nothing is with the devices any more");
+        if let Some((leaving, _)) = &leaving {
+            leaving.end(&self.wakers);
+        }
+        took("nothing more is answered");
         self.end_threads();
+        took("the threads have ended");
+        if let Some((leaving, place)) = leaving
+            && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
+        {
+            tracing::error!(%error, "cannot write down for a successor what is in the rings");
+        }
     }
 
     /// Engines were changed: they want a visit.
@@ -346,13 +428,20 @@ fn readers() -> usize {
 /// The queues of the rings if it is to be io_uring, the threads, and if it is not, why.
 type Choice = (Option<Queues>, Vec<Waiting>, Option<String>);
 
-fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
+fn choose(
+    init: &Init,
+    options: &ServeOptions,
+    succeeds: bool,
+    left: Option<&Handover>,
+) -> Result<Choice, ServeError> {
     let by_dev = |why| {
         let backend = options.backend;
         let threads = spawn(readers(), move || Lane::new(backend, USUAL)).map_err(ServeError::Lane)?;
         Ok((None, threads, why))
     };
     match options.transport {
+        // The kernel was told how requests come, once and for all.
+        _ if left.is_some() => {}
         TransportKind::Dev => return by_dev(None),
         // What was read and not answered is sent again to a successor, what is in rings is not.
         TransportKind::Auto if init.offers_io_uring() && options.backend != BackendKind::Threads => {
@@ -360,6 +449,10 @@ fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
             return by_dev(Some(why.to_owned()));
         }
         TransportKind::Auto => return by_dev(None),
+        TransportKind::Uring if succeeds => {
+            let lost = "it has not left them as it should, and the kernel sends nothing of them again";
+            return Err(ServeError::Rings(io::Error::other(lost)));
+        }
         TransportKind::Uring => {}
     }
     let why_not = match options.backend {
@@ -371,13 +464,45 @@ fn choose(init: &Init, options: &ServeOptions) -> Result<Choice, ServeError> {
     if let Some(why) = why_not {
         return Err(ServeError::NoUring(why));
     }
-    let queues = Queues::of_this_machine(options.slots);
+    let queues = left.map_or_else(
+        || Queues::of_this_machine(options.slots),
+        |left| Queues::new(left.queues.clone(), left.threads),
+    );
     let count = queues.threads();
     let entries = queues.slots() / count as u32 + BESIDE_RINGS;
     match spawn(count, move || Lane::with_commands(USUAL, entries)) {
         Ok(threads) => Ok((Some(queues), threads, None)),
         Err(error) => Err(ServeError::NoUring(format!("no ring can be made: {error}"))),
     }
+}
+
+/// Memory for requests, and where it is if a successor could find what is in it there.
+fn slots(
+    queues: Option<&Queues>,
+    left: Option<&Handover>,
+    memory: Option<OwnedFd>,
+    holder: &dyn Hold,
+    options: &ServeOptions,
+    budget: &Arc<Budget>,
+) -> Result<(&'static Slots, Option<Where>), ServeError> {
+    let room = largest_request();
+    let keep = options.keep.min(options.memory / 4);
+    let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
+    let refused = |source| ServeError::Slots { count, room, source };
+    if let Some(left) = left {
+        let lost = io::Error::other("nobody has held its memory");
+        let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
+        let slots =
+            Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
+        slots.remember(left.slots.iter().map(|(_, used)| *used));
+        return Ok((slots, Some(left.place)));
+    }
+    if queues.is_none() {
+        return Ok((Slots::new(count, room, keep, budget.clone()).map_err(refused)?, None));
+    }
+    let (slots, place, memory) = Slots::in_file(count, room, keep, budget.clone()).map_err(refused)?;
+    holder.hold_memory(memory.as_fd()).map_err(ServeError::Protocol)?;
+    Ok((slots, Some(place)))
 }
 
 /// Why the kernel does not offer FUSE over io_uring, and what would change that.
@@ -463,10 +588,13 @@ impl Drop for LastResort<'_> {
     }
 }
 
+/// Slots for the rings, and what was found in them.
+type Entries = Vec<(Slot, Found)>;
+
 fn begin(
     threads: &[Waiting],
     shared: &Arc<Shared>,
-    queues: Option<(Arc<Queues>, Vec<Slot>)>,
+    queues: Option<(Arc<Queues>, Entries)>,
 ) -> Result<(), ServeError> {
     let (queues, mut entries) = queues.map_or((None, Vec::new()), |(queues, slots)| (Some(queues), slots));
     for (number, thread) in threads.iter().enumerate() {

@@ -15,12 +15,18 @@
 use super::sys;
 use crate::device::Payload;
 use crate::engine::{Answer, Budget, Left, Pieces, Ticket};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
+use serde::{Deserialize, Serialize};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes before the data.
 pub(super) const HEAD: usize = sys::PAGE;
+/// Where slots lie that another process may have to go on with: far from all that the kernel or a C library puts anywhere.
+const ADDRESS: u64 = 0x1000_0000_0000;
 /// Data of up to this many bytes are what each slot has memory for anyway.
 const SMALL: usize = sys::PAGE;
 
@@ -31,14 +37,56 @@ pub(super) struct Slots {
     count: u32,
     room: usize,
     given_out: AtomicBool,
-    /// How much of each slot's room has been used since it was last given back, beyond what is small. The sum of it is in
-    /// the budget.
-    used: Box<[AtomicU32]>,
+    /// What is known of each, beside who has it.
+    marks: Box<[Marks]>,
     budget: Arc<Budget>,
     /// Few are free.
     few: AtomicBool,
     /// While no more than this is used of the budget, memory stays where it is.
     keep: usize,
+}
+
+/// What is known of a slot.
+#[derive(Debug)]
+struct Marks {
+    /// How much of its room has been used since it was last given back, beyond what is small. The sum of it is in the budget.
+    used: AtomicU32,
+    /// Who has it: one of the numbers below.
+    with: AtomicU8,
+    /// What came of the write that is in it, if it was carried out and is not answered: 0 or an errno.
+    outcome: AtomicI32,
+}
+
+/// In place of an outcome.
+const NOT_YET: i32 = -1;
+
+/// We have it.
+const HERE: u8 = 0;
+/// The kernel has it.
+const KERNEL: u8 = 1;
+/// Nobody has it: the kernel has given it up.
+const NOBODY: u8 = 2;
+
+/// Where a successor finds the slots: what the kernel was told of them are addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Where {
+    /// The first byte.
+    pub(super) address: u64,
+    /// How many there are.
+    pub(super) count: u32,
+    /// How many bytes of data each has room for.
+    pub(super) room: u64,
+}
+
+/// What was in a slot when whoever served left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Found {
+    /// Nothing: the kernel had it, or has given it up.
+    Nothing,
+    /// A request without an answer.
+    Request,
+    /// A write that was carried out, and has no answer: 0, or the errno with which it failed.
+    Written(i32),
 }
 
 /// The exclusive right to a slot's memory: nobody else has it while this exists.
@@ -61,11 +109,92 @@ impl Slots {
         keep: usize,
         budget: Arc<Budget>,
     ) -> io::Result<&'static Self> {
-        let size = (HEAD + room).checked_mul(count as usize).ok_or(io::ErrorKind::OutOfMemory)?;
-        let memory = sys::Reserved::new(size)?;
-        let used = (0..count).map(|_| AtomicU32::new(0)).collect();
+        let memory = sys::Reserved::new(size_of(count, room)?)?;
+        Ok(Self::in_memory(memory, count, room, keep, budget))
+    }
+
+    /// The same in a file, so that another process can go on with what is in them: where that finds them, and the file.
+    ///
+    /// # Errors
+    /// When so much address space is not to be had at the place that is the same in every process.
+    pub(super) fn in_file(
+        count: u32,
+        room: usize,
+        keep: usize,
+        budget: Arc<Budget>,
+    ) -> io::Result<(&'static Self, Where, OwnedFd)> {
+        let file = memfd_create("ioband-slots", MFdFlags::MFD_CLOEXEC)?;
+        // A whole address space is less than a file can be.
+        ftruncate(&file, size_of(count, room)? as i64)?;
+        let place = Where { address: ADDRESS, count, room: room as u64 };
+        Ok((Self::go_on(place, file.as_fd(), keep, budget)?, place, file))
+    }
+
+    /// Those of a predecessor, with what is in them.
+    ///
+    /// # Errors
+    /// When they cannot be had where the kernel knows them.
+    pub(super) fn go_on(
+        place: Where,
+        file: BorrowedFd<'_>,
+        keep: usize,
+        budget: Arc<Budget>,
+    ) -> io::Result<&'static Self> {
+        let far = |_| io::ErrorKind::OutOfMemory;
+        let room = usize::try_from(place.room).map_err(far)?;
+        let address = usize::try_from(place.address).map_err(far)?;
+        let memory = sys::Reserved::of_file(file, address, size_of(place.count, room)?)?;
+        Ok(Self::in_memory(memory, place.count, room, keep, budget))
+    }
+
+    fn in_memory(
+        memory: sys::Reserved,
+        count: u32,
+        room: usize,
+        keep: usize,
+        budget: Arc<Budget>,
+    ) -> &'static Self {
+        let unused = |_| Marks { used: 0.into(), with: HERE.into(), outcome: NOT_YET.into() };
+        let marks = (0..count).map(unused).collect();
         let (given_out, few) = (AtomicBool::new(false), AtomicBool::new(false));
-        Ok(Box::leak(Box::new(Self { memory, count, room, given_out, used, budget, few, keep })))
+        Box::leak(Box::new(Self { memory, count, room, given_out, marks, budget, few, keep }))
+    }
+
+    /// Goes on with the memory that a predecessor's slots have, in their order.
+    pub(super) fn remember(&self, used: impl Iterator<Item = u32>) {
+        for (marks, used) in self.marks.iter().zip(used) {
+            marks.used.store(used, Ordering::Relaxed);
+            self.budget.take(used as usize);
+        }
+    }
+
+    /// How many bytes of data each has room for.
+    pub(super) fn room(&self) -> usize {
+        self.room
+    }
+
+    /// What is in the first `count` slots, with the memory that they have beyond what is small: for a successor, once nobody
+    /// does anything with them any more.
+    pub(super) fn left_behind(&self, count: u32) -> Vec<(Found, u32)> {
+        let found = |marks: &Marks| match () {
+            () if marks.with.load(Ordering::Relaxed) != HERE => Found::Nothing,
+            () => match marks.outcome.load(Ordering::Relaxed) {
+                NOT_YET => Found::Request,
+                outcome => Found::Written(outcome),
+            },
+        };
+        let used = |marks: &Marks| marks.used.load(Ordering::Relaxed);
+        self.marks.iter().take(count as usize).map(|marks| (found(marks), used(marks))).collect()
+    }
+
+    /// Whether the kernel has the slot with this number.
+    pub(super) fn is_with_kernel(&self, index: u32) -> bool {
+        self.marks[index as usize].with.load(Ordering::Relaxed) == KERNEL
+    }
+
+    /// The kernel does not want a slot any more that it had.
+    pub(super) fn given_up(&self, token: u32) {
+        self.marks[token as usize].with.store(NOBODY, Ordering::Relaxed);
     }
 
     /// The slots themselves; none the second time.
@@ -97,7 +226,10 @@ impl Slots {
     pub(super) fn left(&'static self, left: Left) -> Option<Slot> {
         let (index, is_free) = match left {
             Left::Free(index) => (index, true),
-            Left::Empty(index) => (index, false),
+            Left::Empty(index, errno) => {
+                self.marks[index as usize].outcome.store(errno.unwrap_or(0), Ordering::Relaxed);
+                (index, false)
+            }
         };
         // Nobody has it: the engine, which the ticket stands for, has let go of its memory.
         let mut slot = Slot { slots: self, index };
@@ -108,18 +240,23 @@ impl Slots {
     /// The slot that a command of the kernel gave back; `token` is what [`Slot::into_kernel`] returned.
     #[expect(clippy::wrong_self_convention, reason = "it comes from the kernel, and belongs to these")]
     pub(super) fn from_kernel(&'static self, token: u32) -> Slot {
+        self.marks[token as usize].with.store(HERE, Ordering::Relaxed);
         Slot { slots: self, index: token }
     }
 
     /// Gives back the memory of a slot that is with the kernel, which has nothing in it and does nothing with it meanwhile.
     pub(super) fn trim_idle(&'static self, token: u32) {
-        self.from_kernel(token).trim(0);
+        Slot { slots: self, index: token }.trim(0);
     }
 
     /// The slot's first byte. That of its data is `HEAD` after it, and page-aligned.
     fn at(&self, index: u32) -> usize {
         (HEAD + self.room) * index as usize
     }
+}
+
+fn size_of(count: u32, room: usize) -> io::Result<usize> {
+    Ok((HEAD + room).checked_mul(count as usize).ok_or(io::ErrorKind::OutOfMemory)?)
 }
 
 /// Free slots that no thread keeps for itself.
@@ -277,6 +414,9 @@ impl Slot {
     /// Addresses of head and room for the kernel, which has the slot from now on.
     pub(super) fn into_kernel(self) -> (u32, [(usize, usize); 2]) {
         let at = self.slots.memory.address(self.slots.at(self.index));
+        let marks = &self.slots.marks[self.index as usize];
+        marks.outcome.store(NOT_YET, Ordering::Relaxed);
+        marks.with.store(KERNEL, Ordering::Relaxed);
         (self.index, [(at, HEAD), (at + HEAD, self.slots.room)])
     }
 
@@ -284,7 +424,7 @@ impl Slot {
     pub(super) fn used(&self, len: usize) {
         let len = len.min(self.slots.room).next_multiple_of(sys::PAGE);
         if len > SMALL {
-            let (used, len) = (&self.slots.used[self.index as usize], (len - SMALL) as u32);
+            let (used, len) = (&self.slots.marks[self.index as usize].used, (len - SMALL) as u32);
             let before = used.load(Ordering::Relaxed);
             if len > before {
                 used.store(len, Ordering::Relaxed);
@@ -310,21 +450,21 @@ impl Slot {
 
     /// Whether there is memory that should be given back.
     pub(super) fn is_worth_trimming(&self) -> bool {
-        self.slots.used[self.index as usize].load(Ordering::Relaxed) > 0
+        self.slots.marks[self.index as usize].used.load(Ordering::Relaxed) > 0
             && self.slots.budget.used() > self.slots.keep
     }
 
     /// Gives memory back if large requests have left too much of it; but not that of the first `needed` bytes of data.
     pub(super) fn trim(&mut self, needed: usize) {
         let (slots, index) = (self.slots, self.index as usize);
-        let used = slots.used[index].load(Ordering::Relaxed);
+        let used = slots.marks[index].used.load(Ordering::Relaxed);
         if used > 0 && slots.budget.used() > slots.keep {
             // Whole pages, from the first that is not needed.
             let from = needed.next_multiple_of(sys::PAGE).max(SMALL);
             let left = (from - SMALL).min(used as usize);
             let back = used as usize - left;
             slots.memory.give_back(slots.at(self.index) + HEAD + from, back);
-            slots.used[index].store(left as u32, Ordering::Relaxed);
+            slots.marks[index].used.store(left as u32, Ordering::Relaxed);
             slots.budget.give(back);
         }
     }

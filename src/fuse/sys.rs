@@ -5,8 +5,10 @@
 use super::slots::Slot;
 use super::wire::command;
 use crate::device::{Command, Lane, Payload};
+use io_uring::types::Fd;
+use io_uring::{IoUring, opcode};
 use nix::cmsg_space;
-use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroUsize;
@@ -54,6 +56,8 @@ pub(super) const PAGE: usize = 4096;
 pub(super) struct Reserved {
     start: NonNull<u8>,
     len: usize,
+    /// It is a part of a file, which others may have mapped, too.
+    shared: bool,
 }
 
 // SAFETY: it is a range of addresses; who may use which part of it is what slots are about.
@@ -67,10 +71,40 @@ impl Reserved {
         let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_NORESERVE);
         // SAFETY: a new private mapping, wherever the kernel likes.
         let start = unsafe { mmap_anonymous(None, size, access, MapFlags::MAP_PRIVATE | flags)? };
+        Ok(Self::of(start.cast(), len, false))
+    }
+
+    /// The beginning of a file of memory, at this address and no other.
+    ///
+    /// # Errors
+    /// There is something else at that address.
+    pub(super) fn of_file(file: BorrowedFd<'_>, address: usize, len: usize) -> io::Result<Self> {
+        let none = io::ErrorKind::InvalidInput;
+        let (size, at) = (NonZeroUsize::new(len).ok_or(none)?, NonZeroUsize::new(address).ok_or(none)?);
+        let (access, flags) = (ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_NORESERVE);
+        // SAFETY: a new mapping that replaces no other.
+        let start = unsafe {
+            mmap(
+                Some(at),
+                size,
+                access,
+                MapFlags::MAP_SHARED | MapFlags::MAP_FIXED_NOREPLACE | flags,
+                file,
+                0,
+            )?
+        };
+        if start.as_ptr().addr() != address {
+            // Before Linux 4.17 an address was a wish.
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Self::of(start.cast(), len, true))
+    }
+
+    fn of(start: NonNull<u8>, len: usize, shared: bool) -> Self {
         // Huge pages would take memory for hundreds of slots where one is used. A kernel without them refuses.
         // SAFETY: the advice changes no content.
-        let _ = unsafe { madvise(start, len, MmapAdvise::MADV_NOHUGEPAGE) };
-        Ok(Self { start: start.cast(), len })
+        let _ = unsafe { madvise(start.cast(), len, MmapAdvise::MADV_NOHUGEPAGE) };
+        Self { start, len, shared }
     }
 
     fn pointer(&self, at: usize, len: usize) -> NonNull<u8> {
@@ -111,9 +145,11 @@ impl Reserved {
 
     /// Gives memory back; it reads as zeroes from now on.
     pub(super) fn give_back(&self, at: usize, len: usize) {
-        // SAFETY: private anonymous memory of the slot that asks; its content is not needed any more.
+        // Of a file, a process that merely did not need it any more would leave it with the file.
+        let advice = if self.shared { MmapAdvise::MADV_REMOVE } else { MmapAdvise::MADV_DONTNEED };
+        // SAFETY: memory of the slot that asks; its content is not needed any more.
         // If the kernel refuses, the memory is merely kept.
-        let _ = unsafe { madvise(self.pointer(at, len).cast(), len, MmapAdvise::MADV_DONTNEED) };
+        let _ = unsafe { madvise(self.pointer(at, len).cast(), len, advice) };
     }
 }
 
@@ -158,6 +194,32 @@ pub(super) fn commit(
     let (code, memory) = (command::COMMIT_AND_FETCH, None);
     // SAFETY: the slot was given up, is never freed, and comes back with the completion only.
     unsafe { lane.command(device, Command { token, code, arguments: arguments(commit_id, queue), memory }) }
+}
+
+/// Starts `count` reads of one byte of a file, by io_uring and on the processor of this thread, and waits for none of them.
+/// They go on when this thread and its process have ended. The file must be open for direct and not blocking reads.
+///
+/// # Errors
+/// Not all could be started.
+pub(super) fn start_reads(file: BorrowedFd<'_>, count: u32) -> io::Result<()> {
+    const BATCH: u32 = 256;
+    let mut ring = IoUring::new(BATCH)?;
+    // Never freed: whatever is read may come when nobody here knows of it any more.
+    let byte: &'static mut u8 = Box::leak(Box::new(0));
+    let read = opcode::Read::new(Fd(file.as_raw_fd()), byte, 1).build();
+    let mut left = count;
+    while left > 0 {
+        let batch = left.min(BATCH);
+        for _ in 0..batch {
+            // SAFETY: the byte is never freed, and nobody looks at it. The file is kept open by the read.
+            let _ = unsafe { ring.submission().push(&read) };
+        }
+        left -= batch;
+        while !ring.submission().is_empty() {
+            ring.submit()?;
+        }
+    }
+    Ok(())
 }
 
 mod ioctl {

@@ -81,6 +81,11 @@ impl Tree {
         Ok(Self { plan, images, devices, by_name, by_inode, by_device })
     }
 
+    /// How the control directory is to be.
+    pub(super) fn control(&self) -> &ControlPlan {
+        &self.plan
+    }
+
     /// The images, in the order of the configuration.
     pub fn images(&self) -> &[Arc<ImageNode>] {
         &self.images

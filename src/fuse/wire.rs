@@ -22,6 +22,8 @@ pub(super) mod opcode {
 pub(super) const RESEND: i32 = 7;
 /// Stands for the error in a message to the kernel that wakes who waits for a file.
 pub(super) const WAKE: i32 = 1;
+/// In [`InHeader::unique`]: the request is sent again, to the successor of whoever had it.
+pub(super) const AGAIN: u64 = 1 << 63;
 /// In [`WriteIn::write_flags`]: written back by the kernel from its cache, on nobody's behalf.
 pub(super) const WRITE_CACHE: u32 = 1;
 /// In [`InitIn::flags`]: there is a second word of flags.

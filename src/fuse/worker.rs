@@ -10,14 +10,15 @@
 //! In the steady state a round allocates nothing, and takes one lock for each disk.
 
 use super::dev::{self, Dev, Read, State};
-use super::images::{Answered, Verdict};
+use super::handover::is_filler;
+use super::images::{Answered, Verdict, kind};
 use super::inbox::{Inbox, Mail};
 use super::place::Place;
 use super::relay::Route;
 use super::rings::{self, Rings};
 use super::server::Shared;
-use super::slots::Slot;
-use super::wire::{InHeader, opcode};
+use super::slots::{Found, Slot};
+use super::wire::{AGAIN, InHeader, opcode};
 use crate::device::{Event, Finished, Lane};
 use crate::engine::{Answer, Outbox, Prepared, Ticket};
 use crate::units::Nanos;
@@ -28,6 +29,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Requests that are read in one round. Many more than a round completes: what stays in /dev/fuse waits in a line where no
 /// weight decides. There is a bound so that one round does not go on for ever.
 const BATCH: usize = 512;
+/// Fillers that a predecessor has left are answered so many in a round: nobody waits for them.
+const FILLERS: usize = 128;
 /// Of those that are not about bytes, fewer: there is no batch to be made of them, each costs more than a read or a write, and
 /// what the devices have done meanwhile waits to be told. A storm of lookups is not to hold up data.
 const OTHERS: usize = 16;
@@ -44,6 +47,8 @@ pub(super) struct Source {
 struct Arrived {
     slot: Slot,
     by_ring: bool,
+    /// It was here already when a predecessor left.
+    found: Option<Found>,
 }
 
 /// What there is to bring to one engine.
@@ -64,6 +69,11 @@ pub(super) struct Worker<'t> {
     /// In the order of the engines' numbers.
     visits: Vec<Visit>,
     outbox: Outbox,
+    /// Of a predecessor, with their unique numbers.
+    fillers: Vec<(Slot, u64)>,
+    /// No ring entry is answered any more; and the kernel knows all that were.
+    frozen: bool,
+    settled: bool,
     // Scratch, kept for its memory.
     events: Vec<Event>,
     arrived: Vec<Arrived>,
@@ -80,6 +90,9 @@ impl<'t> Worker<'t> {
             place: Place::new(),
             visits: Vec::new(),
             outbox: Outbox::default(),
+            fillers: Vec::new(),
+            frozen: false,
+            settled: false,
             events: Vec::new(),
             arrived: Vec::new(),
             mail: Vec::new(),
@@ -96,22 +109,35 @@ impl<'t> Worker<'t> {
             Event::Command { result, .. } if *result < 0 => Some(-result),
             _ => None,
         });
-        refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))
+        refused.map_or(Ok(()), |errno| Err(io::Error::from_raw_os_error(errno)))?;
+        let found = rings.found();
+        self.arrived.extend(found.into_iter().map(|(slot, found)| Arrived {
+            slot,
+            by_ring: true,
+            found: Some(found),
+        }));
+        Ok(())
     }
 
     /// Serves until it is told to stop, or cannot wait any more.
     pub(super) fn serve(&mut self) -> io::Result<()> {
         while !self.shared.stopping.load(Ordering::Acquire) {
+            self.frozen = self.shared.departure.is_frozen();
             self.gather();
             self.judge_all();
             self.open_mail();
             self.visit();
             self.talk();
+            self.answer_fillers();
             self.place.note(self.lane.in_flight());
             self.share_reading();
             self.lane.wait(self.timeout(), &mut self.events)?;
             if let Some(rings) = &mut self.source.rings {
                 rings.tidy(&mut self.lane, self.shared.slots, &self.events);
+            }
+            if self.frozen && !self.settled && self.lane.is_settled() {
+                self.settled = true;
+                self.shared.departure.settle();
             }
         }
         // What was sent here before the end began is still to be told.
@@ -121,7 +147,8 @@ impl<'t> Worker<'t> {
 
     /// How long there is nothing to do if nothing comes.
     fn timeout(&self) -> Option<std::time::Duration> {
-        if self.source.dev.state == State::Ready {
+        let hurries = if self.frozen { !self.settled } else { !self.fillers.is_empty() };
+        if self.source.dev.state == State::Ready || hurries {
             return Some(std::time::Duration::ZERO);
         }
         let until = self.visits.iter().filter_map(|visit| visit.until).min()?;
@@ -130,6 +157,7 @@ impl<'t> Worker<'t> {
 
     /// Sorts what the lane had to tell, and reads what there is to read.
     fn gather(&mut self) {
+        let leaving = self.shared.leaving.load(Ordering::Acquire);
         for event in self.events.drain(..) {
             match event {
                 Event::Finished(finished) => {
@@ -137,9 +165,14 @@ impl<'t> Worker<'t> {
                 }
                 Event::Readable => self.source.dev.state = State::Ready,
                 Event::Command { token, result: 0.. } => {
-                    self.arrived.push(Arrived { slot: self.shared.slots.from_kernel(token), by_ring: true });
+                    let slot = self.shared.slots.from_kernel(token);
+                    // Where it lies a successor finds it.
+                    if !leaving {
+                        self.arrived.push(Arrived { slot, by_ring: true, found: None });
+                    }
                 }
-                Event::Command { result, .. } => {
+                Event::Command { token, result } => {
+                    self.shared.slots.given_up(token);
                     // ENOTCONN is how the connection ends; the reader of /dev/fuse tells whom it concerns.
                     if result != -libc::ENOTCONN {
                         let error = io::Error::from_raw_os_error(-result);
@@ -149,7 +182,7 @@ impl<'t> Worker<'t> {
             }
         }
         // Who has none may have been woken because there is one again.
-        if self.shared.leaving.load(Ordering::Acquire) {
+        if leaving {
             self.source.dev.state = State::Ended;
         } else if matches!(self.source.dev.state, State::Ready | State::Full) {
             self.source.dev.state = State::Ready;
@@ -180,7 +213,7 @@ impl<'t> Worker<'t> {
                 }
                 Read::Request(slot, header) => {
                     others += usize::from(!matches!(header.opcode, opcode::READ | opcode::WRITE));
-                    self.arrived.push(Arrived { slot, by_ring: false });
+                    self.arrived.push(Arrived { slot, by_ring: false, found: None });
                 }
                 Read::Nothing => return,
                 Read::Ended(how) => return self.shared.end(how),
@@ -194,10 +227,10 @@ impl<'t> Worker<'t> {
         let round = shared.face.callers.round();
         let tree = shared.face.tree.load();
         let mut arrived = std::mem::take(&mut self.arrived);
-        for Arrived { slot, by_ring } in arrived.drain(..) {
+        for Arrived { slot, by_ring, found } in arrived.drain(..) {
             // The arguments of a request are few, and are needed when the slot has gone on already.
             let mut arguments = [0; 128];
-            let Some((header, len, data)) = (if by_ring {
+            let Some((mut header, len, data)) = (if by_ring {
                 rings::request(&slot, &mut arguments).inspect(|(_, _, data)| slot.used(*data))
             } else {
                 dev::request(&slot, &mut arguments)
@@ -208,7 +241,14 @@ impl<'t> Worker<'t> {
             if let Some(rings) = self.source.rings.as_ref().filter(|_| by_ring) {
                 self.place.bind(rings.processor_of(&slot));
             }
-            match shared.face.judge(&tree, &round, header, &arguments[..len], data, slot) {
+            let verdict = match found {
+                Some(Found::Written(outcome)) => {
+                    let result = if outcome == 0 { Ok(()) } else { Err(outcome) };
+                    shared.face.judge_written(&tree, header, &arguments[..len], data, slot, result)
+                }
+                _ => shared.face.judge(&tree, &round, header, &arguments[..len], data, slot),
+            };
+            match verdict {
                 Verdict::Submit(node, prepared, mut ticket, free) => {
                     let served = &shared.served[self.number];
                     count(if by_ring { &served.by_uring } else { &served.by_dev });
@@ -221,7 +261,15 @@ impl<'t> Worker<'t> {
                     }
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
+                Verdict::Forward(slot) if by_ring && is_filler(header, &arguments[..len]) => {
+                    if !shared.departure.is_filling() {
+                        self.fillers.push((slot, header.unique));
+                    }
+                }
                 Verdict::Forward(slot) if by_ring => {
+                    if found.is_some() {
+                        header.unique |= AGAIN;
+                    }
                     self.forward_from_ring(header, &arguments[..len], data, slot);
                 }
                 Verdict::Forward(slot) => self.forward(header, slot),
@@ -245,11 +293,25 @@ impl<'t> Worker<'t> {
         self.release(slot);
     }
 
+    /// Answers some of the requests that were made only to be found here.
+    fn answer_fillers(&mut self) {
+        let Some(rings) = self.source.rings.as_mut().filter(|_| !self.frozen) else { return };
+        let some = self.fillers.len() - FILLERS.min(self.fillers.len());
+        let connection = self.shared.descriptors[0].as_fd();
+        for (slot, unique) in self.fillers.drain(some..) {
+            let nothing = Answered { unique, kind: kind::EMPTY, len: 0, result: Ok(()) };
+            log_refused(rings.answer(&mut self.lane, connection, slot, nothing));
+        }
+    }
+
     /// Takes what other threads have left.
     fn open_mail(&mut self) {
         // Nobody sends anything where there are no rings.
         let Some(rings) = &mut self.source.rings else { return };
         self.shared.inboxes[self.number].take(&mut self.mail);
+        if self.frozen {
+            return self.mail.clear();
+        }
         let connection = self.shared.descriptors[0].as_fd();
         for mail in self.mail.drain(..) {
             log_refused(match mail {
@@ -362,6 +424,9 @@ impl<'t> Worker<'t> {
         let descriptor = &self.shared.descriptors[descriptor];
         match &mut self.source.rings {
             Some(rings) if rings.owns(&slot) => {
+                if self.frozen {
+                    return;
+                }
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.
                 let home = rings.thread_of(&slot);

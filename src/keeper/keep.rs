@@ -113,6 +113,8 @@ pub(super) struct Mount {
     pub(super) made: bool,
     /// Every descriptor of the connection that is in use: what was read from one that is closed is lost.
     pub(super) descriptors: Vec<OwnedFd>,
+    /// What requests lie in, if a successor may go on with them there.
+    pub(super) memory: Option<OwnedFd>,
 }
 
 impl<R> Keeper<R>
@@ -154,6 +156,11 @@ where
                     mount.descriptors.append(&mut descriptors);
                 }
             }
+            ToKeeper::KeepMemory => {
+                if let Some(mount) = &mut self.mount {
+                    mount.memory = descriptors.pop();
+                }
+            }
             ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
@@ -167,7 +174,8 @@ where
     fn mount(&mut self, link: &Link, mountpoint: &Path) {
         let answer = match Mounted::new(mountpoint, default_acl()) {
             Ok(Mounted { place, made, connection, .. }) => {
-                let mount = self.mount.insert(Mount { place, made, descriptors: vec![connection] });
+                let mount =
+                    self.mount.insert(Mount { place, made, descriptors: vec![connection], memory: None });
                 let mounted = ToWorker::Mounted { place: mount.place.clone() };
                 link.say_with(&mounted, &[mount.descriptors[0].as_fd()])
             }
@@ -203,6 +211,7 @@ where
             keeper: std::process::id(),
             before: self.before,
             inherits: self.mount.is_some(),
+            memory: self.mount.as_ref().is_some_and(|mount| mount.memory.is_some()),
             waits: false,
             ended,
             since: clock::wall_micros(),
@@ -213,7 +222,9 @@ where
     fn start(&self, program: &Program, begin: &Begin) -> io::Result<Worker> {
         let mut worker = program.start(&self.arguments)?;
         let mut descriptors = vec![self.ledger.descriptor()];
-        descriptors.extend(self.mount.iter().flat_map(|mount| &mount.descriptors).map(AsFd::as_fd));
+        if let Some(mount) = &self.mount {
+            descriptors.extend(mount.memory.iter().chain(&mount.descriptors).map(AsFd::as_fd));
+        }
         if worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors).is_err() {
             worker.kill();
             let status = worker.end()?;
@@ -260,7 +271,8 @@ where
         }
         self.before += 1;
         let ended = words(status);
-        if !self.survives {
+        // A program that was tried may not have touched them.
+        if !self.survives && self.tried.is_none() {
             if let Some(mount) = &self.mount {
                 note("could not unmount", mount.place.abort());
             }
@@ -338,10 +350,6 @@ where
             tracing::warn!("not upgraded: {why}");
             note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
         };
-        if !self.survives {
-            refused("requests come by io_uring, where no other process can go on (--transport dev)".into());
-            return Ok(worker);
-        }
         let begin = Begin {
             waits: true,
             before: self.before + 1,
@@ -402,7 +410,7 @@ where
     /// Takes away what would be left: a mount without anybody to serve it is worse than none.
     fn put_away(&mut self) {
         note("the service manager cannot be told", self.manager.stopping());
-        let Some(Mount { place, made, descriptors }) = self.mount.take() else { return };
+        let Some(Mount { place, made, descriptors, .. }) = self.mount.take() else { return };
         if !self.answered {
             note("could not unmount", place.detach());
             if made {

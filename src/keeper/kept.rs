@@ -24,6 +24,8 @@ pub struct Kept {
     pub ledger: Arc<Ledger>,
     /// Descriptors of the connection, where there is one already.
     pub descriptors: Vec<OwnedFd>,
+    /// What a predecessor gave to [`Hold::hold_memory`].
+    pub memory: Option<OwnedFd>,
 }
 
 /// What a worker is told while it serves.
@@ -85,13 +87,14 @@ impl Kept {
         if descriptors.is_empty() {
             bail!("the keeper has sent no ledger");
         }
-        let connection = descriptors.split_off(1);
+        let mut connection = descriptors.split_off(1);
+        let memory = (begin.memory && !connection.is_empty()).then(|| connection.remove(0));
         let ledger = descriptors.pop().context("the keeper has sent no ledger")?;
         let ledger = Ledger::inherit(ledger).inspect_err(|error| {
             // Whoever waits for an answer gets it.
             let _ = link.say(&ToKeeper::Unfit { why: error.to_string() });
         })?;
-        Ok(Self { link, begin, ledger: Arc::new(ledger), descriptors: connection })
+        Ok(Self { link, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
     }
 
     /// Has the keeper mount; where that is then, and the connection.
@@ -145,6 +148,10 @@ impl Kept {
 impl Hold for Kept {
     fn hold(&self, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         self.link.say_with(&ToKeeper::Keep, &[descriptor])
+    }
+
+    fn hold_memory(&self, memory: BorrowedFd<'_>) -> io::Result<()> {
+        self.link.say_with(&ToKeeper::KeepMemory, &[memory])
     }
 
     fn answer_first(&self, answer: &[u8]) -> io::Result<()> {

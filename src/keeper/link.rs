@@ -61,6 +61,9 @@ pub struct Begin {
     pub before: u32,
     /// There is a mount, and the ledger says how it is.
     pub inherits: bool,
+    /// The memory that requests lie in comes along, behind the ledger.
+    #[serde(default)]
+    pub memory: bool,
     /// The predecessor still serves: say whether you could, and wait for the word.
     pub waits: bool,
     /// How the predecessor ended: the end of a sentence for people.
@@ -90,6 +93,8 @@ pub(super) enum ToKeeper {
     },
     /// Hold the descriptor that comes along, too.
     Keep,
+    /// Hold the memory that comes along, which requests lie in.
+    KeepMemory,
     /// The thread whose descriptor comes along has ended when this worker is dead.
     Watch,
     /// Answer the kernel's first request.

@@ -87,5 +87,5 @@ pub(super) fn left_behind() -> anyhow::Result<Option<(Ledger, Mount)>> {
     let Some(ledger) = ledger else { bail!("a connection without a ledger") };
     let ledger = Ledger::inherit(ledger)?;
     let facts = Facts::read(&ledger)?.context("the ledger says nothing about the mount")?;
-    Ok(Some((ledger, Mount { place: facts.place, made: false, descriptors })))
+    Ok(Some((ledger, Mount { place: facts.place, made: false, descriptors, memory: None })))
 }

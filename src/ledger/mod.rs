@@ -63,6 +63,8 @@ pub enum Page {
     Counters,
     /// The last events.
     Events,
+    /// What was in the rings when whoever served left them.
+    Rings,
 }
 
 /// Why a descriptor is no ledger to go on with.

@@ -1,17 +1,30 @@
 //! Workers that are replaced by another program.
 
-use super::{Guest, Load, UNDER_LOAD, five, wait_for_worker, worker};
-use crate::daemon::{AS_OTHERS, MOUNT, ioband};
-use crate::support::{Random, trial};
+use super::{FIVE, Guest, Load, UNDER_LOAD, five, wait_for_worker, worker};
+use crate::daemon::{AS_OTHERS, MOUNT, Transport, Vmdisk, ioband};
+use crate::support::{Random, folder, trial};
 use libtest_mimic::Trial;
+use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 use std::process::Output;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
+    let over_rings = [UNDER_LOAD, Transport::Uring.needs()].concat();
     vec![
-        trial("survival: upgrades under verified writes and a guest", UNDER_LOAD, under_load),
+        trial("survival: upgrades under verified writes and a guest", UNDER_LOAD, || {
+            under_load(Transport::Dev);
+        }),
+        trial("survival: upgrades over rings under verified writes and a guest", &over_rings, || {
+            under_load(Transport::Uring);
+        }),
+        trial(
+            "survival: over rings nobody's request is lost in an upgrade, however few come",
+            &over_rings,
+            few_come,
+        ),
         trial("survival: a program that cannot take over is refused", MOUNT, refused),
         trial(
             "survival: a program that fails after it took over gives way to the old one",
@@ -33,8 +46,8 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn under_load() {
-    let mount = five();
+fn under_load(by: Transport) {
+    let mount = Vmdisk::mount_in(folder(), FIVE, &by.and(&[]));
     let (mut load, mut guest) = (Load::start(&mount, 5), Guest::start(&mount, 1500));
     let mut random = Random::new(64);
     let mut upgrades = 0;
@@ -50,6 +63,62 @@ fn under_load() {
     guest.assert_well();
     assert!(upgrades >= 3, "only {upgrades} upgrades");
     assert_eq!(wait_for_worker(&mount, upgrades - 1), upgrades, "none more has died");
+    let ls = mount.control("ls");
+    assert!(ls.starts_with(&format!("transport  {}, ", by.name())), "{ls}");
+}
+
+/// A few callers that each wait for their answer: their requests meet entries of every process that was, and those that ended
+/// were full. Changes and looks beside them come through as well, each once.
+fn few_come() {
+    const CALLERS: u64 = 4;
+    let mount = Vmdisk::mount_in(folder(), FIVE, &Transport::Uring.and(&[]));
+    let message = |words: &[&str]| {
+        let args = [&["message", "d", "0"], words, &["--mountpoint", "vmdisk"]].concat();
+        let output = ioband(mount.folder(), &args);
+        assert!(output.status.success(), "{words:?}: {}", said(&output));
+    };
+    let done = AtomicBool::new(false);
+    let rounds: Vec<u64> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (1..=CALLERS)
+            .map(|caller| {
+                let (mount, done) = (&mount, &done);
+                let image = format!("vm{caller}.img");
+                scope.spawn(move || {
+                    let file = File::options().read(true).write(true).open(mount.file(&image));
+                    let file = file.expect("an image");
+                    let mut round = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        let data = Random::new(round * CALLERS + caller).bytes(3000);
+                        file.write_all_at(&data, round % 4000 * 4096).expect("a write");
+                        let mut got = vec![0; data.len()];
+                        file.read_exact_at(&mut got, round % 4000 * 4096).expect("a read");
+                        assert!(got == data, "{image}, round {round}");
+                        round += 1;
+                    }
+                    round
+                })
+            })
+            .collect();
+        let changes = scope.spawn(|| {
+            for round in 0.. {
+                if done.load(Ordering::Relaxed) {
+                    return round;
+                }
+                // Done twice, each of these would be an error.
+                message(&["attach", "vm2.img"]);
+                message(&["detach", "vm2.img"]);
+            }
+            0
+        });
+        for _ in 0..5 {
+            let output = upgrade(mount.folder(), None);
+            assert!(output.status.success(), "{}", said(&output));
+        }
+        done.store(true, Ordering::Relaxed);
+        assert!(changes.join().expect("it ends") > 0);
+        callers.into_iter().map(|caller| caller.join().expect("it ends")).collect()
+    });
+    assert!(rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
 }
 
 /// A program in the mount's folder.
@@ -79,10 +148,7 @@ fn refused() {
     };
     is_refused(Path::new("/bin/true"), "before it");
     is_refused(&program(folder, "text", "no program"), "text cannot be started");
-    is_refused(
-        &program(folder, "script", "#!/bin/sh\nexit 3\n"),
-        "before it",
-    );
+    is_refused(&program(folder, "script", "#!/bin/sh\nexit 3\n"), "before it");
     let output = upgrade(folder, Some(Path::new("none")));
     assert!(said(&output).contains("cannot find none"), "{}", said(&output));
     let locked = program(folder, "locked", "");

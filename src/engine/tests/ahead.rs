@@ -78,7 +78,7 @@ impl Bench {
     /// Requests that have left their slots, answered or not.
     fn left(&self) -> Vec<u64> {
         let slot = |left: &Left| match *left {
-            Left::Free(slot) | Left::Empty(slot) => u64::from(slot),
+            Left::Free(slot) | Left::Empty(slot, _) => u64::from(slot),
         };
         self.visitor.out.left.iter().map(slot).collect()
     }

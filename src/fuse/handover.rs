@@ -1,0 +1,231 @@
+//! From one process to the next over rings: a planned change, without one request failed or lost.
+//!
+//! What the kernel has put into a ring entry it sends to nobody again (FUSE_NOTIFY_RESEND is about /dev/fuse only), but the
+//! entry outlives the ring that it came by: whoever has the same memory at the same address can answer it, and has the entry
+//! from then on. So the slots lie in a file that the keeper holds ([`super::slots`]), and a successor finds every request
+//! where its predecessor has left it.
+//!
+//! What would be lost is a request that the kernel gives to an entry whose thread is ending. So before it ends none of its
+//! entries may be waiting for a request, and as each answer asks for the next request, there is one way to that: the rest is
+//! **filled up** with requests of our own, reads of a file of the control directory, one for each entry that waits, made on
+//! the processor whose queue it is in. Nobody waits for them. The successor answers them when it has got to know the others.
+//!
+//! ```text
+//! old: most entries are filled, while callers are served      } nobody waits yet
+//!      what comes stays in its slot; what is with the devices is answered
+//!      no more answers; the other entries are filled
+//!      what is in which slot is written down; the end
+//! new: memory at the same address, the same queues
+//!      requests that were found are served as if they had come, fillers answered
+//! ```
+
+use super::mount::MountedAt;
+use super::rings::Queues;
+use super::server::Shared;
+use super::slots::{Found, Where};
+use super::sys;
+use super::tree::Node;
+use super::wire::{InHeader, ReadIn, opcode, parse};
+use crate::control::ControlFile;
+use crate::device::Waker;
+use crate::ledger::{Ledger, Page};
+use crate::units::Nanos;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// So many entries of each queue stay for callers until nothing is answered any more.
+const FOR_CALLERS: u32 = 128;
+/// With these flags a read of the file is a filler. Direct, so that nobody waits for the answer; not blocking, or the kernel
+/// asks us first whether there is something to read; and synchronous in what is written, so that nobody else has a reason to
+/// combine them: it cannot be written to.
+const MARK: i32 = libc::O_DIRECT | libc::O_NONBLOCK | libc::O_SYNC;
+/// How often it is looked whether the kernel has given out what it had. Nothing else could tell.
+const LOOK: Duration = Duration::from_micros(100);
+/// A processor that is busy with others does not make its requests at once: then they are made again.
+const REPEAT: Nanos = Nanos(500_000_000);
+/// After so long it is not waited for any more.
+const PATIENCE: Nanos = Nanos(5_000_000_000);
+
+/// What a successor goes on with.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Handover {
+    pub(super) place: Where,
+    /// Slots of each queue.
+    pub(super) queues: Vec<u32>,
+    pub(super) threads: usize,
+    /// What is in each slot of a queue, and how much memory it has beyond what is small.
+    pub(super) slots: Vec<(Found, u32)>,
+}
+
+impl Handover {
+    /// What a predecessor has left properly.
+    pub(super) fn read(ledger: &Ledger) -> io::Result<Option<Self>> {
+        match ledger.get(Page::Rings)? {
+            Some(bytes) if !bytes.is_empty() => Ok(Some(serde_json::from_slice(&bytes)?)),
+            _ => Ok(None),
+        }
+    }
+
+    fn write(&self, ledger: &Ledger) -> io::Result<()> {
+        ledger.put(Page::Rings, &serde_json::to_vec(self)?)
+    }
+
+    /// From here on it is not as it was left.
+    pub(super) fn taken(ledger: &Ledger) -> io::Result<()> {
+        ledger.put(Page::Rings, &[])
+    }
+}
+
+/// How far a process is on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Departure {
+    /// Fillers stay where they are.
+    filling: AtomicBool,
+    /// No ring entry is answered.
+    frozen: AtomicBool,
+    /// Threads that will not answer any.
+    settled: AtomicUsize,
+}
+
+impl Departure {
+    pub(super) fn is_filling(&self) -> bool {
+        self.filling.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::Acquire)
+    }
+
+    /// A thread has answered what it is going to answer, and the kernel knows of it.
+    pub(super) fn settle(&self) {
+        self.settled.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Whether a request is a filler.
+pub(super) fn is_filler(header: InHeader, arguments: &[u8]) -> bool {
+    header.opcode == opcode::READ
+        && header.nodeid == Node::ControlFile(ControlFile::Pid).ino().0
+        && parse(arguments).is_some_and(|asked: ReadIn| asked.flags as i32 & MARK == MARK)
+}
+
+/// What fillers are made with.
+#[derive(Debug)]
+pub(super) struct Filler(File);
+
+impl Filler {
+    /// Opens the file in our own mount: by a thread that nobody waits for who is needed for that.
+    ///
+    /// # Errors
+    /// It is not to be had there.
+    pub(super) fn open(mount: &MountedAt, control: &str) -> io::Result<Self> {
+        let path = mount.mountpoint.join(control).join(ControlFile::Pid.name());
+        let file = OpenOptions::new().read(true).custom_flags(MARK).open(path)?;
+        if file.metadata()?.dev() != mount.device() {
+            return Err(io::Error::other("another mount covers it"));
+        }
+        Ok(Self(file))
+    }
+
+    /// Makes as many requests as are said for each queue, on its processor.
+    fn make(&self, wanted: &[u32]) {
+        thread::scope(|scope| {
+            for (processor, count) in wanted.iter().enumerate().filter(|(_, count)| **count > 0) {
+                scope.spawn(move || {
+                    let mut only = CpuSet::new();
+                    let bound = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
+                    let made = match bound {
+                        Ok(()) => sys::start_reads(self.0.as_fd(), *count),
+                        Err(error) => Err(error.into()),
+                    };
+                    if let Err(error) = made {
+                        tracing::debug!(processor, %error, "its ring entries cannot be filled");
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// On the way out: from [`Leaving::begin`] on fillers come, after [`Leaving::end`] the threads may end.
+pub(super) struct Leaving<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) queues: &'a Queues,
+    pub(super) filler: &'a Filler,
+}
+
+impl Leaving<'_> {
+    /// Fills most entries, while callers are served by the others.
+    pub(super) fn begin(&self) {
+        self.shared.departure.filling.store(true, Ordering::Release);
+        self.fill(FOR_CALLERS);
+    }
+
+    /// Once nothing is with the devices: answers nothing more, and fills the other entries.
+    pub(super) fn end(&self, wakers: &[Waker]) {
+        let Departure { frozen, settled, .. } = &self.shared.departure;
+        frozen.store(true, Ordering::Release);
+        wakers.iter().for_each(Waker::wake);
+        let clock = &self.shared.clock;
+        let end = clock.now().after(PATIENCE);
+        while settled.load(Ordering::Acquire) < wakers.len() && clock.now() < end {
+            thread::sleep(LOOK);
+        }
+        self.fill(0);
+    }
+
+    /// Makes requests until only `rest` entries of each queue wait for one.
+    fn fill(&self, rest: u32) {
+        let clock = &self.shared.clock;
+        let end = clock.now().after(PATIENCE);
+        let wanted = || -> Vec<u32> {
+            self.waiting().into_iter().map(|waiting| waiting.saturating_sub(rest)).collect()
+        };
+        loop {
+            self.filler.make(&wanted());
+            let again = clock.now().after(REPEAT);
+            loop {
+                let left: u32 = wanted().iter().sum();
+                match clock.now() {
+                    _ if left == 0 => return,
+                    now if now >= end => {
+                        // Each takes a request along if one comes while the thread ends.
+                        return tracing::error!(left, "ring entries still wait for requests");
+                    }
+                    now if now >= again => break,
+                    _ => thread::sleep(LOOK),
+                }
+            }
+        }
+    }
+
+    /// How many entries of each queue wait for a request. None does where no request can come from.
+    fn waiting(&self) -> Vec<u32> {
+        let mut waiting = vec![0; self.queues.count()];
+        for (slot, queue) in (0..).zip(self.queues.queue_of()) {
+            if self.queues.is_in_use(*queue) && self.shared.slots.is_with_kernel(slot) {
+                waiting[usize::from(*queue)] += 1;
+            }
+        }
+        waiting
+    }
+
+    /// Writes down what is where, once the threads have ended.
+    pub(super) fn write_down(&self, place: Where, ledger: &Ledger) -> io::Result<()> {
+        let handover = Handover {
+            place,
+            queues: self.queues.slots_of_each().to_vec(),
+            threads: self.queues.threads(),
+            slots: self.shared.slots.left_behind(self.queues.slots()),
+        };
+        handover.write(ledger)
+    }
+}
