@@ -17,7 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
     ("control", &["units", "clock", "sandbox", "ledger", "sched", "classify", "config", "device", "engine"]),
     ("fuse", &["units", "clock", "mountinfo", "ledger", "classify", "config", "device", "engine", "control"]),
-    ("keeper", &["units", "clock", "ledger", "fuse"]),
+    ("keeper", &["units", "clock", "ledger", "classify", "fuse"]),
     (
         "daemon",
         &[

@@ -107,7 +107,7 @@ pub fn serve(
     }
     let engines = counted.engines();
     let server =
-        Server::start(face, engines, connection, &kept, options.serve, clock, ends.of_connection()?)?;
+        Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ends.of_connection()?)?;
     let server = Arc::new(server);
     log_service(&server.service());
     if inherited.is_none() {
@@ -121,6 +121,8 @@ pub fn serve(
     let begin = kept.begin.clone();
     let keeper = kept.into_keeper();
     live.kept_by(keeper.clone(), begin.before);
+    let looker = keeper.clone();
+    face.ask_about_endings(move |thread| looker.ending_of(thread));
     keeper.serves(ready(&plan)?, server.survives(), ends.of_keeper())?;
     // Now there may be data in them.
     made.0.clear();

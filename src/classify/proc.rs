@@ -105,6 +105,8 @@ pub struct Ending(pub String);
 
 /// The kernel's mark for a thread at its end (`PF_EXITING`).
 const EXITING: u64 = 4;
+/// And for one that a signal has ended (`PF_SIGNALED`).
+const SIGNALED: u64 = 0x400;
 
 /// How long a thread may keep us waiting for how it ends.
 const WAIT: Duration = Duration::from_millis(50);
@@ -122,12 +124,13 @@ impl Ending {
         Self::parse(&said.recv_timeout(WAIT).ok()?.ok()?)
     }
 
-    /// FLAGS is the 9th field of `/proc/TID/stat`, EXIT_CODE the 52nd.
+    /// FLAGS is the 9th field of `/proc/TID/stat`, EXIT_CODE the 52nd, which is 0 for who may not debug the thread.
     fn parse(stat: &str) -> Option<Self> {
         let flags: u64 = field(stat, 9)?;
         let code: u32 = field(stat, 52)?;
-        (flags & EXITING != 0 && code != 0).then(|| {
+        (flags & EXITING != 0 && (code != 0 || flags & SIGNALED != 0)).then(|| {
             Self(match code & 0x7f {
+                0 if code == 0 => "was killed".to_owned(),
                 0 => format!("failed with status {}", code >> 8 & 0xff),
                 signal => format!("was killed (signal {signal})"),
             })
@@ -185,6 +188,7 @@ mod tests {
         assert_eq!(ending(EXITING, 9).as_deref(), Some("was killed (signal 9)"));
         assert_eq!(ending(EXITING | 1, 0x100).as_deref(), Some("failed with status 1"));
         assert_eq!(ending(EXITING, 0), None);
+        assert_eq!(ending(EXITING | SIGNALED, 0).as_deref(), Some("was killed"));
         assert_eq!(ending(0x40_0000, 9), None);
         assert_eq!(Ending::of_thread(std::process::id()), None);
     }

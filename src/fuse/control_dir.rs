@@ -449,7 +449,7 @@ impl Metadata {
         self.later(move |face| {
             let Handle::Draft(draft) = &*handle else { return };
             // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.
-            if let Some(Ending(how)) = closer.and_then(Ending::of_thread) {
+            if let Some(Ending(how)) = closer.and_then(|closer| face.ending_of(closer)) {
                 face.events().add(&format!("refused: {YAML}: whoever wrote it {how} before it was closed"));
                 return reply.error(Errno::EINTR);
             }

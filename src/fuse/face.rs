@@ -7,7 +7,7 @@ use super::open_files::OpenFiles;
 use super::scratch::Scratch;
 use super::tree::{Node, Tree};
 use super::waiting::Waiting;
-use crate::classify::Callers;
+use crate::classify::{Callers, Ending};
 use crate::clock;
 use crate::control::{Control, ControlFile, Events};
 use arc_swap::ArcSwap;
@@ -15,7 +15,7 @@ use fuser::{Errno, FileAttr, FileHandle, Generation, INodeNo};
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may answer for us: what there is, and whose it is, can be another thing at any time. The bytes of
@@ -27,7 +27,6 @@ pub(super) const GENERATION: Generation = Generation(0);
 pub(super) type SlowWork = Box<dyn FnOnce() + Send>;
 
 /// What a mount shows, and who looks at it: for fuser, and for the threads that serve data.
-#[derive(Debug)]
 pub struct Face {
     /// Whose the mount is.
     owner: (u32, u32),
@@ -46,6 +45,16 @@ pub struct Face {
     pub(super) slow: mpsc::Sender<SlowWork>,
     /// Another one for changes, which come one after the other and may take their time.
     pub(super) changes: mpsc::Sender<SlowWork>,
+    /// Who is asked how threads end.
+    endings: OnceLock<AskEnding>,
+}
+
+type AskEnding = Box<dyn Fn(u32) -> Option<Ending> + Send + Sync>;
+
+impl std::fmt::Debug for Face {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Face").field("tree", &self.tree.load()).finish_non_exhaustive()
+    }
 }
 
 impl Face {
@@ -74,6 +83,7 @@ impl Face {
             waiting,
             slow: lane("slow-lane", events.clone())?,
             changes: lane("changes", events)?,
+            endings: OnceLock::new(),
         })
     }
 
@@ -96,6 +106,17 @@ impl Face {
     /// The callers of the mount.
     pub fn callers(&self) -> &Callers {
         &self.callers
+    }
+
+    /// How threads end is asked of somebody who may know more than this process.
+    pub fn ask_about_endings(&self, ask: impl Fn(u32) -> Option<Ending> + Send + Sync + 'static) {
+        // Once.
+        let _ = self.endings.set(Box::new(ask));
+    }
+
+    /// How a thread comes to an end, if it is at its end and did not get there in peace.
+    pub(super) fn ending_of(&self, thread: u32) -> Option<Ending> {
+        self.endings.get().map_or_else(|| Ending::of_thread(thread), |ask| ask(thread))
     }
 
     pub(super) fn events(&self) -> &Events {

@@ -4,6 +4,7 @@ use super::link::{Begin, Link, ToKeeper, ToWorker, Upgrade};
 use super::patience::{Next, Patience, REST};
 use super::program::{Program, Worker};
 use super::systemd::{self, Manager};
+use crate::classify::Ending;
 use crate::clock::{self, Clock};
 use crate::fuse::{Mounted, MountedAt, Refusing, default_acl};
 use crate::ledger::Ledger;
@@ -163,6 +164,11 @@ where
             }
             ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
+            // Waits for no longer than somebody notices.
+            ToKeeper::Look { thread } => {
+                let how = Ending::of_thread(thread).map(|Ending(how)| how);
+                note("cannot answer the worker", worker.link.say(&ToWorker::Ending { how }));
+            }
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.

@@ -1,6 +1,7 @@
 //! The worker's side: how it comes to its mount, and what it hears from its keeper.
 
 use super::link::{Begin, Link, ToKeeper, ToWorker};
+use crate::classify::Ending;
 use crate::fuse::{Hold, MountedAt};
 use crate::ledger::{Ledger, LedgerError, Page};
 use anyhow::{Context, bail};
@@ -13,6 +14,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
+
+/// How long a keeper may take to look at a thread.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// What a worker has from its keeper.
 #[derive(Debug)]
@@ -141,6 +146,7 @@ impl Kept {
             link: self.link,
             gone: AtomicBool::new(false),
             asked: Mutex::default(),
+            looked: Mutex::default(),
         })
     }
 }
@@ -173,6 +179,8 @@ pub struct Keeper {
     gone: AtomicBool,
     /// Who waits for what comes of an upgrade.
     asked: Mutex<Option<mpsc::Sender<String>>>,
+    /// Who waits for how a thread ends.
+    looked: Mutex<Option<mpsc::Sender<Option<String>>>>,
 }
 
 impl Keeper {
@@ -199,6 +207,17 @@ impl Keeper {
     /// Its process, while it lives.
     pub fn process(&self) -> Option<u32> {
         (!self.gone.load(Ordering::Acquire)).then_some(self.process)
+    }
+
+    /// How a thread comes to an end, if it is at its end and did not get there in peace, as the keeper sees it. To be asked by
+    /// one thread at a time.
+    pub fn ending_of(&self, thread: u32) -> Option<Ending> {
+        let (looked, answer) = mpsc::channel();
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
+        let gone = self.gone.load(Ordering::Acquire) || self.link.say(&ToKeeper::Look { thread }).is_err();
+        // A keeper that does not answer has ended, or takes longer than whoever closes a file is to wait.
+        let how = if gone { Err(mpsc::RecvTimeoutError::Disconnected) } else { answer.recv_timeout(LOOK) };
+        how.map_or_else(|_| Ending::of_thread(thread), |how| how.map(Ending))
     }
 
     /// Has this worker replaced by one of another program, and returns only if that does not come about.
@@ -241,6 +260,11 @@ impl Keeper {
                     // Whoever asked may have gone.
                     asked.map(|asked| asked.send(why));
                 }
+                Ok(Some((ToWorker::Ending { how }, _))) => {
+                    let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    // Whoever asked may have given up.
+                    looked.map(|looked| looked.send(how));
+                }
                 Ok(Some((said, _))) => tracing::warn!(?said, "the keeper says what is of no use now"),
                 Ok(None) => break,
                 Err(error) => tracing::error!(%error, "the keeper cannot be understood"),
@@ -248,6 +272,7 @@ impl Keeper {
         }
         self.gone.store(true, Ordering::Release);
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
         hears(Word::Alone);
     }
 }

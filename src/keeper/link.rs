@@ -43,6 +43,11 @@ pub(super) enum ToWorker {
     Leave,
     /// Finish what was accepted, and end: nobody comes any more.
     Stop,
+    /// How a thread comes to an end, if it is at its end and did not get there in peace.
+    Ending {
+        /// In words.
+        how: Option<String>,
+    },
     /// What came of the upgrade that was asked for; the worker that is asked goes on.
     NotUpgraded {
         /// The request that asked for it.
@@ -101,6 +106,11 @@ pub(super) enum ToKeeper {
     First {
         /// With this.
         answer: Vec<u8>,
+    },
+    /// Look how a thread comes to an end, which the kernel tells only to who could debug it.
+    Look {
+        /// Its number.
+        thread: u32,
     },
     /// The mount answers.
     Ready {
