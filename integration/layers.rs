@@ -17,6 +17,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("engine", &["units", "clock", "sched", "device", "classify", "config"]),
     ("control", &["units", "clock", "sandbox", "ledger", "sched", "classify", "config", "device", "engine"]),
     ("fuse", &["units", "clock", "mountinfo", "ledger", "classify", "config", "device", "engine", "control"]),
+    ("keeper", &["units", "clock", "ledger", "fuse"]),
     (
         "daemon",
         &[
@@ -24,7 +25,6 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "fuse", "keeper", "ledger",
         ],
     ),
-    ("keeper", &["units", "clock", "ledger", "fuse"]),
     ("cli", &["keeper", "units", "sandbox", "config", "device", "fuse", "daemon"]),
 ];
 

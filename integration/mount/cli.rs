@@ -305,7 +305,9 @@ images:
         let rest = rest.to_owned();
         (service.lines().map(str::to_owned).collect::<Vec<_>>(), rest)
     };
-    let (service, rest) = list();
+    let (mut service, rest) = list();
+    let worker = service.pop().expect("a line");
+    assert!(worker.starts_with("worker     ") && worker.contains(", kept by "), "{worker}");
     // As many threads as the machine has processors for.
     let threads: usize = service[0].split_whitespace().nth(2).expect("a number").parse().expect("a number");
     assert!(threads >= 2, "{service:?}");

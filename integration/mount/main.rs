@@ -15,6 +15,7 @@ mod daemon;
 mod data;
 mod document;
 mod examples;
+mod faults;
 mod forbidden;
 mod lifecycle;
 mod limits;
@@ -55,6 +56,7 @@ fn main() {
         locks::trials(),
         lifecycle::trials(),
         survival::trials(),
+        faults::trials(),
         startup::trials(),
         forbidden::trials(),
         cli::trials(),

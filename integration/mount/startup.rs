@@ -216,7 +216,10 @@ fn ordinary_user() {
     by("nobody", &["mount", "c.yaml", "/mnt"]).refused(&["fusermount3 cannot mount at /mnt"]);
 
     by("nobody", &["mount", "c.yaml", "vmdisk"]).ok();
-    place.sh(&["kill -9 $(setpriv --reuid=nobody --regid=65534 --clear-groups cat vmdisk/.ioband/pid)"]).ok();
+    // First the one that would start another one, and then that other one.
+    let kill = r#"pid() { setpriv --reuid=nobody --regid=65534 --clear-groups cat vmdisk/.ioband/pid; }
+        keeper=$(pid) && kill -9 "$keeper" && while [ "$(pid)" = "$keeper" ]; do sleep 0.01; done && kill -9 "$(pid)""#;
+    place.sh(&[kill]).ok();
     wait_until(|| place.processes().is_empty(), || format!("it lives on: {:?}", place.processes()));
     // The kernel lets go of a connection by io_uring a moment after the process is gone.
     let refused = || by("nobody", &["mount", "c.yaml", "vmdisk"]);

@@ -217,9 +217,13 @@ fn mountpoint(args: &Args, plan: Option<&Plan>) -> anyhow::Result<PathBuf> {
 }
 
 fn summary(plan: &Plan) -> String {
-    let images: Vec<_> =
-        plan.images.iter().map(|image| format!("{} ({})", image.name, image.size())).collect();
-    if images.is_empty() { "no images".to_owned() } else { images.join(", ") }
+    // As many as somebody reads.
+    const MOST: usize = 50;
+    let named = plan.images.iter().take(MOST).map(|image| format!("{} ({})", image.name, image.size()));
+    let more = plan.images.len().saturating_sub(MOST);
+    let more = (more > 0).then(|| format!("and {more} more images"));
+    let all: Vec<_> = named.chain(more).collect();
+    if all.is_empty() { "no images".to_owned() } else { all.join(", ") }
 }
 
 /// Logs to standard error, which is the terminal's until the daemon leaves it, and to the file that was asked for.

@@ -18,8 +18,6 @@ const LONGEST: usize = 4 << 10;
 
 /// The same event is told so often, and then less and less often.
 const TOLD: u64 = 10;
-/// How an event begins that whoever may open an image can cause, as often as he likes.
-const REFUSED: &str = "refused: ";
 /// So many different refusals are known again when they come in turns.
 const KNOWN: usize = 64;
 
@@ -68,7 +66,18 @@ impl std::fmt::Debug for Events {
 impl Events {
     /// Adds an event, in one line; it is logged as well. One that comes again and again is told less and less often.
     pub fn add(&self, text: &str) {
-        let Some(told) = self.log().add(text) else { return };
+        let told = self.log().add(text, false);
+        self.tell(told);
+    }
+
+    /// The same for what whoever may open an image can cause, as often as he likes: also if such events come in turns.
+    pub fn add_of_callers(&self, text: &str) {
+        let told = self.log().add(text, true);
+        self.tell(told);
+    }
+
+    fn tell(&self, told: Option<String>) {
+        let Some(told) = told else { return };
         tracing::info!(target: "ioband::events", "{told}");
         if let Some(tell) = self.on_new.get() {
             tell();
@@ -160,7 +169,7 @@ impl Events {
 
 impl Log {
     /// What was told of it, if anything.
-    fn add(&mut self, text: &str) -> Option<String> {
+    fn add(&mut self, text: &str, of_callers: bool) -> Option<String> {
         let mut text = text.replace(['\n', '\r'], " ");
         if text.len() > LONGEST {
             let end = (0..=LONGEST).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
@@ -168,7 +177,7 @@ impl Log {
             text.push('…');
         }
         // A program that repeats a refused call in a loop must not push everything else out, nor one that has two of them.
-        let again = self.count(&text);
+        let again = self.count(&text, of_callers);
         let same = text == self.last;
         let told = if again <= TOLD {
             text.clone()
@@ -184,9 +193,9 @@ impl Log {
         Some(told)
     }
 
-    /// How often this one has come, this time included: in a row, or if it is a refusal, among others.
-    fn count(&mut self, text: &str) -> u64 {
-        if !text.starts_with(REFUSED) {
+    /// How often this one has come, this time included: in a row, or if callers cause it, among others.
+    fn count(&mut self, text: &str, of_callers: bool) -> u64 {
+        if !of_callers {
             self.again = if text == self.last { self.again + 1 } else { 1 };
             return self.again;
         }
@@ -270,7 +279,7 @@ mod tests {
         let events = Events::default();
         events.add("first");
         for i in 0..100_000 {
-            events.add(&format!("refused: one of {}", i % 6));
+            events.add_of_callers(&format!("refused: one of {}", i % 6));
         }
         let text = events.text();
         assert!(text.lines().next().is_some_and(|l| l.ends_with(" first")), "{text}");

@@ -265,10 +265,14 @@ impl Live {
             .map(|(index, device)| {
                 let images = || new.images.iter().filter(|image| image.device == index);
                 let read_only = images().next().is_some() && images().all(|image| image.read_only);
-                let identity = self.identity(&device.path);
+                let here = devices.get(device.name.as_str());
+                // What is known already is not asked for: its filesystem may be the one that hangs.
+                let identity = match here.filter(|held| held.path == device.path) {
+                    Some(held) => held.identity,
+                    None => self.identity(&device.path),
+                };
                 let same = |held: &Held| held.identity.is_some() && held.identity == identity;
                 // What it was opened on stays what it is on, whatever is at that path by now.
-                let here = devices.get(device.name.as_str());
                 let here = here.filter(|held| held.path == device.path || same(held));
                 let known = here.or_else(|| devices.values().find(|held| same(held)));
                 if let Some(Held { target, .. }) = known {
@@ -569,7 +573,9 @@ impl Machinery for Live {
         match keeper.upgrade(program, asked.unique) {
             Ok(never) => match never {},
             Err(why) => {
-                server.map(|server| server.stay());
+                if let Some(server) = server {
+                    server.stay();
+                }
                 Err(Refusal::new(libc::ENOEXEC, why))
             }
         }

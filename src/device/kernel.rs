@@ -85,6 +85,6 @@ pub(super) fn is_remote(file: &File) -> bool {
     let known = [FUSE_SUPER_MAGIC, NFS_SUPER_MAGIC];
     fstatfs(file).is_ok_and(|seen| {
         let found = seen.filesystem_type();
-        known.contains(&found) || OTHERS.contains(&(i64::from(found.0) & 0xffff_ffff))
+        known.contains(&found) || OTHERS.contains(&(found.0 & 0xffff_ffff))
     })
 }

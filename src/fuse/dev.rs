@@ -18,8 +18,14 @@ pub(super) struct Dev {
     /// Number of its descriptor.
     pub(super) descriptor: usize,
     free: Free,
+    /// Where requests are read into, all of it in memory. The kernel copies a request to pages that are there whatever
+    /// happens; but if it has to get them first while this process is being killed, it gives up, and the request has failed.
+    landing: Option<Slot>,
     pub(super) state: State,
 }
+
+/// Data of up to this many bytes are copied from where they landed: that takes less than to have another place ready.
+const COPIED: usize = 256 << 10;
 
 /// What is known of requests that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +51,7 @@ pub(super) enum Read {
 
 impl Dev {
     pub(super) fn new(descriptor: usize, state: State) -> Self {
-        Self { descriptor, free: Free::new(), state }
+        Self { descriptor, free: Free::new(), landing: None, state }
     }
 
     /// Reads the next request into a free slot.
@@ -55,35 +61,61 @@ impl Dev {
                 self.state = State::Full;
                 return Read::Nothing;
             }
-            let Some(mut slot) = self.free.take(pool) else {
+            // First, so that what is read has a place to go to.
+            let Some(slot) = self.free.take(pool) else {
                 self.state = State::Full;
                 return Read::Nothing;
             };
-            let read = nix::unistd::read(descriptor, &mut slot.bytes_mut()[HEAD - HEADERS..]);
-            match read {
-                Ok(len) => match header(&slot).filter(|header| header.len as usize == len) {
-                    Some(header) => {
-                        slot.used(len.saturating_sub(HEADERS));
-                        return Read::Request(slot, header);
+            let (slot, mut landing) = match self.landing.take() {
+                Some(landing) => (Some(slot), landing),
+                None => (None, slot.populated()),
+            };
+            let read = nix::unistd::read(descriptor, &mut landing.bytes_mut()[HEAD - HEADERS..]);
+            let found = match read {
+                Ok(len) => match header(&landing).filter(|header| header.len as usize == len) {
+                    Some(header) => return self.landed(slot, landing, header),
+                    None => {
+                        // Not in this protocol.
+                        tracing::error!(len, "the kernel sent a request without an end");
+                        None
                     }
-                    // Not in this protocol.
-                    None => tracing::error!(len, "the kernel sent a request without an end"),
                 },
                 // Interrupted, or the caller has given up between two looks.
-                Err(Errno::EINTR | Errno::ENOENT) => {}
-                Err(Errno::EAGAIN) => {
-                    self.free.put(pool, slot);
-                    self.state = State::Drained;
-                    return Read::Nothing;
-                }
+                Err(Errno::EINTR | Errno::ENOENT) => None,
+                Err(Errno::EAGAIN) => Some((State::Drained, Read::Nothing)),
                 Err(error) => {
-                    self.free.put(pool, slot);
-                    self.state = State::Ended;
                     let how = if error == Errno::ENODEV { Ok(()) } else { Err(error.into()) };
-                    return Read::Ended(how);
+                    Some((State::Ended, Read::Ended(how)))
                 }
+            };
+            self.landing = Some(landing);
+            slot.map(|slot| self.free.put(pool, slot));
+            if let Some((state, read)) = found {
+                self.state = state;
+                return read;
             }
-            self.free.put(pool, slot);
+        }
+    }
+
+    /// Brings a request from where it landed to its slot, if it has one; if not, or if that would take long, it stays, and the
+    /// next one lands elsewhere.
+    fn landed(&mut self, slot: Option<Slot>, mut landing: Slot, header: InHeader) -> Read {
+        let len = header.len as usize;
+        let data = len.saturating_sub(HEADERS);
+        match slot {
+            Some(mut slot) if data <= COPIED => {
+                let all = HEAD - HEADERS..HEAD - HEADERS + len;
+                slot.bytes_mut()[all.clone()].copy_from_slice(&landing.bytes()[all]);
+                slot.used(data);
+                self.landing = Some(landing);
+                Read::Request(slot, header)
+            }
+            slot => {
+                landing.keep(data);
+                landing.used(data);
+                self.landing = slot.map(Slot::populated);
+                Read::Request(landing, header)
+            }
         }
     }
 

@@ -177,7 +177,7 @@ impl Face {
     }
 
     pub(super) fn refuse_new_name(&self, name: &OsStr) -> Errno {
-        self.events().add(&format!(
+        self.events().add_of_callers(&format!(
             "refused: making, renaming or removing {:?}: images and devices come from the configuration; edit control.yaml",
             name.to_string_lossy()
         ));

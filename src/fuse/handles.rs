@@ -121,7 +121,7 @@ impl Face {
         // An image neither shrinks nor grows: both flags would promise what cannot be kept.
         for (flag, word) in [(libc::O_TRUNC, "O_TRUNC"), (libc::O_APPEND, "O_APPEND")] {
             if flags.0 & flag != 0 {
-                self.events().add(&format!(
+                self.events().add_of_callers(&format!(
                     "refused: opening {name} with {word}: its size is fixed (to overwrite an image use \
                      `dd conv=notrunc`, `qemu-img convert -n` or the like)"
                 ));
@@ -174,7 +174,7 @@ impl Face {
 
     pub(super) fn set_image_attr(&self, node: &ImageNode, wish: Wish) -> Result<(), Errno> {
         if wish.size.is_some_and(|size| size != node.image.size()) {
-            self.events().add(&format!(
+            self.events().add_of_callers(&format!(
                 "refused: changing the size of {}: it is fixed by the configuration (to overwrite an image use \
                  `dd conv=notrunc`, `qemu-img convert -n` or the like)",
                 node.image.name()

@@ -57,5 +57,5 @@ pub use mount::{
 pub use node::ImageNode;
 pub use server::{Connection, Hold, LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub(crate) use sys::inherited;
-pub(crate) use takeover::Refuser;
+pub(crate) use takeover::Refusing;
 pub use tree::{Tree, TreeError};

@@ -588,10 +588,13 @@ impl Drop for LastResort<'_> {
     }
 }
 
+/// Slots for the rings, and what was found in them.
+type Entries = Vec<(Slot, Found)>;
+
 fn begin(
     threads: &[Waiting],
     shared: &Arc<Shared>,
-    queues: Option<(Arc<Queues>, Vec<(Slot, Found)>)>,
+    queues: Option<(Arc<Queues>, Entries)>,
 ) -> Result<(), ServeError> {
     let (queues, mut entries) = queues.map_or((None, Vec::new()), |(queues, slots)| (Some(queues), slots));
     for (number, thread) in threads.iter().enumerate() {

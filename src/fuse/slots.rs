@@ -433,6 +433,21 @@ impl Slot {
         }
     }
 
+    /// The same with memory for all of it, which is not counted: each thread has one such slot at the most.
+    pub(super) fn populated(mut self) -> Self {
+        if !self.slots.memory.populate(self.slots.at(self.index), HEAD + self.slots.room) {
+            // A kernel that does not know how to do that at once (before Linux 5.14).
+            self.bytes_mut().iter_mut().step_by(sys::PAGE).for_each(|byte| *byte = 0);
+        }
+        self
+    }
+
+    /// Keeps memory for so many bytes of data only.
+    pub(super) fn keep(&mut self, data: usize) {
+        let from = data.next_multiple_of(sys::PAGE).max(SMALL).min(self.slots.room);
+        self.slots.memory.give_back(self.slots.at(self.index) + HEAD + from, self.slots.room - from);
+    }
+
     /// Whether there is memory that should be given back.
     pub(super) fn is_worth_trimming(&self) -> bool {
         self.slots.marks[self.index as usize].used.load(Ordering::Relaxed) > 0

@@ -137,6 +137,12 @@ impl Reserved {
         unsafe { Payload::lent(self.pointer(at, len), len) }
     }
 
+    /// Has memory for a part of it there, whose content stays; whether that could be done.
+    pub(super) fn populate(&self, at: usize, len: usize) -> bool {
+        // SAFETY: what is there stays as it is, and what is not reads as zeroes, as it would have done anyway.
+        unsafe { madvise(self.pointer(at, len).cast(), len, MmapAdvise::MADV_POPULATE_WRITE) }.is_ok()
+    }
+
     /// Gives memory back; it reads as zeroes from now on.
     pub(super) fn give_back(&self, at: usize, len: usize) {
         // Of a file, a process that merely did not need it any more would leave it with the file.

@@ -32,11 +32,11 @@ pub(super) fn wake(connection: &OwnedFd, waiting: &[u64]) {
 
 /// Refuses requests where there is nobody to serve them.
 #[derive(Debug)]
-pub(crate) struct Refuser {
+pub(crate) struct Refusing {
     buffer: Vec<u8>,
 }
 
-impl Refuser {
+impl Refusing {
     /// For a connection whose server has died: also what it has left behind.
     pub(crate) fn new(connection: &OwnedFd) -> Self {
         if let Err(error) = resend(connection) {

@@ -5,7 +5,7 @@ use super::patience::{Next, Patience, REST};
 use super::program::{Program, Worker};
 use super::systemd::{self, Manager};
 use crate::clock::{self, Clock};
-use crate::fuse::{Mounted, MountedAt, Refuser, default_acl};
+use crate::fuse::{Mounted, MountedAt, Refusing, default_acl};
 use crate::ledger::Ledger;
 use crate::units::Nanos;
 use anyhow::Context;
@@ -225,10 +225,10 @@ where
         if let Some(mount) = &self.mount {
             descriptors.extend(mount.memory.iter().chain(&mount.descriptors).map(AsFd::as_fd));
         }
-        if let Err(error) = worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors) {
+        if worker.link.say_with(&ToWorker::Begin(begin.clone()), &descriptors).is_err() {
             worker.kill();
-            let _ = worker.end();
-            return Err(error);
+            let status = worker.end()?;
+            return Err(io::Error::other(format!("it {} before it heard anything", words(status))));
         }
         Ok(worker)
     }
@@ -245,11 +245,11 @@ where
             return;
         }
         tracing::warn!("a dead worker waits for an answer of its own");
-        let mut refuser = Refuser::new(connection);
+        let mut refusing = Refusing::new(connection);
         loop {
             note(
                 "cannot refuse what a dead worker asks",
-                refuser.refuse(connection, |thread| worker.has(thread)),
+                refusing.refuse(connection, |thread| worker.has(thread)),
             );
             let watched = [worker.process.as_fd(), connection.as_fd()];
             if let [true, _] = until_readable(watched, Some(LAST_BREATH)) {
@@ -323,7 +323,7 @@ where
         let Some(mount) = &self.mount else { return Ok(false) };
         // What comes by others waits in the kernel for whoever reads.
         let Some(connection) = mount.descriptors.first() else { return Ok(false) };
-        let mut refuser = Refuser::new(connection);
+        let mut refusing = Refusing::new(connection);
         let end = self.clock.now().after(Nanos::from(REST));
         loop {
             let left = end.since(self.clock.now());
@@ -337,7 +337,7 @@ where
                 return Ok(false);
             }
             if asked
-                && !refuser.refuse(connection, |_| true).context("the mount cannot be served any more")?
+                && !refusing.refuse(connection, |_| true).context("the mount cannot be served any more")?
             {
                 return Ok(false);
             }

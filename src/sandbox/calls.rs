@@ -1,7 +1,8 @@
 //! Which system calls serving takes, and the filters that say so to the kernel.
 //!
 //! What is not in a list fails with ENOSYS and not with EPERM: a C library that has learned a new call tries the old one
-//! then. The lists hold what the whole mount suite was seen to call, and the calls that other C libraries make for the same.
+//! then. The lists hold what this program and its libraries call, by reading and by what strace
+//! sees of a worker at work, and the calls that other C libraries make for the same.
 
 use libc::c_long;
 use seccompiler::{

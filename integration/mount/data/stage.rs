@@ -167,6 +167,12 @@ pub(crate) fn open(mount: &Vmdisk, image: usize, flags: i32) -> File {
     OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).expect("opening an image")
 }
 
+/// The same by its name.
+pub(crate) fn open_file(mount: &Vmdisk, name: &str, flags: i32) -> File {
+    let path = mount.file(name);
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).expect("opening an image")
+}
+
 /// Unmounts by the command, as people do, and waits for the daemon's end.
 pub(crate) fn unmount(mount: Vmdisk) {
     let path = mount.path();

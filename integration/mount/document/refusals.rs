@@ -62,12 +62,12 @@ const EINVAL: &[(&str, &str)] = &[
     (
         "message ioband1 0 frob",
         "there is no message `frob`; known here: `type`, `attach`, `detach`, `weight`, `token`, `io_throttle`, `io_limit`, \
-         `policy`, `range-bw`, `reset`, `max_bandwidth`, `bandwidth_burst`, `max_iops`, `iops_burst` and `simulate`",
+         `policy`, `range-bw`, `reset`, `reopen`, `max_bandwidth`, `bandwidth_burst`, `max_iops`, `iops_burst` and `simulate`",
     ),
     (
         "message ioband1 0 wieght 40",
         "there is no message `wieght`; did you mean `weight`? Known here: `type`, `attach`, `detach`, `weight`, `token`, `io_throttle`, `io_limit`, \
-         `policy`, `range-bw`, `reset`, `max_bandwidth`, `bandwidth_burst`, `max_iops`, `iops_burst` and `simulate`",
+         `policy`, `range-bw`, `reset`, `reopen`, `max_bandwidth`, `bandwidth_burst`, `max_iops`, `iops_burst` and `simulate`",
     ),
     ("message ioband1 0 weight", "`weight` says nothing; write `weight ID:WEIGHT`"),
     ("message ioband1 0 weight 40 50", "`50` is one word too many for `weight`; write `weight ID:WEIGHT`"),

