@@ -166,7 +166,14 @@ impl Leaving<'_> {
     /// Fills most entries, while callers are served by the others.
     pub(super) fn begin(&self) {
         self.shared.departure.filling.store(true, Ordering::Release);
-        self.fill(FOR_CALLERS);
+        self.filler.make(&self.wanted(FOR_CALLERS));
+        // What callers have in flight comes and goes.
+        let enough = || self.wanted(2 * FOR_CALLERS).iter().all(|wanted| *wanted == 0);
+        let clock = &self.shared.clock;
+        let end = clock.now().after(REPEAT);
+        while !enough() && clock.now() < end {
+            thread::sleep(LOOK);
+        }
     }
 
     /// Once nothing is with the devices: answers nothing more, and fills the other entries.
@@ -179,21 +186,12 @@ impl Leaving<'_> {
         while settled.load(Ordering::Acquire) < wakers.len() && clock.now() < end {
             thread::sleep(LOOK);
         }
-        self.fill(0);
-    }
-
-    /// Makes requests until only `rest` entries of each queue wait for one.
-    fn fill(&self, rest: u32) {
-        let clock = &self.shared.clock;
         let end = clock.now().after(PATIENCE);
-        let wanted = || -> Vec<u32> {
-            self.waiting().into_iter().map(|waiting| waiting.saturating_sub(rest)).collect()
-        };
         loop {
-            self.filler.make(&wanted());
+            self.filler.make(&self.wanted(0));
             let again = clock.now().after(REPEAT);
             loop {
-                let left: u32 = wanted().iter().sum();
+                let left: u32 = self.wanted(0).iter().sum();
                 match clock.now() {
                     _ if left == 0 => return,
                     now if now >= end => {
@@ -207,15 +205,15 @@ impl Leaving<'_> {
         }
     }
 
-    /// How many entries of each queue wait for a request. None does where no request can come from.
-    fn waiting(&self) -> Vec<u32> {
+    /// How many entries of each queue wait for a request, beyond so many. None does where no request can come from.
+    fn wanted(&self, beyond: u32) -> Vec<u32> {
         let mut waiting = vec![0; self.queues.count()];
         for (slot, queue) in (0..).zip(self.queues.queue_of()) {
             if self.queues.is_in_use(*queue) && self.shared.slots.is_with_kernel(slot) {
                 waiting[usize::from(*queue)] += 1;
             }
         }
-        waiting
+        waiting.into_iter().map(|waiting: u32| waiting.saturating_sub(beyond)).collect()
     }
 
     /// Writes down what is where, once the threads have ended.
@@ -227,5 +225,57 @@ impl Leaving<'_> {
             slots: self.shared.slots.left_behind(self.queues.slots()),
         };
         handover.write(ledger)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zerocopy::IntoBytes;
+
+    #[test]
+    fn what_was_left_is_there_once() {
+        let ledger = Ledger::new().unwrap();
+        assert!(Handover::read(&ledger).unwrap().is_none());
+        let left = Handover {
+            place: Where { address: 1 << 44, count: 3, room: 1 << 20 },
+            queues: vec![2, 1],
+            threads: 2,
+            slots: vec![(Found::Request, 0), (Found::Written(libc::EIO), 8192), (Found::Nothing, 0)],
+        };
+        left.write(&ledger).unwrap();
+        let found = Handover::read(&ledger).unwrap().expect("it was left");
+        assert_eq!((found.place, found.queues, found.threads), (left.place, left.queues, left.threads));
+        assert_eq!(found.slots, left.slots);
+        Handover::taken(&ledger).unwrap();
+        assert!(Handover::read(&ledger).unwrap().is_none());
+    }
+
+    #[test]
+    fn only_a_read_with_all_the_marks_is_a_filler() {
+        let pid = Node::ControlFile(ControlFile::Pid).ino().0;
+        let asked = |opcode, nodeid, flags: i32| {
+            let header = InHeader {
+                len: 0,
+                opcode,
+                unique: 8,
+                nodeid,
+                uid: 0,
+                gid: 0,
+                pid: 1,
+                total_extlen: 0,
+                padding: 0,
+            };
+            // Flags are bits.
+            let flags = flags as u32;
+            let read = ReadIn { fh: 1, offset: 0, size: 1, read_flags: 0, lock_owner: 0, flags, padding: 0 };
+            is_filler(header, read.as_bytes())
+        };
+        assert!(asked(opcode::READ, pid, MARK));
+        for flags in [0, libc::O_DIRECT, libc::O_DIRECT | libc::O_NONBLOCK, libc::O_SYNC] {
+            assert!(!asked(opcode::READ, pid, flags), "{flags:#o}");
+        }
+        assert!(!asked(opcode::READ, pid + 1, MARK));
+        assert!(!asked(opcode::WRITE, pid, MARK));
     }
 }

@@ -121,7 +121,7 @@ impl Rings {
         let (fresh, mut found): (Vec<_>, Vec<_>) =
             slots.into_iter().partition(|(_, found)| *found == Found::Nothing);
         // In the order in which they came.
-        found.sort_by_key(|(slot, _)| request(slot, &mut [0; 128]).map(|(header, ..)| header.unique));
+        found.sort_by_cached_key(|(slot, _)| request(slot, &mut [0; 128]).map(|(header, ..)| header.unique));
         let fresh = fresh.into_iter().map(|(slot, _)| slot).collect();
         Self { queues, fresh, found, parts: Vec::new(), forwarded: HashMap::new(), full: HashSet::new() }
     }

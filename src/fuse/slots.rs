@@ -506,6 +506,48 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_a_file_is_found_by_who_has_it_next() {
+        let room = 1 << 20;
+        let (slots, place, file) = Slots::in_file(4, room, 0, Arc::default()).expect("a place for them");
+        let [first, second, mut third, fourth] =
+            <[Slot; 4]>::try_from(slots.all().collect::<Vec<_>>()).expect("four");
+        assert_eq!(first.into_kernel().1[0].0 as u64, place.address, "the same in every process");
+        slots.given_up(second.into_kernel().0);
+        third.room_mut().fill(7);
+        let (payload, ticket) = third.lend(room as u32, 0, 0);
+        assert!(slots.redeem(Answer { ticket, result: Ok(std::iter::once(payload).collect()) }).0.is_ok());
+        assert!(slots.left(Left::Empty(fourth.index(), Some(libc::EIO))).is_none());
+        assert!(slots.is_with_kernel(0) && !slots.is_with_kernel(1));
+        let used = (room - SMALL) as u32;
+        assert_eq!(
+            slots.left_behind(4),
+            [
+                (Found::Nothing, 0),
+                (Found::Nothing, 0),
+                (Found::Request, used),
+                (Found::Written(libc::EIO), 0)
+            ]
+        );
+        // In another process the place is free; here it is taken, and nothing of it is lost.
+        assert!(Slots::go_on(place, file.as_fd(), 0, Arc::default()).is_err());
+        let bytes = std::fs::File::from(file);
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&bytes, &mut byte, (3 * HEAD + 2 * room) as u64)
+            .expect("a byte");
+        assert_eq!(byte, [7]);
+        // Given back, it is gone from the file.
+        Slot { slots, index: 2 }.trim(0);
+        assert_eq!(slots.budget.used(), 0);
+        let last = (3 * HEAD + 3 * room - 1) as u64;
+        std::os::unix::fs::FileExt::read_exact_at(&bytes, &mut byte, last).expect("a byte");
+        assert_eq!(byte, [0]);
+        let budget = Arc::<Budget>::default();
+        let next = Slots::new(4, room, 0, budget.clone()).expect("address space");
+        next.remember(slots.left_behind(4).into_iter().map(|_| used));
+        assert_eq!(budget.used(), 4 * used as usize);
+    }
+
+    #[test]
     fn memory_after_large_requests_is_given_back_beyond_what_is_kept() {
         let room = 1 << 20;
         let budget = Arc::<Budget>::default();
