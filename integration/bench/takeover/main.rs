@@ -126,6 +126,7 @@ fn measure(
         let late = Instant::now() + patience::PATIENCE;
         while service(mount)?.before == before.before {
             ensure!(Instant::now() < late, "no other worker follows");
+            std::thread::sleep(Duration::from_millis(2));
         }
         // The reader's request may be among the last that are served again.
         std::thread::sleep(Duration::from_millis(20));
@@ -222,7 +223,10 @@ impl Guest {
             let mut rounds = 0;
             while !stopped.load(Ordering::Relaxed) {
                 let (pattern, at) = (rounds % 255 + 1, rounds * 7 % 1000 * 64);
-                writeln!(stdin, "write -q -P {pattern} {at}k 64k\nread -q -P {pattern} {at}k 64k\nflush")?;
+                writeln!(stdin, "write -q -P {pattern} {at}k 64k\nread -q -P {pattern} {at}k 64k")?;
+                if rounds % 32 == 0 {
+                    writeln!(stdin, "flush")?;
+                }
                 rounds += 1;
             }
             Ok(rounds)
