@@ -209,7 +209,7 @@ struct Go {
     shared: Arc<Shared>,
     queues: Option<Arc<Queues>>,
     /// Slots to give to the rings, with what was found in them.
-    entries: Vec<(Slot, Found)>,
+    entries: Entries,
 }
 
 /// A thread that has a lane and waits for the word.
@@ -340,16 +340,21 @@ impl Server {
         if self.survives {
             return Ok(());
         }
-        if self.rings.is_none() {
+        let Some((queues, _)) = &self.rings else {
             return Err(
                 "this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned()
             );
-        }
+        };
         if !geteuid().is_root() {
             // Who makes many requests without waiting is held up before they reach a ring.
             return Err(
                 "requests come by io_uring, and only root can hand them over (--transport dev)".to_owned()
             );
+        }
+        if let Err(processor) = Filler::reaches(&queues.processors()) {
+            return Err(format!(
+                "requests come by io_uring, from processor {processor} too, where ioband may not run (--transport dev)"
+            ));
         }
         let filler = Filler::open(&self.place, &self.shared.face.tree().control().dir)
             .map_err(|error| format!("the mount cannot be reached by its own process: {error}"))?;
@@ -370,7 +375,8 @@ impl Server {
         let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
         let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
         let leaving = self.rings.as_ref().zip(filler.as_ref()).map(|((queues, place), filler)| {
-            let leaving = Leaving { shared: &self.shared, queues, filler };
+            let processors = queues.processors();
+            let leaving = Leaving { shared: &self.shared, queues, filler, processors };
             leaving.begin();
             (leaving, *place)
         });
