@@ -21,13 +21,14 @@
 
 use super::mount::MountedAt;
 use super::rings::Queues;
-use super::server::Shared;
-use super::slots::{Found, Where};
+use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared, largest_request};
+use super::slots::{Found, Slots, Where};
 use super::sys;
 use super::tree::Node;
 use super::wire::{InHeader, ReadIn, opcode, parse};
 use crate::control::ControlFile;
 use crate::device::Waker;
+use crate::engine::Budget;
 use crate::ledger::{Ledger, Page};
 use crate::units::Nanos;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -35,8 +36,9 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -82,6 +84,36 @@ impl Handover {
     pub(super) fn taken(ledger: &Ledger) -> io::Result<()> {
         ledger.put(Page::Rings, &[])
     }
+}
+
+/// Memory for requests, and where it is if a successor could find what is in it there: that of a predecessor, if one has left
+/// it, in a file for requests by rings, and else wherever there is room.
+pub(super) fn slots(
+    queues: Option<&Queues>,
+    left: Option<&Handover>,
+    memory: Option<OwnedFd>,
+    holder: &dyn Hold,
+    options: &ServeOptions,
+    budget: &Arc<Budget>,
+) -> Result<(&'static Slots, Option<Where>), ServeError> {
+    let room = largest_request();
+    let keep = options.keep.min(options.memory / 4);
+    let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
+    let refused = |source| ServeError::Slots { count, room, source };
+    if let Some(left) = left {
+        let lost = io::Error::other("nobody has held its memory");
+        let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
+        let slots =
+            Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
+        slots.remember(left.slots.iter().map(|(_, used)| *used));
+        return Ok((slots, Some(left.place)));
+    }
+    if queues.is_none() {
+        return Ok((Slots::new(count, room, keep, budget.clone()).map_err(refused)?, None));
+    }
+    let (slots, place, memory) = Slots::in_file(count, room, keep, budget.clone()).map_err(refused)?;
+    holder.hold_memory(memory.as_fd()).map_err(ServeError::Protocol)?;
+    Ok((slots, Some(place)))
 }
 
 /// How far a process is on its way out.
