@@ -21,13 +21,14 @@
 
 use super::mount::MountedAt;
 use super::rings::Queues;
-use super::server::Shared;
-use super::slots::{Found, Where};
+use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared, largest_request};
+use super::slots::{Found, Slots, Where};
 use super::sys;
 use super::tree::Node;
 use super::wire::{InHeader, ReadIn, opcode, parse};
 use crate::control::ControlFile;
 use crate::device::Waker;
+use crate::engine::Budget;
 use crate::ledger::{Ledger, Page};
 use crate::units::Nanos;
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -35,8 +36,9 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -82,6 +84,36 @@ impl Handover {
     pub(super) fn taken(ledger: &Ledger) -> io::Result<()> {
         ledger.put(Page::Rings, &[])
     }
+}
+
+/// Memory for requests, and where it is if a successor could find what is in it there: that of a predecessor, if one has left
+/// it, in a file for requests by rings, and else wherever there is room.
+pub(super) fn slots(
+    queues: Option<&Queues>,
+    left: Option<&Handover>,
+    memory: Option<OwnedFd>,
+    holder: &dyn Hold,
+    options: &ServeOptions,
+    budget: &Arc<Budget>,
+) -> Result<(&'static Slots, Option<Where>), ServeError> {
+    let room = largest_request();
+    let keep = options.keep.min(options.memory / 4);
+    let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
+    let refused = |source| ServeError::Slots { count, room, source };
+    if let Some(left) = left {
+        let lost = io::Error::other("nobody has held its memory");
+        let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
+        let slots =
+            Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
+        slots.remember(left.slots.iter().map(|(_, used)| *used));
+        return Ok((slots, Some(left.place)));
+    }
+    if queues.is_none() {
+        return Ok((Slots::new(count, room, keep, budget.clone()).map_err(refused)?, None));
+    }
+    let (slots, place, memory) = Slots::in_file(count, room, keep, budget.clone()).map_err(refused)?;
+    holder.hold_memory(memory.as_fd()).map_err(ServeError::Protocol)?;
+    Ok((slots, Some(place)))
 }
 
 /// How far a process is on its way out.
@@ -135,17 +167,25 @@ impl Filler {
         Ok(Self(file))
     }
 
+    /// Whether requests can be made on each of these processors.
+    ///
+    /// # Errors
+    /// On this one they cannot: this process may not run there.
+    pub(super) fn reaches(processors: &[usize]) -> Result<(), usize> {
+        let reached = |processor: &usize| bind(*processor).map_err(|_| *processor);
+        // By a thread that is bound to nothing else.
+        thread::scope(|scope| {
+            let tried = scope.spawn(|| processors.iter().try_for_each(reached));
+            tried.join().unwrap_or(Ok(()))
+        })
+    }
+
     /// Makes as many requests as are said for each queue, on its processor.
     fn make(&self, wanted: &[u32]) {
         thread::scope(|scope| {
             for (processor, count) in wanted.iter().enumerate().filter(|(_, count)| **count > 0) {
                 scope.spawn(move || {
-                    let mut only = CpuSet::new();
-                    let bound = only.set(processor).and_then(|()| sched_setaffinity(Pid::from_raw(0), &only));
-                    let made = match bound {
-                        Ok(()) => sys::start_reads(self.0.as_fd(), *count),
-                        Err(error) => Err(error.into()),
-                    };
+                    let made = bind(processor).and_then(|()| sys::start_reads(self.0.as_fd(), *count));
                     if let Err(error) = made {
                         tracing::debug!(processor, %error, "its ring entries cannot be filled");
                     }
@@ -155,11 +195,20 @@ impl Filler {
     }
 }
 
+/// Binds this thread to a processor.
+fn bind(processor: usize) -> io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(processor)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &only)?)
+}
+
 /// On the way out: from [`Leaving::begin`] on fillers come, after [`Leaving::end`] the threads may end.
 pub(super) struct Leaving<'a> {
     pub(super) shared: &'a Shared,
     pub(super) queues: &'a Queues,
     pub(super) filler: &'a Filler,
+    /// Where requests come from.
+    pub(super) processors: Vec<usize>,
 }
 
 impl Leaving<'_> {
@@ -205,15 +254,18 @@ impl Leaving<'_> {
         }
     }
 
-    /// How many entries of each queue wait for a request, beyond so many. None does where no request can come from.
+    /// How many entries of each queue wait for a request, beyond so many.
     fn wanted(&self, beyond: u32) -> Vec<u32> {
         let mut waiting = vec![0; self.queues.count()];
         for (slot, queue) in (0..).zip(self.queues.queue_of()) {
-            if self.queues.is_in_use(*queue) && self.shared.slots.is_with_kernel(slot) {
-                waiting[usize::from(*queue)] += 1;
-            }
+            waiting[usize::from(*queue)] += u32::from(self.shared.slots.is_with_kernel(slot));
         }
-        waiting.into_iter().map(|waiting: u32| waiting.saturating_sub(beyond)).collect()
+        let wanted = |(processor, waiting): (usize, u32)| match self.processors.contains(&processor) {
+            true => waiting.saturating_sub(beyond),
+            // No request can come from there.
+            false => 0,
+        };
+        waiting.into_iter().enumerate().map(wanted).collect()
     }
 
     /// Writes down what is where, once the threads have ended.

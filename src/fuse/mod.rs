@@ -4,7 +4,8 @@
 //! * `tree`: what there is to see at a moment: images and the control directory, with their inode numbers. `node` is an image
 //!   as a file, `scratch` what editors keep beside the configuration.
 //! * `server`: chooses the transport and starts the threads; `worker` is what each of them does.
-//! * `takeover`: a connection that outlives who serves it; `handover`: the same for what is in rings.
+//! * `takeover`: a connection that outlives who serves it; `handover`: the same for what is in rings; `leave`: how
+//!   whoever serves goes.
 //! * `dev` and `rings`, the transports: /dev/fuse read by ourselves, and FUSE over io_uring. `slots` is the memory that
 //!   requests lie in, `wire` the kernel's words for them.
 //! * `images`: from a request for the bytes of an image to the engine of its disk.
@@ -27,6 +28,7 @@ mod images;
 mod inbox;
 mod inherit;
 mod kept;
+mod leave;
 mod metadata;
 mod mount;
 mod node;

@@ -23,8 +23,6 @@ pub(super) struct Queues {
     threads: usize,
     /// Queue of each slot.
     queue_of: Vec<u16>,
-    /// Queues of processors that are there.
-    in_use: Vec<bool>,
 }
 
 impl Queues {
@@ -49,9 +47,7 @@ impl Queues {
                 .collect::<Vec<_>>()
         });
         let queue_of = queue_of.collect();
-        let online = processors("online");
-        let in_use = (0..slots.len()).map(|queue| online.contains(&queue)).collect();
-        Self { slots, threads, queue_of, in_use }
+        Self { slots, threads, queue_of }
     }
 
     pub(super) fn count(&self) -> usize {
@@ -67,9 +63,9 @@ impl Queues {
         &self.queue_of
     }
 
-    /// Whether requests can come through a queue: its processor was there when this was made.
-    pub(super) fn is_in_use(&self, queue: u16) -> bool {
-        self.in_use.get(usize::from(queue)).copied().unwrap_or(false)
+    /// The processors that are there now, each with a queue. Requests come through no others.
+    pub(super) fn processors(&self) -> Vec<usize> {
+        processors("online").into_iter().filter(|processor| *processor < self.count()).collect()
     }
 
     pub(super) fn slots(&self) -> u32 {

@@ -5,7 +5,7 @@
 
 use super::dev::{Dev, State};
 use super::face::Face;
-use super::handover::{Departure, Filler, Handover, Leaving};
+use super::handover::{self, Departure, Filler, Handover};
 use super::inbox::{Inbox, Mail};
 use super::metadata::Metadata;
 use super::mount::MountedAt;
@@ -21,25 +21,21 @@ use crate::device::{BackendKind, Lane, Waker};
 use crate::engine::{Budget, Engines};
 use fuser::SessionACL;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::unistd::geteuid;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 /// Threads that read /dev/fuse, at most: they share the cores with the callers.
 const MOST_READERS: usize = 8;
 /// Operations that are usually in flight on a lane.
 const USUAL: u32 = 4096;
 /// Requests that the kernel sends by /dev/fuse although there are rings: it waits for no answer to them.
-const BESIDE_RINGS: u32 = 4;
+pub(super) const BESIDE_RINGS: u32 = 4;
 /// The largest request that the kernel can be made to send (sysctl fs.fuse.max_pages_limit) and that is taken.
 const LARGEST: usize = 16 << 20;
-/// A device that takes longer to complete what it has is not waited for by who leaves: its requests are sent again.
-const LONGEST_LEAVE: Duration = Duration::from_secs(1);
 
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,16 +141,16 @@ pub enum ServeError {
 pub struct Server {
     /// How it was when it began.
     service: Service,
-    wakers: Vec<Waker>,
+    pub(super) wakers: Vec<Waker>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     init: Vec<u8>,
-    survives: bool,
-    place: MountedAt,
+    pub(super) survives: bool,
+    pub(super) place: MountedAt,
     /// Where there are rings, and where their slots are.
-    rings: Option<(Arc<Queues>, Where)>,
+    pub(super) rings: Option<(Arc<Queues>, Where)>,
     /// For who is about to leave.
-    filler: Mutex<Option<Filler>>,
+    pub(super) filler: Mutex<Option<Filler>>,
 }
 
 /// What all threads have in common.
@@ -209,7 +205,7 @@ struct Go {
     shared: Arc<Shared>,
     queues: Option<Arc<Queues>>,
     /// Slots to give to the rings, with what was found in them.
-    entries: Vec<(Slot, Found)>,
+    entries: Entries,
 }
 
 /// A thread that has a lane and waits for the word.
@@ -244,7 +240,8 @@ impl Server {
         let left = if succeeds { Handover::read(&ledger).map_err(ServeError::Rings)? } else { None };
         let (queues, threads, why) = choose(&init, &options, succeeds, left.as_ref())?;
         let budget = engines.budget().clone();
-        let (slots, held_in) = slots(queues.as_ref(), left.as_ref(), memory, holder, &options, &budget)?;
+        let (slots, held_in) =
+            handover::slots(queues.as_ref(), left.as_ref(), memory, holder, &options, &budget)?;
         let room = slots.room();
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
@@ -332,67 +329,6 @@ impl Server {
         self.survives
     }
 
-    /// Gets ready to [leave](Self::leave). Not to be called by a thread that the mount needs.
-    ///
-    /// # Errors
-    /// Why no successor could go on.
-    pub fn prepare_to_leave(&self) -> Result<(), String> {
-        if self.survives {
-            return Ok(());
-        }
-        if self.rings.is_none() {
-            return Err(
-                "this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned()
-            );
-        }
-        if !geteuid().is_root() {
-            // Who makes many requests without waiting is held up before they reach a ring.
-            return Err(
-                "requests come by io_uring, and only root can hand them over (--transport dev)".to_owned()
-            );
-        }
-        let filler = Filler::open(&self.place, &self.shared.face.tree().control().dir)
-            .map_err(|error| format!("the mount cannot be reached by its own process: {error}"))?;
-        *self.filler.lock().unwrap_or_else(PoisonError::into_inner) = Some(filler);
-        Ok(())
-    }
-
-    /// Stays: nobody takes over.
-    pub fn stay(&self) {
-        self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
-    }
-
-    /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
-    /// unanswered, to be sent again to whoever succeeds, or where it lies.
-    pub fn leave(&self) {
-        let clock = self.shared.clock;
-        let begun = clock.now();
-        let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
-        let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let leaving = self.rings.as_ref().zip(filler.as_ref()).map(|((queues, place), filler)| {
-            let leaving = Leaving { shared: &self.shared, queues, filler };
-            leaving.begin();
-            (leaving, *place)
-        });
-        took("nothing more is looked at");
-        self.shared.leaving.store(true, Ordering::Release);
-        for engine in self.shared.engines.load().iter() {
-            engine.pause(&self.wakers, LONGEST_LEAVE);
-        }
-        took("nothing is with the devices any more");
-        if let Some((leaving, _)) = &leaving {
-            leaving.end(&self.wakers);
-        }
-        took("nothing more is answered");
-        self.end_threads();
-        took("the threads have ended");
-        if let Some((leaving, place)) = leaving
-            && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
-        {
-            tracing::error!(%error, "cannot write down for a successor what is in the rings");
-        }
-    }
-
     /// Engines were changed: they want a visit.
     pub fn engines_changed(&self) {
         self.wakers.iter().for_each(Waker::wake);
@@ -407,7 +343,7 @@ impl Server {
         self.end_threads();
     }
 
-    fn end_threads(&self) {
+    pub(super) fn end_threads(&self) {
         // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and
         // would keep the devices for so long.
         self.shared.stopping.store(true, Ordering::Release);
@@ -474,35 +410,6 @@ fn choose(
         Ok(threads) => Ok((Some(queues), threads, None)),
         Err(error) => Err(ServeError::NoUring(format!("no ring can be made: {error}"))),
     }
-}
-
-/// Memory for requests, and where it is if a successor could find what is in it there.
-fn slots(
-    queues: Option<&Queues>,
-    left: Option<&Handover>,
-    memory: Option<OwnedFd>,
-    holder: &dyn Hold,
-    options: &ServeOptions,
-    budget: &Arc<Budget>,
-) -> Result<(&'static Slots, Option<Where>), ServeError> {
-    let room = largest_request();
-    let keep = options.keep.min(options.memory / 4);
-    let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
-    let refused = |source| ServeError::Slots { count, room, source };
-    if let Some(left) = left {
-        let lost = io::Error::other("nobody has held its memory");
-        let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
-        let slots =
-            Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
-        slots.remember(left.slots.iter().map(|(_, used)| *used));
-        return Ok((slots, Some(left.place)));
-    }
-    if queues.is_none() {
-        return Ok((Slots::new(count, room, keep, budget.clone()).map_err(refused)?, None));
-    }
-    let (slots, place, memory) = Slots::in_file(count, room, keep, budget.clone()).map_err(refused)?;
-    holder.hold_memory(memory.as_fd()).map_err(ServeError::Protocol)?;
-    Ok((slots, Some(place)))
 }
 
 /// Why the kernel does not offer FUSE over io_uring, and what would change that.

@@ -1,0 +1,80 @@
+//! How whoever serves lets another process serve in its place.
+
+use super::handover::{Filler, Leaving};
+use super::server::Server;
+use nix::unistd::geteuid;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// A device that takes longer to complete what it has is not waited for by who leaves: its requests are sent again.
+const LONGEST_LEAVE: Duration = Duration::from_secs(1);
+
+impl Server {
+    /// Gets ready to [leave](Self::leave). Not to be called by a thread that the mount needs.
+    ///
+    /// # Errors
+    /// Why no successor could go on.
+    pub fn prepare_to_leave(&self) -> Result<(), String> {
+        if self.survives {
+            return Ok(());
+        }
+        let Some((queues, _)) = &self.rings else {
+            return Err(
+                "this kernel sends nothing to another process that was not answered (Linux 6.9)".to_owned()
+            );
+        };
+        if !geteuid().is_root() {
+            // Who makes many requests without waiting is held up before they reach a ring.
+            return Err(
+                "requests come by io_uring, and only root can hand them over (--transport dev)".to_owned()
+            );
+        }
+        if let Err(processor) = Filler::reaches(&queues.processors()) {
+            return Err(format!(
+                "requests come by io_uring, from processor {processor} too, where ioband may not run (--transport dev)"
+            ));
+        }
+        let filler = Filler::open(&self.place, &self.shared.face.tree().control().dir)
+            .map_err(|error| format!("the mount cannot be reached by its own process: {error}"))?;
+        *self.filler.lock().unwrap_or_else(PoisonError::into_inner) = Some(filler);
+        Ok(())
+    }
+
+    /// Stays: nobody takes over.
+    pub fn stay(&self) {
+        self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
+    /// unanswered, to be sent again to whoever succeeds, or where it lies.
+    pub fn leave(&self) {
+        let clock = self.shared.clock;
+        let begun = clock.now();
+        let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
+        let filler = self.filler.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let leaving = self.rings.as_ref().zip(filler.as_ref()).map(|((queues, place), filler)| {
+            let processors = queues.processors();
+            let leaving = Leaving { shared: &self.shared, queues, filler, processors };
+            leaving.begin();
+            (leaving, *place)
+        });
+        took("nothing more is looked at");
+        self.shared.leaving.store(true, Ordering::Release);
+        for engine in self.shared.engines.load().iter() {
+            engine.pause(&self.wakers, LONGEST_LEAVE);
+        }
+        took("nothing is with the devices any more");
+        if let Some((leaving, _)) = &leaving {
+            leaving.end(&self.wakers);
+        }
+        took("nothing more is answered");
+        self.end_threads();
+        took("the threads have ended");
+        if let Some((leaving, place)) = leaving
+            && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
+        {
+            tracing::error!(%error, "cannot write down for a successor what is in the rings");
+        }
+    }
+}
