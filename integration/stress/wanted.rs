@@ -66,7 +66,7 @@ impl Wanted {
                 devices.iter().find(|device| device["name"] == format!("d{}", Self::device(user)))?;
             let groups = device["groups"].as_array()?;
             let id = UIDS[user];
-            let group = groups.iter().find(|group| group["id"] == id || group["id"] == id.to_string())?;
+            let group = groups.iter().find(|group| group["id"] == id)?;
             u32::try_from(group["weight"].as_u64()?).ok()
         };
         Some([weight(0)?, weight(1)?, weight(2)?, weight(3)?])

@@ -122,6 +122,8 @@ pub(super) fn between_workers() {
     plugged.image.write_all_at(&data, MIB).expect("writing");
     assert_same(&read(&plugged.image, MIB, data.len()).expect("reading"), &data, "what was written since");
     wait_until(|| told(&plugged.mount, "is back, and served again") == 1, || plugged.mount.control("events"));
+    // In the log of the first worker as well, whose path counted from where it was mounted.
+    wait_until(|| plugged.mount.log().contains("is back, and served again"), || plugged.mount.log());
 }
 
 pub(super) fn another() {

@@ -49,14 +49,18 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Runs a command on this mount, which must not be kept waiting by anything.
 fn say(mount: &Vmdisk, args: &[&str]) -> Output {
     let (folder, words) = (mount.folder().to_owned(), args.join(" "));
-    let command = move || {
+    soon(&words.clone(), move || {
         let args: Vec<_> = words.split(' ').chain(["--mountpoint", "vmdisk"]).collect();
         ioband(&folder, &args)
-    };
-    // A thread that is left behind ends with what it waits for.
-    let (send, said) = channel();
-    std::thread::spawn(move || _ = send.send(command()));
-    said.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{args:?} hangs"))
+    })
+}
+
+/// Does what must not be kept waiting by anything. A thread that hangs all the same is left behind: it ends with what it waits
+/// for, which the end of a failed trial sees to.
+fn soon<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+    let (send, done) = channel();
+    std::thread::spawn(move || _ = send.send(act()));
+    done.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} hangs, or has failed"))
 }
 
 fn errno<T>(result: io::Result<T>) -> Option<i32> {

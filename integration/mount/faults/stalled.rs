@@ -1,6 +1,6 @@
 //! Devices that do not answer. What hangs here is another mount, whose worker is stopped for as long as it takes.
 
-use super::{MIB, errno, read, save, say};
+use super::{MIB, errno, read, save, say, soon};
 use crate::daemon::{Transport, Vmdisk, ioband};
 use crate::data::stage::open_file;
 use crate::support::{Loop, folder};
@@ -71,11 +71,14 @@ fn goes_on_without(below: &Vmdisk, path: &Path, by: Transport) {
         })
         .collect();
     // They are with the device, or will be soon; whatever comes now comes behind them.
-    for round in 0..200 {
-        let at = round % 100 * 4096;
-        good.write_all_at(&[round as u8; 4096], at).expect("another disk");
-        assert_eq!(read(&good, at, 4096).expect("another disk"), [round as u8; 4096]);
-    }
+    let file = good.try_clone().expect("a descriptor");
+    soon("another disk", move || {
+        for round in 0..200 {
+            let at = round % 100 * 4096;
+            file.write_all_at(&[round as u8; 4096], at).expect("another disk");
+            assert_eq!(read(&file, at, 4096).expect("another disk"), [round as u8; 4096]);
+        }
+    });
     for command in [&["ls"][..], &["table"], &["status"], &["message", "slow", "0", "weight", "0:20"]] {
         let output = say(&mount, command);
         assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
