@@ -28,6 +28,7 @@ mod shares;
 #[path = "../sim/mod.rs"]
 mod sim;
 mod startup;
+mod stress;
 #[path = "../support/mod.rs"]
 mod support;
 mod survival;
@@ -74,7 +75,7 @@ fn main() {
     let alone = Arguments { test_threads: Some(1), ..args };
     let predicted = libtest_mimic::run(
         &alone,
-        [predict::trials(), transport::floods(), attack::floods(), bounds::floods()]
+        [predict::trials(), transport::floods(), attack::floods(), bounds::floods(), stress::trials()]
             .into_iter()
             .flatten()
             .collect(),

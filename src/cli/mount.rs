@@ -15,7 +15,7 @@ use crate::units::Bytes;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 use rustix::process::{getpriority_process, setpriority_process};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
 use std::io::{IsTerminal, Read, Write};
 use std::os::fd::RawFd;
@@ -115,7 +115,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Keeps the mount that workers serve.
 fn keep(args: &Args) -> anyhow::Result<ExitCode> {
     start_log(args)?;
-    let arguments = ["mount", "--worker"].map(OsString::from).into_iter().chain(std::env::args_os().skip(2));
+    let typed = with_log_from_the_root(std::env::args_os().skip(2));
+    let arguments = ["mount", "--worker"].map(OsString::from).into_iter().chain(typed);
     keeper::keep(Keeping {
         arguments: arguments.collect(),
         ready: |mounted: &Path, summary: &str| match args.ready {
@@ -128,6 +129,25 @@ fn keep(args: &Args) -> anyhow::Result<ExitCode> {
                 Ok(())
             }
         },
+    })
+}
+
+/// The arguments as they mean the same in any folder: workers of later days start in another one.
+fn with_log_from_the_root(arguments: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    let from_the_root =
+        |path: &OsStr| std::path::absolute(path).map_or_else(|_| path.into(), PathBuf::into_os_string);
+    let mut is_log = false;
+    arguments.map(move |argument| {
+        let follows = std::mem::replace(&mut is_log, argument == "--log");
+        match argument.to_str().and_then(|argument| argument.strip_prefix("--log=")) {
+            Some(path) => {
+                let mut whole = OsString::from("--log=");
+                whole.push(from_the_root(path.as_ref()));
+                whole
+            }
+            None if follows => from_the_root(&argument),
+            None => argument,
+        }
     })
 }
 
