@@ -276,6 +276,10 @@ impl Leaving<'_> {
             threads: self.queues.threads(),
             slots: self.shared.slots.left_behind(self.queues.slots()),
         };
+        let count = |is: fn(&Found) -> bool| handover.slots.iter().filter(|(found, _)| is(found)).count();
+        let (waiting, done) =
+            (count(|found| *found == Found::Request), count(|found| matches!(found, Found::Written(_))));
+        tracing::debug!(waiting, done, "requests are left to a successor");
         handover.write(ledger)
     }
 }

@@ -51,10 +51,14 @@ struct Load(Child);
 
 impl Load {
     fn start(mount: &Vmdisk, seconds: u32) -> Self {
+        Self::of_size(mount, seconds, "4k")
+    }
+
+    fn of_size(mount: &Vmdisk, seconds: u32, size: &str) -> Self {
         let mut fio = Command::new("fio");
         fio.args([
             "--rw=randwrite",
-            "--bs=4k",
+            &format!("--bs={size}"),
             "--size=16M",
             "--iodepth=32",
             "--ioengine=libaio",

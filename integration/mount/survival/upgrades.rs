@@ -21,6 +21,11 @@ pub(super) fn trials() -> Vec<Trial> {
             under_load(Transport::Uring);
         }),
         trial(
+            "survival: over rings writes that were carried out ahead are not done again without their data",
+            &over_rings,
+            carried_out_ahead,
+        ),
+        trial(
             "survival: over rings nobody's request is lost in an upgrade, however few come",
             &over_rings,
             few_come,
@@ -65,6 +70,23 @@ fn under_load(by: Transport) {
     assert_eq!(wait_for_worker(&mount, upgrades - 1), upgrades, "none more has died");
     let ls = mount.control("ls");
     assert!(ls.starts_with(&format!("transport  {}, ", by.name())), "{ls}");
+}
+
+/// With memory for a fraction of what is on its way, so that most writes are carried out ahead of their turn: the next process
+/// knows that they were, and does not look for data that are gone.
+fn carried_out_ahead() {
+    let slow = FIVE.replace("type: image", "type: image, simulate: {iops: 400, parallel: 2}");
+    let mount = Vmdisk::mount_in(folder(), &slow, &Transport::Uring.and(&["--memory", "16MiB"]));
+    let mut load = Load::of_size(&mount, 4, "1M");
+    let mut upgrades = 0;
+    while load.runs() {
+        let output = upgrade(mount.folder(), None);
+        assert!(output.status.success(), "{}", said(&output));
+        upgrades += 1;
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    load.assert_well(mount.folder());
+    assert!(upgrades >= 2, "only {upgrades} upgrades");
 }
 
 /// A few callers that each wait for their answer: their requests meet entries of every process that was, and those that ended
