@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(
             service_lines(&service),
             "transport  dev, 2 threads, devices by io_uring\n           not uring: it is switched off\n\
-             served     0 requests by io_uring, 7 by /dev/fuse\n"
+             served     0 requests by io_uring, 7 by /dev/fuse\nworker     12, kept by 10; one has served before\n"
         );
     }
 

@@ -120,11 +120,10 @@ impl Device {
             Some(stall) => Some(due.unwrap_or(now).max(now).after(stall)),
             None => due,
         };
-        let missing = target.is_missing();
         let transfer = match Transfer::new(part) {
             Ok(transfer) => transfer,
             Err(error) => {
-                if missing {
+                if target.is_missing() {
                     target.health.note_trouble(Trouble::Missing, now);
                 }
                 return self.answer(Done { token, result: Err(error) }, due);
