@@ -148,7 +148,7 @@ impl Users {
             let share = disk[0] * 100 / disk[1].max(1);
             self.verdict.note("shares of 3 : 1", format!("{} : {}", disk[0], disk[1]));
             if !NEAR.contains(&share) {
-                self.verdict.violated(format!("weights of 3 to 1 gave {} : {}", disk[0], disk[1]));
+                self.verdict.blame(format!("weights of 3 to 1 gave {} : {}", disk[0], disk[1]));
             }
         }
         Ok(())

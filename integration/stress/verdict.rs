@@ -20,12 +20,17 @@ pub(super) struct Verdict {
 impl Verdict {
     /// Something is not as it must be: that is the end.
     pub(super) fn violated(&self, what: String) {
+        self.blame(what);
+        self.over.store(true, Ordering::Relaxed);
+    }
+
+    /// Something is not as it must be; what is still to be looked at can be looked at.
+    pub(super) fn blame(&self, what: String) {
         let mut violations = self.violations.lock().unwrap_or_else(PoisonError::into_inner);
         if violations.len() < MOST {
             eprintln!("VIOLATED: {what}");
             violations.push(what);
         }
-        self.over.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) -> bool {
