@@ -315,6 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_but_root_has_all_of_them() {
+        let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
+        let open = |uid, unique| {
+            let asked = Asked { unique, uid, ..Asked::default() };
+            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+        };
+        let first = open(1001, 2).unwrap();
+        assert!(open(1001, 4).is_ok());
+        assert_eq!(open(1001, 6).unwrap_err().code(), libc::ENFILE);
+        // Others are not concerned, and root has what is left.
+        assert!(open(1002, 8).is_ok());
+        assert!((0..4).all(|n| open(0, 10 + 2 * n).is_ok()));
+        files.remove(first);
+        assert!(open(1001, 20).is_ok());
+        // What goes through a descriptor is its opener's, whoever sends it.
+        let mine = open(1002, 22).unwrap();
+        assert_eq!(files.asked_through(mine, Asked::default()).uid, 1002);
+    }
+
+    #[test]
     fn a_release_that_is_sent_again_closes_nobody_elses() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
         let first = text(&files, 2).unwrap();

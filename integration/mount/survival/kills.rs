@@ -100,7 +100,7 @@ fn shares() {
                   images: {a.img: {device: d, size: 32MiB}, b.img: {device: d, offset: 32MiB}}\n";
     let mount = Vmdisk::mount_in(folder(), config, &[]);
     let images = [(mount.file("a.img"), 0), (mount.file("b.img"), 32 << 20)];
-    let writers = Writers::start_as(&images, 32, |thread| 1001 + thread as u32 / 2 % 2);
+    let writers = Writers::start_as(&images, 128, |thread| 1001 + thread as u32 / 2 % 2);
     let requests = || -> Vec<(String, u64)> {
         mount.groups().into_iter().map(|(id, counters)| (id, counters[0] + counters[3])).collect()
     };
