@@ -205,6 +205,7 @@ impl Parts {
             }
             made => made?,
         });
+        live.hold_awaited();
         if trouble.is_none() {
             control.begin(plan.clone());
         }

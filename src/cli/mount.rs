@@ -254,7 +254,9 @@ fn start_log(args: &Args) -> anyhow::Result<()> {
         })?,
         Err(_) => EnvFilter::new(format!("info,{LOG_FILTER}")),
     };
-    let file = args.log.as_deref().map(open_log).transpose()?;
+    let file = args.log.as_deref().map(open_log).transpose();
+    // Who goes on with a mount does so without a log, if need be.
+    let file = if args.worker { file.ok().flatten() } else { file? };
     // Colours are for terminals, and a file is none.
     let colours = file.is_none() && !args.ready && std::io::stderr().is_terminal();
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);

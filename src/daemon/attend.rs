@@ -17,6 +17,9 @@ use std::time::Duration;
 /// How long after a device has failed it is looked for the first time, and at most.
 const SOON: Nanos = Nanos::from_millis(100);
 const SELDOM: Nanos = Nanos::from_secs(5);
+/// How often it is looked whether a predecessor has let go of a disk, and for how long that is expected of it.
+const OFTEN: Nanos = Nanos::from_millis(10);
+const PATIENCE: Nanos = Nanos::from_secs(60);
 
 /// Where those ring who see that a device fails.
 #[derive(Debug, Default)]
@@ -67,8 +70,12 @@ pub(super) fn start(
 ) -> io::Result<()> {
     let mut searches = HashMap::new();
     let attend = move || {
+        let mut holds = live.hold_awaited();
         loop {
             let next = look(&live, &control, clock, &mut searches);
+            if holds {
+                holds = live.hold_awaited();
+            }
             attention.wait(next.map(|next| next.since(clock.now()).into()));
         }
     };
@@ -114,6 +121,8 @@ fn look(
                     search.told = None;
                 }
                 Ok(false) => {}
+                // Whoever waits for it waits.
+                Err(_) if target.is_awaited() => {}
                 Err(error) => {
                     let text = missing(&error);
                     if search.told.as_ref() != Some(&text) {
@@ -123,8 +132,15 @@ fn look(
                 }
             }
             let now = clock.now();
-            search.next = now.after(search.pause);
-            search.pause = search.pause.after(search.pause).min(SELDOM);
+            if target.is_awaited() {
+                search.next = now.after(OFTEN);
+                if now > PATIENCE {
+                    target.give_up();
+                }
+            } else {
+                search.next = now.after(search.pause);
+                search.pause = search.pause.after(search.pause).min(SELDOM);
+            }
         }
         next = Some(next.map_or(search.next, |next| next.min(search.next)));
     }

@@ -26,7 +26,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// How long a successor waits for the last writes of its predecessor to land.
-const PATIENCE: Duration = Duration::from_secs(60);
+///
+/// The others are not kept waiting for longer than this: what comes for one whose disk is not free by then is held, and the disk
+/// looked for meanwhile.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -157,7 +160,8 @@ impl Live {
         if let Some(DeviceEntry { size: was, mark, .. }) = self.inherited_device(path) {
             // Every text is a mark.
             let mark = mark.and_then(|mark| mark.parse().ok());
-            let mode = OpenMode { patience: Some(PATIENCE), ..mode };
+            let spent: Duration = self.clock.now().into();
+            let mode = OpenMode { patience: Some(PATIENCE.saturating_sub(spent)), ..mode };
             return Ok(Target::open_or_missing(path, Bytes(was.max(size.0)), mark.as_ref(), mode));
         }
         Target::open(path, *create, mode)
@@ -178,6 +182,24 @@ impl Live {
     /// The device of ours that is at this path.
     pub(super) fn device_at(&self, path: &Path) -> Option<DeviceEntry> {
         self.devices().values().find(|held| held.path == path).map(Held::entry)
+    }
+
+    /// Holds what comes for disks whose devices are still with a predecessor, and for no others. Whether there are any.
+    pub(super) fn hold_awaited(&self) -> bool {
+        let devices = self.devices();
+        let mut engines: HashMap<u16, (Arc<Engine>, bool)> = HashMap::new();
+        for held in devices.values() {
+            let (_, awaited) = engines.entry(held.engine.number()).or_insert((held.engine.clone(), false));
+            *awaited |= held.target.is_awaited();
+        }
+        drop(devices);
+        for (engine, awaited) in engines.values() {
+            engine.hold(*awaited);
+        }
+        if let Some(server) = self.server.get() {
+            server.engines_changed();
+        }
+        engines.values().any(|(_, awaited)| *awaited)
     }
 
     /// The devices that there are, by their names.
@@ -539,7 +561,11 @@ impl Machinery for Live {
 
     fn disks(&self) -> Vec<DiskStatus> {
         let engines = self.engines.load_full();
-        engines.iter().map(|engine| engine.status()).filter(|disk| !disk.bands.is_empty()).collect()
+        let disks =
+            engines.iter().map(|engine| engine.status()).filter(|disk| !disk.bands.is_empty()).collect();
+        // What somebody has seen is not to go back, should this process die now.
+        self.counted.write();
+        disks
     }
 
     fn images(&self) -> Vec<ImageLine> {

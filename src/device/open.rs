@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 
@@ -118,6 +119,8 @@ impl Target {
             _ => target.take(Medium::open_patiently(path, mode)?),
         });
         if let Err(error) = found {
+            let in_use = matches!(error, OpenError::InUse { .. } | OpenError::Locked { .. });
+            target.awaited.store(in_use, Ordering::Release);
             tracing::warn!(path = %path.display(), %error, "a device is missing");
         }
         target
@@ -137,7 +140,9 @@ impl Target {
         if known.is_some_and(|known| !there.is_known_as(&known)) {
             return Err(OpenError::Another { path: self.path.clone() });
         }
-        self.reopen().map(|()| true)
+        self.reopen()?;
+        self.give_up();
+        Ok(true)
     }
 
     /// Goes on with what is at its path now, whatever that is, if it is large enough. Requests that are with the old one

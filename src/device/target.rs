@@ -35,6 +35,8 @@ pub struct Target {
     /// How the last one was to be known again.
     pub(super) mark: Mutex<Option<Mark>>,
     pub(super) health: Health,
+    /// It is missing because somebody has it: a predecessor whose last writes have not landed, most probably.
+    pub(super) awaited: AtomicBool,
     faults: Mutex<Option<Injector>>,
     /// There are some.
     has_faults: AtomicBool,
@@ -204,9 +206,20 @@ impl Target {
             mark: Mutex::new(medium.as_ref().map(|medium| medium.mark.clone())),
             medium: ArcSwapOption::from_pointee(medium),
             health: Health::default(),
+            awaited: AtomicBool::new(false),
             faults: Mutex::default(),
             has_faults: AtomicBool::new(false),
         }
+    }
+
+    /// Whether it is missing and about to come: it is with a predecessor.
+    pub fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Acquire)
+    }
+
+    /// It is not waited for any more: it is with somebody else.
+    pub fn give_up(&self) {
+        self.awaited.store(false, Ordering::Release);
     }
 
     /// As if it had blocks of this size, for tests of what is done about that.

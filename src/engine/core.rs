@@ -66,6 +66,8 @@ pub(super) struct State {
     pub(super) closing: bool,
     /// Nothing more is handed to the device.
     paused: bool,
+    /// Nor for now.
+    on_hold: bool,
     pub(super) budget: Arc<Budget>,
     /// Held writes that have not been carried out, by their groups.
     pub(super) lines: Lines,
@@ -194,6 +196,7 @@ impl Engine {
             table: Slab::new(),
             closing: false,
             paused: false,
+            on_hold: false,
             budget: budget.clone(),
             lines: Lines::default(),
             resting: BTreeSet::new(),
@@ -295,6 +298,12 @@ impl Engine {
         drop(self.emptied.wait_while(state, accepted).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Hands nothing to the device for now, or does so again.
+    pub fn hold(&self, on_hold: bool) {
+        self.lock().on_hold = on_hold;
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
     /// Hands nothing more to the device, and waits, but no longer than `patience`, until what is with it is answered. What is
     /// held stays so. `threads` are those that visit; one of them has to.
     pub fn pause(&self, threads: &[Waker], patience: Duration) {
@@ -392,7 +401,7 @@ impl Turn<'_> {
                 state.part_done(id, number, result, now, out);
             }
             state.done = done;
-            if !self.engine.unscheduled && !state.paused {
+            if !self.engine.unscheduled && !state.paused && !state.on_hold {
                 state.answer_rested(now, out);
                 if state.ahead_is_next {
                     state.carry_out_ahead(1, now, out);

@@ -312,6 +312,7 @@ impl Metadata {
         reply: ReplyData,
     ) {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
+        let asked = self.open_files.asked_through(fh, asked);
         if let Handle::Transaction(transaction) = &*handle {
             let mut said = lock(transaction);
             match said.has_read(asked) {
@@ -378,6 +379,7 @@ impl Metadata {
         reply: ReplyWrite,
     ) {
         let Some(handle) = self.handle(fh) else { return reply.error(Errno::EBADF) };
+        let asked = self.open_files.asked_through(fh, asked);
         // A write comes in pieces of far less than 32 bits.
         let len = data.len() as u32;
         let written = move |reply: ReplyWrite, result: Result<(), Errno>| match result {

@@ -104,6 +104,13 @@ impl Face {
             let (handle, what) = make(place);
             flags = handle.flags();
             (handle, what)
+        });
+        let fh = fh.inspect_err(|errno| {
+            if errno.code() == libc::ENFILE {
+                let uid = asked.uid;
+                self.events()
+                    .add_of_callers(&format!("refused: user {uid} opens one more file: too many are open"));
+            }
         })?;
         Ok((fh, flags))
     }

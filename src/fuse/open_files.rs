@@ -11,16 +11,22 @@ use crate::ledger::{Ledger, LedgerError, RECORD_SIZE, RECORDS, Record};
 use fuser::{Errno, FileHandle};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The open files of a mount.
 #[derive(Debug)]
 pub(super) struct OpenFiles {
     ledger: Arc<Ledger>,
     files: RwLock<Slab<OpenFile>>,
+    /// How many each user has open.
+    counts: Mutex<HashMap<u32, usize>>,
     /// So many there can be.
     most: usize,
 }
+
+/// A user who is not root can have this part of all that can be open. Otherwise one could keep out everybody, root included.
+const PART: usize = 8;
 
 #[derive(Debug)]
 struct OpenFile {
@@ -34,6 +40,9 @@ pub(super) struct Entry {
     /// The request that opened it.
     #[serde(rename = "by")]
     pub(super) opened_by: u64,
+    /// The user whose it is.
+    #[serde(default)]
+    pub(super) uid: u32,
     #[serde(rename = "is")]
     pub(super) what: What,
 }
@@ -114,7 +123,7 @@ impl Entry {
 impl OpenFiles {
     /// None are open as yet.
     pub(super) fn new(ledger: Arc<Ledger>) -> Self {
-        Self { ledger, files: RwLock::default(), most: RECORDS as usize }
+        Self { ledger, files: RwLock::default(), counts: Mutex::default(), most: RECORDS as usize }
     }
 
     #[cfg(test)]
@@ -124,6 +133,20 @@ impl OpenFiles {
 
     fn read(&self) -> RwLockReadGuard<'_, Slab<OpenFile>> {
         self.files.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is asked through a file counts as asked by whoever opened it, unless that is root: a descriptor can be given to a
+    /// program of another user, which then writes to it what it was made to say.
+    pub(super) fn asked_through(&self, fh: FileHandle, asked: Asked) -> Asked {
+        let files = self.read();
+        match find(&files, fh).map(|(_, file)| file.entry.uid) {
+            None | Some(0) => asked,
+            Some(uid) => Asked { uid, ..asked },
+        }
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, Slab<OpenFile>> {
@@ -140,18 +163,21 @@ impl OpenFiles {
         make: impl FnOnce(u32) -> (Handle, What),
     ) -> Result<FileHandle, Errno> {
         let mut files = self.write();
-        if files.len() >= self.most {
+        let uid = asked.uid;
+        let mine = self.counts().get(&uid).copied().unwrap_or_default();
+        if files.len() >= self.most || uid != 0 && mine >= self.most / PART {
             return Err(Errno::ENFILE);
         }
         let place = files.vacant_entry();
         // There are no more than can be open.
         let index = place.key() as u32;
         let (handle, what) = make(index);
-        let entry = Entry { opened_by: asked.unique, what };
+        let entry = Entry { opened_by: asked.unique, uid, what };
         let record = entry.record().ok_or(Errno::ENAMETOOLONG)?;
         self.ledger.put_record(index, &record).map_err(|_| Errno::ENOMEM)?;
         let fh = number(index, &entry);
         place.insert(OpenFile { handle: Arc::new(handle), entry });
+        *self.counts().entry(uid).or_default() += 1;
         Ok(fh)
     }
 
@@ -193,6 +219,14 @@ impl OpenFiles {
         let mut files = self.write();
         let (index, _) = find(&files, fh)?;
         let file = files.try_remove(index)?;
+        let mut counts = self.counts();
+        if let Some(count) = counts.get_mut(&file.entry.uid) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&file.entry.uid);
+            }
+        }
+        drop(counts);
         if let Err(error) = self.ledger.clear_record(index as u32) {
             tracing::error!(%error, "cannot write down that a file is closed");
         }
@@ -235,6 +269,11 @@ impl OpenFiles {
 
     /// Goes on with what a predecessor had open, with handles that were made for it.
     pub(super) fn go_on(&self, inherited: Vec<(u32, Entry, Handle)>) {
+        let mut counts = self.counts();
+        for (_, entry, _) in &inherited {
+            *counts.entry(entry.uid).or_default() += 1;
+        }
+        drop(counts);
         let files = inherited.into_iter();
         *self.write() = files
             .map(|(index, entry, handle)| (index as usize, OpenFile { handle: Arc::new(handle), entry }))
@@ -276,6 +315,26 @@ mod tests {
     }
 
     #[test]
+    fn nobody_but_root_has_all_of_them() {
+        let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
+        let open = |uid, unique| {
+            let asked = Asked { unique, uid, ..Asked::default() };
+            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+        };
+        let first = open(1001, 2).unwrap();
+        assert!(open(1001, 4).is_ok());
+        assert_eq!(open(1001, 6).unwrap_err().code(), libc::ENFILE);
+        // Others are not concerned, and root has what is left.
+        assert!(open(1002, 8).is_ok());
+        assert!((0..4).all(|n| open(0, 10 + 2 * n).is_ok()));
+        files.remove(first);
+        assert!(open(1001, 20).is_ok());
+        // What goes through a descriptor is its opener's, whoever sends it.
+        let mine = open(1002, 22).unwrap();
+        assert_eq!(files.asked_through(mine, Asked::default()).uid, 1002);
+    }
+
+    #[test]
     fn a_release_that_is_sent_again_closes_nobody_elses() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
         let first = text(&files, 2).unwrap();
@@ -307,7 +366,7 @@ mod tests {
         };
         let kept = |identity: &Identity| {
             let what = What::Image { ino: u64::MAX, opener: identity.into() };
-            let record = Entry { opened_by: u64::MAX, what }.record().unwrap();
+            let record = Entry { opened_by: u64::MAX, uid: 0, what }.record().unwrap();
             let Entry { what: What::Image { opener, .. }, .. } = Entry::read(&record).unwrap() else {
                 panic!("another kind")
             };

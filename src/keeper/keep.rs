@@ -23,11 +23,16 @@ use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-/// A successor that was told to wait has so long to say whether it could serve, and a predecessor as long to leave.
+/// A successor that was told to wait has so long to say whether it could serve.
+const FITNESS: Duration = Duration::from_secs(5);
+/// And a predecessor so long to leave.
 const ANSWER: Duration = Duration::from_secs(30);
 
-/// A dead worker that has not ended after so long waits for something.
+/// A dead worker that has not ended after so long waits for something; and so often it is given as long again.
 const LAST_BREATH: Duration = Duration::from_millis(200);
+const BREATHS: u32 = 5;
+/// Descriptors of a connection that are kept, at most: more than there are threads that read.
+const MOST_CONNECTIONS: usize = 24;
 
 /// What a mount is kept with.
 pub struct Keeping<R> {
@@ -67,6 +72,7 @@ where
         survives: mount.is_some(),
         answered: mount.is_some(),
         mount,
+        stragglers: Vec::new(),
         before: 0,
         serves: None,
         patience: Patience::default(),
@@ -94,6 +100,8 @@ struct Keeper<R> {
     survives: bool,
     /// The mount has answered once.
     answered: bool,
+    /// Dead workers that are held up by a device.
+    stragglers: Vec<Worker>,
     /// Workers that have ended.
     before: u32,
     /// Since when the worker serves.
@@ -123,7 +131,7 @@ where
     R: FnOnce(&Path, &str) -> anyhow::Result<()>,
 {
     fn run(&mut self) -> anyhow::Result<ExitCode> {
-        let begin = self.begin("the program that kept it was started again".into());
+        let begin = self.begin("was left by a keeper that has ended".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
             let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
@@ -133,8 +141,7 @@ where
             } else if said && let Some((said, descriptors)) = hear(&mut worker) {
                 worker = self.serve(worker, said, descriptors)?;
             } else if ended {
-                self.let_go(&worker);
-                let status = worker.end().context("cannot wait for a worker")?;
+                let status = self.let_go(worker)?;
                 worker = match self.follow(status)? {
                     Ok(next) => next,
                     Err(code) => return Ok(code),
@@ -151,9 +158,15 @@ where
         mut descriptors: Vec<OwnedFd>,
     ) -> anyhow::Result<Worker> {
         match said {
-            ToKeeper::Mount { mountpoint } => self.mount(&worker.link, &mountpoint),
+            // Once, and before callers could have any influence on who asks for it.
+            ToKeeper::Mount { mountpoint } if self.mount.is_none() => self.mount(&worker.link, &mountpoint),
+            ToKeeper::First { answer } if !self.answered => self.answer_first(&worker.link, &answer),
+            ToKeeper::Mount { .. } | ToKeeper::First { .. } => {
+                tracing::error!("a worker asks for what it has, and gets nothing");
+            }
             ToKeeper::Keep => {
-                if let Some(mount) = &mut self.mount {
+                let mount = self.mount.as_mut().filter(|mount| mount.descriptors.len() < MOST_CONNECTIONS);
+                if let Some(mount) = mount {
                     mount.descriptors.append(&mut descriptors);
                 }
             }
@@ -162,7 +175,6 @@ where
                     mount.memory = descriptors.pop();
                 }
             }
-            ToKeeper::First { answer } => self.answer_first(&worker.link, &answer),
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             // Waits for no longer than somebody notices.
             ToKeeper::Look { thread } => {
@@ -240,43 +252,50 @@ where
     }
 
     /// Waits until a dead worker has ended. Its threads may be about to look at something in the mount, and wait for an answer
-    /// that nobody can give but whoever serves next, who has to wait for them: they get an error.
-    fn let_go(&self, worker: &Worker) {
-        let [ended] = until_readable([worker.process.as_fd()], Some(LAST_BREATH));
-        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
-        let Some(connection) = connection.filter(|_| !ended) else { return };
-        if !self.survives {
-            // What is in its rings cannot be refused one by one.
-            note("could not unmount", self.mount.as_ref().map_or(Ok(()), |mount| mount.place.abort()));
-            return;
-        }
-        tracing::warn!("a dead worker waits for an answer of its own");
-        let mut refusing = Refusing::new(connection);
-        loop {
-            note(
-                "cannot refuse what a dead worker asks",
-                refusing.refuse(connection, |thread| worker.has(thread)),
-            );
-            let watched = [worker.process.as_fd(), connection.as_fd()];
-            if let [true, _] = until_readable(watched, Some(LAST_BREATH)) {
-                return;
+    /// that nobody can give but whoever serves next: they get an error. If it is a device that they wait for, the next one does
+    /// not wait for them: it holds what comes for that device until the dead one has let go of it. None then.
+    fn let_go(&mut self, mut worker: Worker) -> anyhow::Result<Option<ExitStatus>> {
+        self.stragglers.retain_mut(|straggler| !straggler.has_ended());
+        let [mut ended] = until_readable([worker.process.as_fd()], Some(LAST_BREATH));
+        if let Some(connection) = self.mount.as_ref().and_then(|mount| mount.descriptors.first())
+            && !ended
+            && self.survives
+        {
+            tracing::warn!("a dead worker waits for something");
+            let mut refusing = Refusing::new(connection);
+            for _ in 0..BREATHS {
+                let own = |thread| worker.has(thread);
+                note("cannot refuse what a dead worker asks", refusing.refuse(connection, own));
+                [ended] = until_readable([worker.process.as_fd()], Some(LAST_BREATH));
+                if ended {
+                    break;
+                }
             }
+        } else if let Some(mount) = self.mount.as_ref().filter(|_| !ended) {
+            // What is in its rings cannot be refused one by one.
+            note("could not unmount", mount.place.abort());
         }
+        worker.kill();
+        if ended {
+            return worker.end().map(Some).context("cannot wait for a worker");
+        }
+        self.stragglers.push(worker);
+        Ok(None)
     }
 
     /// A worker has ended: another one, or what the program ends with.
-    fn follow(&mut self, status: ExitStatus) -> anyhow::Result<Result<Worker, ExitCode>> {
+    fn follow(&mut self, status: Option<ExitStatus>) -> anyhow::Result<Result<Worker, ExitCode>> {
         let lived = self.serves.take().map(|since| self.clock.now().since(since));
-        if status.success() || self.stopping {
+        if status.is_some_and(|status| status.success()) || self.stopping {
             return Ok(Err(ExitCode::SUCCESS));
         }
         if !self.answered {
             // It has said what is wrong.
-            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            let code = status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
             return Ok(Err(code.map_or(ExitCode::FAILURE, ExitCode::from)));
         }
         self.before += 1;
-        let ended = words(status);
+        let ended = status.map_or_else(|| "has died, and is held up by a device".to_owned(), words);
         // A program that was tried may not have touched them.
         if !self.survives && self.tried.is_none() {
             if let Some(mount) = &self.mount {
@@ -352,30 +371,26 @@ where
 
     /// Puts a worker of another program in the place of this one, if it can serve; who serves then.
     fn upgrade(&mut self, worker: Worker, program: &Path, unique: u64) -> anyhow::Result<Worker> {
-        let refused = |why: String| {
-            tracing::warn!("not upgraded: {why}");
-            note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
-        };
         let begin = Begin {
             waits: true,
             before: self.before + 1,
             upgrade: Some(Upgrade { unique, failed: None }),
             ..self.begin("was replaced by another program".into())
         };
-        let prepared = Program::open(program)
+        let prepared = Program::open_trusted(program)
             .and_then(|program| Ok((self.start(&program, &begin)?, program)))
             .map_err(|error| format!("{} cannot be started: {error}", program.display()));
         let (mut successor, program) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
-                refused(why);
+                self.not_upgraded(&worker, unique, why);
                 return Ok(worker);
             }
         };
-        if let Err(why) = is_fit(&successor) {
+        if let Err(why) = self.is_fit(&successor, &worker) {
             successor.kill();
             note("cannot wait for a worker", successor.end());
-            refused(why);
+            self.not_upgraded(&worker, unique, why);
             return Ok(worker);
         }
         // It may have died meanwhile, which comes to the same.
@@ -393,6 +408,34 @@ where
         // Should it have died by now, that is seen next.
         let _ = successor.link.say(&ToWorker::TakeOver);
         Ok(successor)
+    }
+
+    /// Says why not, to who asked; should that be one that has died meanwhile, the next one is asked again and knows it.
+    fn not_upgraded(&mut self, worker: &Worker, unique: u64, why: String) {
+        tracing::warn!("not upgraded: {why}");
+        self.upgrade = Some(Upgrade { unique, failed: Some(why.clone()) });
+        note("cannot answer the worker", worker.link.say(&ToWorker::NotUpgraded { unique, why }));
+    }
+
+    /// Whether a successor that waits could serve; if not, why. There are more urgent things: that the other one dies, and
+    /// signals.
+    fn is_fit(&self, successor: &Worker, worker: &Worker) -> Result<(), String> {
+        let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
+        match until_readable(watched, Some(FITNESS)) {
+            [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
+            [_, true, _] => return Err("the mount is to end".into()),
+            [.., true] => {}
+            [.., false] => {
+                return Err(format!("the new program did not say within {FITNESS:?} whether it can serve"));
+            }
+        }
+        match successor.link.hear() {
+            Ok(Some((ToKeeper::Fit, _))) => Ok(()),
+            Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
+            Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
+            Ok(None) => Err("the new program ended before it said whether it can serve".into()),
+            Err(error) => Err(format!("the new program cannot be understood: {error}")),
+        }
     }
 
     /// A signal: nobody new is to come, and what was accepted is to be finished.
@@ -442,27 +485,12 @@ fn hear(worker: &mut Worker) -> Option<(ToKeeper, Vec<OwnedFd>)> {
     match worker.link.hear() {
         Ok(Some(said)) => return Some(said),
         // It closes its link with its end, which is a moment away.
-        Ok(None) if let [true] = until_readable([worker.process.as_fd()], Some(ANSWER)) => {}
+        Ok(None) if let [true] = until_readable([worker.process.as_fd()], Some(LAST_BREATH)) => {}
         Ok(None) => tracing::error!("a worker does not talk any more, and is ended"),
         Err(error) => tracing::error!(%error, "a worker cannot be understood, and is ended"),
     }
     worker.kill();
     None
-}
-
-/// Whether a successor that waits could serve; if not, why.
-fn is_fit(successor: &Worker) -> Result<(), String> {
-    let [said] = until_readable([successor.link.as_fd()], Some(ANSWER));
-    if !said {
-        return Err(format!("the new program did not say within {ANSWER:?} whether it can serve"));
-    }
-    match successor.link.hear() {
-        Ok(Some((ToKeeper::Fit, _))) => Ok(()),
-        Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
-        Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
-        Ok(None) => Err("the new program ended before it said whether it can serve".into()),
-        Err(error) => Err(format!("the new program cannot be understood: {error}")),
-    }
 }
 
 /// How a process ended.

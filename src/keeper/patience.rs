@@ -5,9 +5,9 @@ use std::time::Duration;
 /// A life that is shorter than this after the mount answered counts as none.
 const LIFE: Duration = Duration::from_millis(100);
 /// So many workers without a life in between, and there is something that kills them all: a request, a device, a library.
-const MOST: u32 = 12;
+const MOST: u32 = 20;
 /// The longest pause between two workers before it is given up.
-const LONGEST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_millis(100);
 /// How long callers get errors then, before the next one is tried.
 pub(super) const REST: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,7 @@ impl Patience {
             // Mostly it was an accident, and callers wait.
             1 | 2 => Next::Start(Duration::ZERO),
             failures if failures > MOST => Next::Refuse,
-            failures => Next::Start(LONGEST.min(Duration::from_millis(5 << (failures - 3)))),
+            failures => Next::Start(LONGEST.min(Duration::from_millis(5 << (failures - 3).min(10)))),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! What workers are started from.
 
 use super::link::Link;
+use nix::unistd::geteuid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,6 +22,18 @@ impl Program {
         Ok(Self(File::open(path)?))
     }
 
+    /// One that somebody asks for: nobody but root, and who keeps the mount, may be able to change it.
+    pub(super) fn open_trusted(path: &Path) -> io::Result<Self> {
+        let program = Self::open(path)?;
+        let seen = program.0.metadata()?;
+        let owners = [0, geteuid().as_raw()];
+        if !owners.contains(&seen.uid()) || seen.mode() & 0o022 != 0 {
+            let words = "it belongs to somebody else, or others may write to it";
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, words));
+        }
+        Ok(program)
+    }
+
     /// Starts a worker with these arguments.
     pub(super) fn start(&self, arguments: &[OsString]) -> io::Result<Worker> {
         let (link, theirs) = Link::pair()?;
@@ -30,6 +44,9 @@ impl Program {
             // That of the keeper may be a pipe whose reader waits for its end.
             .stdout(Stdio::null())
             .env_remove("NOTIFY_SOCKET")
+            .env_remove("LISTEN_FDS")
+            .env_remove("LISTEN_PID")
+            .env_remove("LISTEN_FDNAMES")
             .spawn()?;
         let process = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let process = process.ok_or_else(|| io::Error::other("a process without a number"));
@@ -66,6 +83,11 @@ impl Worker {
     /// Whether a thread is one of its own.
     pub(super) fn has(&self, thread: u32) -> bool {
         Path::new(&format!("/proc/{}/task/{thread}", self.child.id())).exists()
+    }
+
+    /// Whether it has ended.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 
     /// How it ended. Waits for that.

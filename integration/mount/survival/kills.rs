@@ -19,6 +19,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("survival: what was changed and counted outlives a worker", MOUNT, what_was_changed),
         trial("survival: shares are right again after a kill", MOUNT, shares),
         trial("survival: a worker that dies while it looks into its own mount", MOUNT, own_mount),
+        trial("survival: a disk that is not free yet is waited for, and holds up no other", MOUNT, not_free),
         trial("survival: a worker that dies in its rings ends the mount", by_uring, in_its_rings),
     ]
 }
@@ -99,7 +100,7 @@ fn shares() {
                   images: {a.img: {device: d, size: 32MiB}, b.img: {device: d, offset: 32MiB}}\n";
     let mount = Vmdisk::mount_in(folder(), config, &[]);
     let images = [(mount.file("a.img"), 0), (mount.file("b.img"), 32 << 20)];
-    let writers = Writers::start_as(&images, 32, |thread| 1001 + thread as u32 / 2 % 2);
+    let writers = Writers::start_as(&images, 128, |thread| 1001 + thread as u32 / 2 % 2);
     let requests = || -> Vec<(String, u64)> {
         mount.groups().into_iter().map(|(id, counters)| (id, counters[0] + counters[3])).collect()
     };
@@ -146,6 +147,50 @@ fn own_mount() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         threads.into_iter().for_each(|thread| thread.join().expect("refused"));
     });
+}
+
+/// Between two workers a disk is free for a moment, and somebody takes it, as the last writes of a dead worker may have it for
+/// longer.
+fn not_free() {
+    let config = "devices: {d: {path: disk, size: 16MiB, id: 1}, e: {path: disk2, size: 16MiB, id: 2}}\n\
+                  images: {a.img: {device: d}, b.img: {device: e}}\n";
+    let mount = Vmdisk::mount(config);
+    let [a, b] = ["a.img", "b.img"]
+        .map(|name| File::options().read(true).write(true).open(mount.file(name)).expect("an image"));
+    a.write_all_at(&[1; 4096], 0).expect("a write");
+    b.write_all_at(&[2; 4096], 0).expect("a write");
+    let mut before = 0;
+    let taken = loop {
+        let disk = File::open(mount.folder().join("disk")).expect("the disk");
+        let mut last = worker(&mount);
+        assert!(kill_worker(&mount));
+        let mut disk = Some(disk);
+        let mut taken = None;
+        while taken.is_none() && worker(&mount).is_none_or(|now| Some(now) == last) {
+            let file = disk.take().expect("it comes back");
+            match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => taken = Some(lock),
+                Err((file, _)) => disk = Some(file),
+            }
+            last = last.or(worker(&mount));
+        }
+        before = wait_for_worker(&mount, before);
+        if let Some(lock) = taken {
+            break lock;
+        }
+    };
+    let reader = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        a.read_exact_at(&mut bytes, 0).map(|()| bytes)
+    });
+    // The other one is served.
+    let mut bytes = [0; 4096];
+    b.read_exact_at(&mut bytes, 0).expect("a read");
+    assert_eq!(bytes, [2; 4096]);
+    mount.wait_for("ls", |ls| ls.lines().any(|line| line.starts_with("d ") && line.ends_with(" 1")));
+    assert!(!reader.is_finished(), "it is not waited for");
+    drop(taken);
+    assert_eq!(reader.join().expect("it ends").expect("a read"), [1; 4096]);
 }
 
 fn in_its_rings() {

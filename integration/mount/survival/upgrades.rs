@@ -37,6 +37,7 @@ pub(super) fn trials() -> Vec<Trial> {
             fails_late,
         ),
         trial("survival: whoever may change the mount may not say what runs", AS_OTHERS, not_by_others),
+        trial("survival: nor may he have root say it for him", MOUNT, not_through_others),
     ]
 }
 
@@ -228,4 +229,24 @@ fn not_by_others() {
     let output =
         command.args(["--mountpoint", "vmdisk"]).current_dir(mount.folder()).output().expect("it runs");
     assert!(output.status.success(), "{}", said(&output));
+}
+
+/// A descriptor that was opened by somebody, who has begun a command, and that a program of root's ends, as one does that writes
+/// its complaints to it.
+fn not_through_others() {
+    let mount = crate::daemon::Vmdisk::mount(&format!("control: {{owner: \"1001\"}}\n{}", super::FIVE));
+    let last = worker(&mount);
+    let ctl = mount.path().join(".ioband/ctl");
+    let opened = std::thread::spawn(move || {
+        // Of this thread only.
+        nix::unistd::setfsuid(nix::unistd::Uid::from_raw(1001));
+        let mut file = std::fs::File::options().read(true).write(true).open(ctl).expect("it is theirs");
+        std::io::Write::write_all(&mut file, b"upgrade /bin/true").expect("it begins");
+        file
+    });
+    let mut file = opened.join().expect("it is open");
+    let refused = std::io::Write::write(&mut file, b"\n").expect_err("it is theirs");
+    assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
+    assert_eq!(worker(&mount), last);
+    assert!(mount.control("events").contains("only root, and the user who mounted"));
 }
