@@ -1,7 +1,7 @@
 //! Devices that do not answer. What hangs here is another mount, whose worker is stopped for as long as it takes.
 
 use super::{MIB, errno, read, save, say, soon};
-use crate::daemon::{Transport, Vmdisk, ioband};
+use crate::daemon::{Transport, Vmdisk, ioband, wait_until};
 use crate::data::stage::open_file;
 use crate::support::{Loop, folder};
 use ioband::device::{OpenError, OpenMode, Target};
@@ -27,6 +27,13 @@ impl Stopped {
     fn new(mount: &Vmdisk) -> Self {
         let worker = mount.worker().expect("a worker");
         kill(worker, Signal::SIGSTOP).expect("it is ours");
+        // Each of its threads stops when it comes to that.
+        let is_stopped = |thread: std::fs::DirEntry| {
+            let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            status.lines().any(|line| line.starts_with("State:") && line.contains("T (stopped)"))
+        };
+        let threads = || std::fs::read_dir(format!("/proc/{worker}/task")).expect("it is there").flatten();
+        wait_until(|| threads().all(is_stopped), || format!("{worker} does not stop"));
         Self(worker)
     }
 }
