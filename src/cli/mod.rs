@@ -36,7 +36,7 @@ enum Command {
     /// End a mount; returns when its daemon has ended
     #[command(visible_alias = "unmount")]
     Umount(umount::Args),
-    /// Serve a mount by another program, without a pause that anybody notices
+    /// Serve a mount by another program: requests wait for some hundredths of a second, none fails
     Upgrade(upgrade::Args),
     /// Check a configuration and say every error with its line
     Check(check::Args),
