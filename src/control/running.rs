@@ -162,6 +162,16 @@ impl Control {
         self.replace_and(bytes, origin, asked, |_| {})
     }
 
+    /// Puts the configuration on disk in force. That it was seen is written down with what came of it: whoever dies in between
+    /// has done neither, and his successor does both.
+    ///
+    /// # Errors
+    /// As [`Control::replace`]; it was seen all the same.
+    pub fn take_from_disk(&self, bytes: &[u8], origin: &str) -> Result<(), Refusal> {
+        let seen = |carried: &mut Carried| carried.seen = Some(mark(bytes));
+        self.replace_and(bytes, origin, Asked::default(), seen).inspect_err(|_| self.saw(bytes))
+    }
+
     /// The same; and if it comes about, `also` is changed with it.
     ///
     /// # Errors
@@ -305,12 +315,12 @@ impl Control {
         saved.map(drop)
     }
 
-    /// Whether this is what was just saved: not an edit, whatever has changed since. True once.
+    /// Whether this is what was just saved: not an edit, whatever has changed since. True once, and seen then.
     pub fn is_saved(&self, bytes: &[u8]) -> bool {
         if self.journal.carried().saved.is_none_or(|saved| saved.as_bytes() != bytes) {
             return false;
         }
-        self.journal.change(|carried| carried.saved = None);
+        self.journal.change(|carried| (carried.saved, carried.seen) = (None, Some(mark(bytes))));
         true
     }
 
@@ -319,7 +329,7 @@ impl Control {
         self.journal.carried().seen == Some(mark(bytes))
     }
 
-    /// The configuration on disk was seen like this.
+    /// The configuration on disk was seen like this, and nothing is to come of it.
     pub fn saw(&self, bytes: &[u8]) {
         let mark = mark(bytes);
         if self.journal.carried().seen != Some(mark) {

@@ -4,7 +4,7 @@
 //! folders on the way to the file, links included, and what counts is the file as it is when it has been quiet for a moment.
 
 use crate::clock::Clock;
-use crate::control::{Asked, Control};
+use crate::control::Control;
 use crate::units::Nanos;
 use anyhow::Context;
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
@@ -172,13 +172,15 @@ impl Watch {
             }
         };
         self.state = State::There;
-        self.control.saw(&bytes);
-        // A file that was just made, or emptied, is about to be written.
-        if bytes.is_empty() || self.control.is_saved(&bytes) || *bytes == *self.control.yaml().0.as_bytes() {
+        if self.control.is_saved(&bytes) {
             return;
         }
+        // A file that was just made, or emptied, is about to be written.
+        if bytes.is_empty() || *bytes == *self.control.yaml().0.as_bytes() {
+            return self.control.saw(&bytes);
+        }
         // Also what was refused before: what stood in its way may have gone. A refusal has become an event.
-        let _ = self.control.replace(&bytes, &self.path.display().to_string(), Asked::default());
+        let _ = self.control.take_from_disk(&bytes, &self.path.display().to_string());
     }
 
     /// Watches every folder on the way to the file as it is now.

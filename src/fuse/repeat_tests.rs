@@ -339,6 +339,25 @@ fn a_configuration_is_put_in_force_once() {
     same_whenever_it_dies(&beside, &Op::Rename("a", "control.yaml"));
 }
 
+/// Whoever begins to watch the configuration on disk leaves it alone if it was seen: then what it says must run.
+#[test]
+fn an_edit_on_disk_was_seen_when_it_is_in_force() {
+    for calls in 0.. {
+        assert!(calls < 1000, "it never ends to write");
+        let process = begin(&[]);
+        process.ledger.cut_after(calls);
+        let _ = process.face.control.take_from_disk(OTHER.as_bytes(), "config.yaml");
+        let all = !process.ledger.was_cut();
+        let heir = process.successor();
+        let runs = *heir.face.control.yaml().0 == *OTHER;
+        assert_eq!(heir.face.control.has_seen(OTHER.as_bytes()), runs, "after {calls} calls");
+        if all {
+            assert!(runs);
+            return;
+        }
+    }
+}
+
 #[test]
 fn a_command_is_carried_out_once_and_its_answer_is_read_once() {
     let open = Op::Open(CTL, libc::O_RDWR);
