@@ -573,15 +573,15 @@ impl Machinery for Live {
     }
 
     fn service(&self) -> Option<Service> {
-        let service = self.server.get()?.service();
-        let processes = Processes { worker: std::process::id(), ..Processes::default() };
-        let processes = self.keeper.get().map_or(processes.clone(), |(keeper, before)| Processes {
-            keeper: keeper.process(),
-            before: *before,
-            survives: self.server.get().is_some_and(|server| server.survives()),
-            ..processes
-        });
-        Some(Service { processes, sandbox: self.sandbox.clone(), ..service })
+        let server = self.server.get()?;
+        let keeper = self.keeper.get();
+        let processes = Processes {
+            keeper: keeper.and_then(|(keeper, _)| keeper.process()),
+            worker: std::process::id(),
+            before: keeper.map_or(0, |(_, before)| *before),
+            survives: keeper.is_some() && server.survives(),
+        };
+        Some(Service { processes, sandbox: self.sandbox.clone(), ..server.service() })
     }
 
     fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! The only code that knows FUSE.
 //!
 //! * `mount`: mount(2) or fusermount3, unmounting, and telling a dead mount from a live one.
+//! * `passed`: descriptors that come through a socket.
 //! * `tree`: what there is to see at a moment: images and the control directory, with their inode numbers. `node` is an image
 //!   as a file, `scratch` what editors keep beside the configuration.
 //! * `server`: chooses the transport and starts the threads; `worker` is what each of them does.
@@ -33,6 +34,7 @@ mod metadata;
 mod mount;
 mod node;
 mod open_files;
+mod passed;
 mod place;
 mod relay;
 #[cfg(test)]
@@ -57,6 +59,7 @@ pub use mount::{
     resolved, unmount,
 };
 pub use node::ImageNode;
+pub(crate) use passed::{MOST_AT_ONCE, receive};
 pub use server::{Connection, Hold, LEAST_MEMORY, ServeError, ServeOptions, Server, TransportKind};
 pub(crate) use sys::inherited;
 pub(crate) use takeover::Refusing;

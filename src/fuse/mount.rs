@@ -4,7 +4,7 @@
 //! session object: its type is to be `fuse.ioband`, it must be detachable while files are open, and a user whom
 //! /dev/fuse refuses must get to fusermount3.
 
-use super::sys;
+use super::passed;
 use crate::mountinfo;
 use fuser::SessionACL;
 use nix::errno::Errno;
@@ -315,7 +315,10 @@ fn by_helper(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> 
         .spawn()
         .map_err(MountError::NoHelper)?;
     drop(theirs);
-    let received = sys::receive_descriptor(&ours);
+    let received = passed::receive(&ours, &mut [0]).and_then(|(_, mut descriptors)| {
+        let none = || io::Error::new(io::ErrorKind::UnexpectedEof, "it sent no descriptor");
+        descriptors.pop().ok_or_else(none)
+    });
     let mut words = String::new();
     if let Some(mut stderr) = helper.stderr.take() {
         // What it said is all there is to tell; that it could not be read changes nothing.

@@ -5,7 +5,7 @@
 use super::face::Face;
 use super::metadata::Metadata;
 use super::tree::{CONTROL_DIR, Node, Tree};
-use super::wire::{InHeader, opcode};
+use super::wire::{AGAIN, InHeader, opcode};
 use crate::classify::{Callers, Wants};
 use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
 use crate::control::{
@@ -22,7 +22,6 @@ use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 const CONFIG: &str = "devices: {d: {path: /disk, type: user}}\nimages: {}\n";
-const AGAIN: u64 = 1 << 63;
 /// A thread that there is not, so that nobody finds it killed.
 const NOBODY: u32 = 0x7fff_fff0;
 

@@ -1,5 +1,5 @@
-//! The one corner of the FUSE code with `unsafe`: memory that is shared with the kernel, commands that name it, and a
-//! descriptor that comes through a socket.
+//! The one corner of the FUSE code with `unsafe`: memory that is shared with the kernel, commands that name it, and
+//! descriptors that a process was started with.
 #![allow(unsafe_code)]
 
 use super::slots::Slot;
@@ -7,36 +7,11 @@ use super::wire::command;
 use crate::device::{Command, Lane, Payload};
 use io_uring::types::Fd;
 use io_uring::{IoUring, opcode};
-use nix::cmsg_space;
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous};
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
-
-/// Receives the one descriptor that fusermount3 sends.
-pub(super) fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let mut byte = [0u8; 1];
-    let mut slices = [IoSliceMut::new(&mut byte)];
-    let mut space = cmsg_space!(RawFd);
-    let message = loop {
-        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => break other?,
-        }
-    };
-    for control in message.cmsgs()? {
-        if let ControlMessageOwned::ScmRights(descriptors) = control
-            && let Some(&descriptor) = descriptors.first()
-        {
-            // SAFETY: the kernel has just installed this descriptor for us, and nobody else knows its number.
-            return Ok(unsafe { OwnedFd::from_raw_fd(descriptor) });
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it sent no descriptor"))
-}
 
 /// A descriptor that this process was started with, by its number.
 ///

@@ -1,19 +1,17 @@
 //! What keeper and worker say to each other, through a pair of sockets; descriptors travel with the words.
 
-use crate::fuse::MountedAt;
+use crate::fuse::{MOST_AT_ONCE, MountedAt, receive};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, send, sendmsg, socketpair,
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, send,
+    sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// Descriptors that go with one message: the ledger, and one of /dev/fuse for each thread that reads it.
-pub(super) const MOST_DESCRIPTORS: usize = 32;
 /// The longest message, in bytes: a path and some words.
 const LONGEST: usize = 16 << 10;
 
@@ -172,7 +170,7 @@ impl Link {
     /// Nobody listens any more.
     pub(super) fn say_with(&self, what: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let words = serde_json::to_vec(what)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
         let mut along = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !along.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::Error::other("too many descriptors for one message"));
@@ -186,29 +184,15 @@ impl Link {
     /// What it said makes no sense.
     pub(super) fn hear<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
         let mut words = vec![0; LONGEST];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-        let mut along = RecvAncillaryBuffer::new(&mut space);
-        let received = loop {
-            let mut into = [IoSliceMut::new(&mut words)];
-            match recvmsg(&self.0, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC) {
-                Err(rustix::io::Errno::INTR) => {}
-                // It ended without having read everything.
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                received => break received?,
-            }
+        let (len, descriptors) = match receive(&self.0, &mut words) {
+            // It ended without having read everything.
+            Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => return Ok(None),
+            received => received?,
         };
-        if received.bytes == 0 {
+        if len == 0 {
             return Ok(None);
         }
-        if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
-            return Err(io::Error::other("a message was cut off"));
-        }
-        let descriptors = along.drain().filter_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-            _ => None,
-        });
-        let descriptors = descriptors.flatten().collect();
-        Ok(Some((serde_json::from_slice(&words[..received.bytes])?, descriptors)))
+        Ok(Some((serde_json::from_slice(&words[..len])?, descriptors)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keeper is killed: whoever serves goes on.
 
-use super::{five, worker};
+use super::five;
 use crate::daemon::{MOUNT, ioband, wait_until};
 use crate::support::trial;
 use crate::writers::Writers;
@@ -15,7 +15,7 @@ fn without_keeper() {
     let mount = five();
     let writers = Writers::start(&[(mount.file("vm1.img"), 0)], 4);
     writers.wait_for(100);
-    let worker = worker(&mount).expect("a worker");
+    let worker = mount.worker().expect("a worker");
     kill(mount.pid(), Signal::SIGKILL).expect("the keeper runs");
     assert!(mount.ended());
     writers.wait_for(writers.answered() + 1000);

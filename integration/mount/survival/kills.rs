@@ -1,6 +1,6 @@
 //! Workers that are killed.
 
-use super::{FIVE, Guest, Load, UNDER_LOAD, five, kill_worker, wait_for_worker, worker};
+use super::{FIVE, Guest, Load, UNDER_LOAD, five, kill_worker, wait_for_worker};
 use crate::daemon::{MOUNT, Transport, Vmdisk, after, ioband, wait_until};
 use crate::support::{Random, folder, trial};
 use crate::writers::Writers;
@@ -46,12 +46,12 @@ fn before_they_serve() {
     let mut before = 0;
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(300 + random.below(100)));
-        let mut last = worker(&mount);
+        let mut last = mount.worker();
         kill_worker(&mount);
         for _ in 0..3 {
-            wait_until(|| worker(&mount).is_some_and(|now| Some(now) != last), || "none follows".into());
+            wait_until(|| mount.worker().is_some_and(|now| Some(now) != last), || "none follows".into());
             std::thread::sleep(Duration::from_micros(random.below(6000)));
-            last = worker(&mount);
+            last = mount.worker();
             kill_worker(&mount);
         }
         before = wait_for_worker(&mount, before);
@@ -162,17 +162,17 @@ fn not_free() {
     let mut before = 0;
     let taken = loop {
         let disk = File::open(mount.folder().join("disk")).expect("the disk");
-        let mut last = worker(&mount);
+        let mut last = mount.worker();
         assert!(kill_worker(&mount));
         let mut disk = Some(disk);
         let mut taken = None;
-        while taken.is_none() && worker(&mount).is_none_or(|now| Some(now) == last) {
+        while taken.is_none() && mount.worker().is_none_or(|now| Some(now) == last) {
             let file = disk.take().expect("it comes back");
             match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => taken = Some(lock),
                 Err((file, _)) => disk = Some(file),
             }
-            last = last.or(worker(&mount));
+            last = last.or(mount.worker());
         }
         before = wait_for_worker(&mount, before);
         if let Some(lock) = taken {
@@ -199,7 +199,7 @@ fn in_its_rings() {
     let images = [(mount.file("vm1.img"), 0)];
     let writers = Writers::start_as(&images, 16, |_| 0);
     writers.wait_for(100);
-    assert!(kill(worker(&mount).expect("a worker"), Signal::SIGKILL).is_ok());
+    assert!(kill(mount.worker().expect("a worker"), Signal::SIGKILL).is_ok());
     // Nobody waits for ever, and nothing is there that would not answer.
     let outcomes = writers.join();
     assert!(mount.ended());

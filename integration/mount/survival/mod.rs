@@ -10,7 +10,6 @@ use crate::daemon::{Vmdisk, wait_until};
 use crate::support::{Need, Random, folder};
 use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -25,15 +24,10 @@ const FIVE: &str = "devices: {d: {path: disk, size: 96MiB, type: image}}\n\
      vm3.img: {device: d, offset: 32MiB, size: 16MiB}\n  vm4.img: {device: d, offset: 48MiB, size: 16MiB}\n  \
      vm5.img: {device: d, offset: 64MiB, size: 16MiB}\n";
 
-/// The worker of a mount.
-fn worker(mount: &Vmdisk) -> Option<Pid> {
-    mount.worker()
-}
-
 /// Kills the worker.
 fn kill_worker(mount: &Vmdisk) -> bool {
     // Between two of them there is none.
-    worker(mount).is_some_and(|worker| kill(worker, Signal::SIGKILL).is_ok())
+    mount.worker().is_some_and(|worker| kill(worker, Signal::SIGKILL).is_ok())
 }
 
 /// Waits until another worker serves than those that did before.

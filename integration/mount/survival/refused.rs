@@ -1,6 +1,6 @@
 //! No worker can be had: callers get an error, and the mount comes back.
 
-use super::{five, kill_worker, wait_for_worker, worker};
+use super::{five, kill_worker, wait_for_worker};
 use crate::daemon::{MOUNT, ioband, wait_until};
 use crate::support::trial;
 use libtest_mimic::Trial;
@@ -45,7 +45,7 @@ fn comes_back() {
         wait_until(|| look().is_err_and(refused), || "somebody answers".into());
     });
     wait_until(
-        || worker(&mount).is_some() && std::fs::metadata(mount.file("vm1.img")).is_ok(),
+        || mount.worker().is_some() && std::fs::metadata(mount.file("vm1.img")).is_ok(),
         || "none comes back".into(),
     );
     wait_for_worker(&mount, 5);

@@ -1,6 +1,6 @@
 //! Workers that are replaced by another program.
 
-use super::{FIVE, Guest, Load, UNDER_LOAD, five, wait_for_worker, worker};
+use super::{FIVE, Guest, Load, UNDER_LOAD, five, wait_for_worker};
 use crate::daemon::{AS_OTHERS, MOUNT, Transport, Vmdisk, ioband};
 use crate::support::{Random, folder, trial};
 use libtest_mimic::Trial;
@@ -59,10 +59,10 @@ fn under_load(by: Transport) {
     let mut upgrades = 0;
     while load.runs() || guest.runs() {
         std::thread::sleep(Duration::from_millis(random.below(200)));
-        let last = worker(&mount);
+        let last = mount.worker();
         let output = upgrade(mount.folder(), None);
         assert!(output.status.success(), "{}", said(&output));
-        assert_ne!(worker(&mount), last);
+        assert_ne!(mount.worker(), last);
         upgrades += 1;
     }
     load.assert_well(mount.folder());
@@ -154,7 +154,7 @@ fn program(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
 
 fn refused() {
     let mount = five();
-    let last = worker(&mount);
+    let last = mount.worker();
     let folder = mount.folder();
     let is_refused = |program: &Path, words: &str| {
         let output = upgrade(folder, Some(program));
@@ -164,7 +164,7 @@ fn refused() {
             said(&output)
         );
         // The old one goes on.
-        assert_eq!(worker(&mount), last);
+        assert_eq!(mount.worker(), last);
         assert!(mount.control("events").contains("refused: upgrade"));
         let image = std::fs::File::open(mount.file("vm1.img")).expect("an image");
         image.read_exact_at(&mut [0; 4096], 0).expect("a read");
@@ -183,11 +183,11 @@ fn refused() {
 fn fails_late() {
     let mount = five();
     for _ in 0..50 {
-        let old = worker(&mount);
+        let old = mount.worker();
         let output = std::thread::scope(|scope| {
             let upgraded = scope.spawn(|| upgrade(mount.folder(), None));
             while !upgraded.is_finished() {
-                if worker(&mount).is_some_and(|now| Some(now) != old) {
+                if mount.worker().is_some_and(|now| Some(now) != old) {
                     super::kill_worker(&mount);
                     break;
                 }
@@ -207,12 +207,12 @@ fn fails_late() {
 fn not_by_others() {
     let config = format!("control: {{owner: \"1001\", mode: \"0600\"}}\n{}", super::FIVE);
     let mount = crate::daemon::Vmdisk::mount(&config);
-    let last = worker(&mount);
+    let last = mount.worker();
     let mut command = std::process::Command::new("setpriv");
     command.args(["--reuid", "1001", "--clear-groups", env!("CARGO_BIN_EXE_ioband"), "upgrade", "vmdisk"]);
     let output = command.current_dir(mount.folder()).output().expect("setpriv runs");
     assert!(said(&output).contains("only root, and the user who mounted"), "{}", said(&output));
-    assert_eq!(worker(&mount), last);
+    assert_eq!(mount.worker(), last);
     // Everything else is theirs.
     let mut command = std::process::Command::new("setpriv");
     command.args([
@@ -235,7 +235,7 @@ fn not_by_others() {
 /// its complaints to it.
 fn not_through_others() {
     let mount = crate::daemon::Vmdisk::mount(&format!("control: {{owner: \"1001\"}}\n{}", super::FIVE));
-    let last = worker(&mount);
+    let last = mount.worker();
     let ctl = mount.path().join(".ioband/ctl");
     let opened = std::thread::spawn(move || {
         // Of this thread only.
@@ -247,6 +247,6 @@ fn not_through_others() {
     let mut file = opened.join().expect("it is open");
     let refused = std::io::Write::write(&mut file, b"\n").expect_err("it is theirs");
     assert_eq!(refused.raw_os_error(), Some(libc::EPERM));
-    assert_eq!(worker(&mount), last);
+    assert_eq!(mount.worker(), last);
     assert!(mount.control("events").contains("only root, and the user who mounted"));
 }
