@@ -62,19 +62,30 @@ images:
 ";
 const VM2: u64 = 32 << 20;
 const WRITERS: usize = 200;
-/// A few answers prove that requests are flowing; all other writers are waiting for theirs then.
+/// So many answers prove that requests are flowing.
 const FLOWING: usize = 20;
 
 fn held(by: Transport) -> Vmdisk {
     Vmdisk::mount_in(crate::support::folder(), HELD, &by.and(&[]))
 }
 
-/// Writers on both images of [`HELD`], with far more requests held than answered.
+/// Writers on both images of [`HELD`], some with answers and most with a request that is held.
 fn writers(mount: &Vmdisk) -> Writers {
     let images = [(mount.file("vm1.img"), 0), (mount.file("vm2.img"), VM2)];
     let writers = Writers::start(&images, WRITERS);
     writers.wait_for(FLOWING);
+    wait_for_held(mount, WRITERS * 3 / 4);
     writers
+}
+
+/// Waits until so many requests are held in the daemon. That callers have been started does not say so: on a busy
+/// machine most of them have not got as far as the kernel when the first have their answers.
+fn wait_for_held(mount: &Vmdisk, requests: usize) {
+    mount.wait_for("metrics", |metrics| {
+        let held = metrics.lines().filter_map(|line| line.strip_prefix("ioband_disk_queued_requests{"));
+        let held = held.filter_map(|line| line.split_once("} ")?.1.parse::<usize>().ok());
+        held.sum::<usize>() >= requests
+    });
 }
 
 fn said(output: &Output) -> String {
@@ -120,6 +131,8 @@ fn others(mount: &Vmdisk) -> Others {
     let images: Vec<_> = (0..IMAGES).map(|number| mount.file(&format!("vm{number}.img"))).collect();
     let others = Others::start(&images, FOR_EACH);
     others.wait_for(1);
+    // The kernel lets an image have but one of the other calls under way, so that all the rest are reads.
+    wait_for_held(mount, IMAGES + FOR_EACH * 2 / 3);
     others
 }
 
