@@ -36,8 +36,14 @@ struct Args {
     /// The file or block device.
     #[arg(long)]
     file: PathBuf,
-    /// Requests in flight: as many threads, each with one.
-    #[arg(long, visible_alias = "depth", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Requests in flight: as many threads, each with one; said twice, the last counts.
+    #[arg(
+        long,
+        visible_alias = "depth",
+        overrides_with = "threads",
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     threads: u32,
     /// Bytes of a request (4K, 1M …); of several sizes each request takes one at random.
     #[arg(long, value_delimiter = ',', default_value = "4K")]
