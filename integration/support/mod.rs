@@ -6,6 +6,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// What a trial cannot do without.
 #[derive(Clone, Copy, Debug)]
@@ -178,10 +179,21 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        let path = self.folder.path().to_str().expect("a plain path");
-        if let Err(error) = run("umount", &[path]) {
+        unmount(self.folder.path().to_str().expect("a plain path"));
+    }
+}
+
+/// `umount PATH`, patiently: processes that other trials start have our open files too until they become their program.
+/// What stays busy is told, and detached: a filesystem that is left mounted keeps the device below it from going.
+pub(crate) fn unmount(path: &str) {
+    let start = Instant::now();
+    while let Err(error) = run("umount", &[path]) {
+        if start.elapsed() > Duration::from_secs(30) {
             eprintln!("left behind: {error}");
+            let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
+            break;
         }
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -3,7 +3,7 @@
 use super::stage::{Disk, MIB, Place, Stage, name, unmount};
 use super::{Need, needs};
 use crate::daemon::{Transport, Vmdisk};
-use crate::support::{Loop, Mounted, Random, run, trial};
+use crate::support::{Loop, Mounted, Random, folder, run, trial};
 use libtest_mimic::Trial;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,10 @@ fn filesystem(place: Place, direct: bool) {
     run("mkfs.ext4", &["-q", "-F", path(&image(&mount))]).expect("a filesystem");
     check(&mount);
 
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // A copy, because somebody may edit the sources meanwhile.
+    let copy = folder();
+    let source = copy.path().join("src");
+    run("cp", &["-a", concat!(env!("CARGO_MANIFEST_DIR"), "/src"), path(&source)]).expect("a copied tree");
     let mut wanted = Files::new();
     {
         let device = attach(&mount, direct);

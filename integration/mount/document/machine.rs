@@ -7,11 +7,10 @@
 use crate::alone::Said;
 use crate::daemon::{Vmdisk, after, groups};
 use crate::load::Load;
-use crate::support::{Loop, Need, folder, run, sparse};
+use crate::support::{Loop, Need, folder, run, sparse, unmount};
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 /// What it needs.
 pub(super) const MACHINE: &[Need] = &[Need::Root, Need::Fuse, Need::LoopDevice, Need::Tool("blockdev")];
@@ -220,17 +219,7 @@ impl Drop for Machine {
             if run("mountpoint", &["-q", path]).is_err() {
                 continue;
             }
-            // Processes that other trials start have our open files too until they become their program.
-            let mut left = 200;
-            while let Err(error) = run("umount", &[path]) {
-                left -= 1;
-                if left == 0 {
-                    eprintln!("left behind: {error}");
-                    let _ = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
-                    break;
-                }
-                std::thread::sleep(Duration::from_millis(10));
-            }
+            unmount(path);
         }
     }
 }
