@@ -15,6 +15,7 @@ mod inherit;
 mod live;
 mod remember;
 mod replace;
+mod spare;
 mod watch;
 
 use crate::classify::{Callers, Wants};
@@ -25,6 +26,7 @@ use crate::engine::Engines;
 use crate::fuse::{Connection, Face, MountedAt, ServeOptions, Server, Tree, check_mountpoint, default_acl};
 use crate::keeper::{Begin, Facts, Kept};
 use crate::sandbox::Report;
+use crate::units::Bytes;
 use anyhow::Context;
 use counted::Counted;
 use ends::{End, Ends};
@@ -173,7 +175,14 @@ impl Parts {
         let Configuration { says, file, defaults, probe } = configuration;
         let (clock, events) = (Clock::start(), Arc::new(Events::default()));
         let engines = Arc::new(Engines::new(options.serve.budget()));
+        let spared = spare::start(&engines, kept.begin.deaths).context("cannot start a thread")?;
         events.keep_in(kept.ledger.clone())?;
+        if let Some(left) = spared {
+            let left = Bytes(left as u64);
+            events.add(&format!(
+                "workers have died one after the other: for a minute, requests get {left} of memory"
+            ));
+        }
         let journal = Arc::new(Journal::new(kept.ledger.clone())?);
         let carried = journal.carried();
         let Running { plan, text, mut trouble } = match says {

@@ -25,9 +25,14 @@ pub(crate) enum Need {
     Fuse,
     /// FUSE over io_uring, switched on in the kernel or to be switched on: see [`FuseUring`].
     FuseUring,
+    /// cgroups that bound memory, of either version.
+    MemoryCgroup,
 }
 
 impl Need {
+    /// Where those of version 1 are.
+    pub(crate) const MEMORY_CGROUPS: &str = "/sys/fs/cgroup/memory";
+
     fn missing(self) -> Option<String> {
         let (met, what) = match self {
             Need::Root => (nix::unistd::geteuid().is_root(), "root".to_owned()),
@@ -43,6 +48,11 @@ impl Need {
                 let what =
                     if is_on.is_none() { "FUSE over io_uring (Linux 6.14)" } else { FuseUring::SWITCH };
                 (is_on.is_some_and(|is_on| is_on || can_be), what.to_owned())
+            }
+            Need::MemoryCgroup => {
+                let two = std::fs::read_to_string("/sys/fs/cgroup/cgroup.subtree_control");
+                let has = two.is_ok_and(|all| all.split_whitespace().any(|one| one == "memory"));
+                (has || Path::new(Self::MEMORY_CGROUPS).exists(), "cgroups for memory".to_owned())
             }
         };
         (!met).then_some(what)

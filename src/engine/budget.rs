@@ -2,13 +2,18 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// With a bound of less there would be no room for a few of the largest requests that are usual (1 MiB).
+const LEAST: usize = 8 << 20;
+
 /// Memory of requests, in bytes, and the bound that it is kept under.
 ///
 /// Two things keep it there. Long before the bound the engines carry held writes out *ahead of their turn*, which gives
 /// their memory back (see [`super`]); at the bound the transport takes no more requests in, as far as it has the choice.
 #[derive(Debug)]
 pub struct Budget {
-    bound: usize,
+    /// What it may be, and what it is for now.
+    most: usize,
+    bound: AtomicUsize,
     /// What was used of it and not given back.
     used: AtomicUsize,
     /// What is with the devices.
@@ -21,7 +26,24 @@ impl Budget {
     /// With `bound` bytes, which should be several times what the largest request takes.
     pub fn new(bound: usize) -> Self {
         let [used, in_flight, reads] = Default::default();
-        Self { bound, used, in_flight, reads }
+        Self { most: bound, bound: bound.into(), used, in_flight, reads }
+    }
+
+    /// Bytes that it is kept under.
+    fn bound(&self) -> usize {
+        self.bound.load(Ordering::Relaxed)
+    }
+
+    /// Makes the bound half of what it may be, so many times over, but no less than [`LEAST`]; what it is then, in bytes.
+    pub fn halve(&self, times: u32) -> usize {
+        let bound = (self.most >> times.min(usize::BITS - 1)).max(self.most.min(LEAST));
+        self.bound.store(bound, Ordering::Relaxed);
+        bound
+    }
+
+    /// Makes the bound what it may be.
+    pub fn restore(&self) {
+        self.bound.store(self.most, Ordering::Relaxed);
     }
 
     /// Counts memory that is used from now on.
@@ -41,13 +63,13 @@ impl Budget {
 
     /// No more is to be taken in.
     pub fn is_full(&self) -> bool {
-        self.used() >= self.bound
+        self.used() >= self.bound()
     }
 
     /// Memory is to be given back, even if `freed` bytes are on their way: there is less than a quarter left. With so much
     /// left, some come in while others are carried out.
     pub(super) fn is_tight(&self, freed: usize) -> bool {
-        self.used().saturating_sub(freed) > self.bound / 4 * 3
+        self.used().saturating_sub(freed) > self.bound() / 4 * 3
     }
 
     /// The engines want visits, so that they carry out what takes memory.
@@ -74,7 +96,7 @@ impl Budget {
     /// What is with the device takes half of it: if there were more, there would be no room for those who wait, and the
     /// kernel's line, in which nobody's weight counts, would never get shorter.
     pub(super) fn has_enough_in_flight(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) >= self.bound / 2
+        self.in_flight.load(Ordering::Relaxed) >= self.bound() / 2
     }
 }
 
@@ -82,5 +104,24 @@ impl Default for Budget {
     /// Without a bound.
     fn default() -> Self {
         Self::new(usize::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_halved_as_far_as_requests_need_it_and_restored() {
+        let budget = Budget::new(256 << 20);
+        assert_eq!(budget.halve(1), 128 << 20);
+        assert_eq!(budget.halve(3), 32 << 20);
+        budget.take(32 << 20);
+        assert!(budget.is_full());
+        assert_eq!(budget.halve(100), LEAST);
+        budget.restore();
+        assert!(!budget.is_full() && !budget.wants_visits());
+        // What was less from the first stays what it was.
+        assert_eq!(Budget::new(LEAST / 2).halve(3), LEAST / 2);
     }
 }

@@ -228,6 +228,7 @@ where
         Begin {
             keeper: std::process::id(),
             before: self.before,
+            deaths: self.patience.deaths(),
             inherits: self.mount.is_some(),
             memory: self.mount.as_ref().is_some_and(|mount| mount.memory.is_some()),
             waits: false,
@@ -311,7 +312,7 @@ where
             tracing::error!("{failed}");
             self.upgrade = self.upgrade.take().map(|upgrade| Upgrade { failed: Some(failed), ..upgrade });
         }
-        let begin = self.begin(ended);
+        let mut begin = self.begin(ended);
         let mut lived = lived.map(Into::into);
         loop {
             let goes_on = match self.patience.after(lived.take()) {
@@ -326,6 +327,7 @@ where
             if !goes_on {
                 return Ok(Err(ExitCode::SUCCESS));
             }
+            begin.deaths = self.patience.deaths();
             match self.start(&self.program, &begin) {
                 Ok(worker) => return Ok(Ok(worker)),
                 Err(error) => tracing::error!(%error, "cannot start a worker"),

@@ -62,6 +62,9 @@ pub struct Begin {
     pub keeper: u32,
     /// How many workers there were before.
     pub before: u32,
+    /// How many of them have died one after the other, without much of a life in between.
+    #[serde(default)]
+    pub deaths: u32,
     /// There is a mount, and the ledger says how it is.
     pub inherits: bool,
     /// The memory that requests lie in comes along, behind the ledger.

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-/// A life that is shorter than this after the mount answered counts as none.
-const LIFE: Duration = Duration::from_millis(100);
-/// So many workers without a life in between, and there is something that kills them all: a request, a device, a library.
+/// For each of this that a worker has served, one death is forgotten.
+const LIFE: Duration = Duration::from_millis(500);
+/// So many deaths that were not forgotten, and there is something that kills every worker: a request, a device, a library, a
+/// machine without memory.
 const MOST: u32 = 20;
 /// The longest pause between two workers before it is given up.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -23,22 +24,26 @@ pub(super) enum Next {
 /// Counts deaths.
 #[derive(Debug, Default)]
 pub(super) struct Patience {
-    failures: u32,
+    deaths: u32,
 }
 
 impl Patience {
     /// A worker has ended; `lived` is for how long it had served, if it did.
     pub(super) fn after(&mut self, lived: Option<Duration>) -> Next {
-        if lived.is_some_and(|lived| lived >= LIFE) {
-            self.failures = 0;
-        }
-        self.failures = self.failures.saturating_add(1);
-        match self.failures {
+        let forgotten = lived.unwrap_or_default().as_nanos() / LIFE.as_nanos();
+        let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
+        self.deaths = (self.deaths.saturating_sub(forgotten) + 1).min(MOST + 1);
+        match self.deaths {
             // Mostly it was an accident, and callers wait.
             1 | 2 => Next::Start(Duration::ZERO),
-            failures if failures > MOST => Next::Refuse,
-            failures => Next::Start(LONGEST.min(Duration::from_millis(5 << (failures - 3).min(10)))),
+            deaths if deaths > MOST => Next::Refuse,
+            deaths => Next::Start(LONGEST.min(Duration::from_millis(5 << (deaths - 3).min(10)))),
         }
+    }
+
+    /// Deaths that are not forgotten.
+    pub(super) fn deaths(&self) -> u32 {
+        self.deaths
     }
 }
 
@@ -56,17 +61,21 @@ mod tests {
 
     #[test]
     fn what_kills_every_worker_ends_in_refusal_after_a_few_seconds() {
-        let mut patience = Patience::default();
-        let mut waited = Duration::ZERO;
-        let mut workers = 0;
-        while let Next::Start(pause) = patience.after((workers % 2 == 0).then_some(LIFE / 2)) {
-            waited += pause;
-            workers += 1;
+        // Before it serves, or after a while that is too short for most of the work.
+        for lived in [None, Some(Duration::from_millis(200)), Some(LIFE - Duration::from_millis(1))] {
+            let mut patience = Patience::default();
+            let mut waited = Duration::ZERO;
+            let mut workers = 0;
+            while let Next::Start(pause) = patience.after(lived) {
+                waited += pause + lived.unwrap_or_default();
+                workers += 1;
+            }
+            assert_eq!(workers, MOST);
+            assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(12), "{waited:?}");
+            // And goes on refusing, until one lives.
+            assert_eq!(patience.after(lived), Next::Refuse);
+            assert!(matches!(patience.after(Some(LIFE * 2)), Next::Start(_)));
+            assert_eq!(patience.after(Some(LIFE * MOST)), Next::Start(Duration::ZERO));
         }
-        assert_eq!(workers, MOST);
-        assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(5), "{waited:?}");
-        // And goes on refusing, until one lives.
-        assert_eq!(patience.after(None), Next::Refuse);
-        assert_eq!(patience.after(Some(LIFE)), Next::Start(Duration::ZERO));
     }
 }

@@ -5,6 +5,7 @@ use crate::daemon::{Transport, Vmdisk, wait_until};
 use crate::load::Load;
 use crate::support::{Need, folder, run, trial};
 use libtest_mimic::Trial;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const MIB: u64 = 1 << 20;
@@ -111,39 +112,27 @@ fn reader_beside(mount: &Vmdisk, by: Transport, outstanding: u64) -> (u64, u64, 
 /// All sizes and alignments, far more than there is memory for, on a fast device.
 fn verified(by: Transport) {
     let mount = mount(by, 20_000, &["--memory", "16MiB"]);
-    let file = mount.file("vm1.img");
-    let said = run(
-        "fio",
-        &[
-            "--name=verify",
-            &format!("--filename={}", file.display()),
-            "--ioengine=libaio",
-            "--direct=1",
-            "--thread",
-            "--numjobs=4",
-            "--size=64M",
-            "--offset_increment=64M",
-            "--rw=randwrite",
-            "--bsrange=512-1M",
-            "--bs_unaligned",
-            "--blockalign=512",
-            "--iodepth=64",
-            "--verify=crc32c",
-            "--verify_fatal=1",
-            "--do_verify=1",
-            // It leaves files of its own in the folder that it runs in.
-            "--verify_state_save=0",
-            "--allow_file_create=0",
-            "--group_reporting",
-        ],
-    );
-    said.expect("all that was written is there");
+    let sizes = ["--bsrange=512-1M", "--bs_unaligned", "--blockalign=512", "--numjobs=4"];
+    let places = ["--size=64M", "--offset_increment=64M", "--iodepth=64"];
+    verify(&mount.file("vm1.img"), &[&sizes[..], &places].concat());
     let peak = peak(&mount);
     println!("{by:?}: at most {} KiB", peak / 1024);
     if by == Transport::Dev {
         // What is not aligned is copied, and the allocator keeps some of that.
         assert!(peak <= 16 * MIB + 2 * BESIDE, "{} KiB", peak / 1024);
     }
+}
+
+/// Has fio write all of an image at random, as `how` says, and read it again.
+pub(super) fn verify(image: &Path, how: &[&str]) {
+    let file = format!("--filename={}", image.display());
+    let mut args =
+        vec!["--name=verify", &file, "--ioengine=libaio", "--direct=1", "--thread", "--rw=randwrite"];
+    args.extend(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1", "--allow_file_create=0"]);
+    // It leaves files of its own in the folder that it runs in.
+    args.extend(["--verify_state_save=0", "--group_reporting"]);
+    args.extend(how);
+    run("fio", &args).expect("all that was written is there");
 }
 
 /// Killed in the end; it is gone once its requests are.

@@ -2,6 +2,7 @@
 
 mod full;
 mod memory;
+mod starved;
 
 use crate::daemon::Vmdisk;
 use libtest_mimic::Trial;
@@ -14,7 +15,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Those that keep the machine busy: to be run one after the other.
 pub(crate) fn floods() -> Vec<Trial> {
-    memory::trials()
+    memory::trials().into_iter().chain(starved::trials()).collect()
 }
 
 /// The most memory that the process which serves a mount has had so far, in bytes.

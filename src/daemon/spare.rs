@@ -1,0 +1,34 @@
+//! Less memory for a worker whose predecessors have died young, one after the other.
+//!
+//! What kills them all may be that there is not as much as was asked for: a cgroup's limit, a machine that is full. The kernel
+//! ends who needs memory then, and what it was needed for comes again. So each one tries it with half of what the one before
+//! had, and with all of it once there has been peace for a while.
+
+use crate::engine::Engines;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// After so long there may be as much again.
+const PEACE: Duration = Duration::from_secs(60);
+/// Mostly a worker that dies is an accident, and the next one has all that it had.
+const ACCIDENTS: u32 = 1;
+
+/// Keeps requests to less memory after so many deaths in a row, and gives it back after a while; what is left of it, if it is less.
+///
+/// # Errors
+/// When there is no thread to be had: then it stays less.
+pub(super) fn start(engines: &Arc<Engines>, deaths: u32) -> io::Result<Option<usize>> {
+    let halvings = deaths.saturating_sub(ACCIDENTS);
+    if halvings == 0 {
+        return Ok(None);
+    }
+    let left = engines.budget().halve(halvings);
+    let engines = engines.clone();
+    thread::Builder::new().name("spare".into()).spawn(move || {
+        thread::sleep(PEACE);
+        engines.budget().restore();
+    })?;
+    Ok(Some(left))
+}
