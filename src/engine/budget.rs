@@ -29,8 +29,8 @@ impl Budget {
         Self { most: bound, bound: bound.into(), used, in_flight, reads }
     }
 
-    /// Bytes that it is kept under.
-    fn bound(&self) -> usize {
+    /// Bytes that it is kept under for now.
+    pub fn bound(&self) -> usize {
         self.bound.load(Ordering::Relaxed)
     }
 

@@ -20,7 +20,7 @@ use nix::unistd::ftruncate;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes before the data.
@@ -160,6 +160,12 @@ impl Slots {
         Box::leak(Box::new(Self { memory, count, room, given_out, marks, budget, few, keep }))
     }
 
+    /// What is used is little enough for memory to stay where it is. That must end long before the bound of the budget, which
+    /// changes: what is kept is in use, and nobody would give any back once everybody waits for it.
+    fn may_keep(&self) -> bool {
+        self.budget.used() <= self.keep.min(self.budget.bound() / 4)
+    }
+
     /// Goes on with the memory that a predecessor's slots have, in their order.
     pub(super) fn remember(&self, used: impl Iterator<Item = u32>) {
         for (marks, used) in self.marks.iter().zip(used) {
@@ -292,12 +298,14 @@ impl Pool {
             return true;
         }
         self.starving.store(true, Ordering::SeqCst);
-        // Whoever gave some back in between has not seen that.
+        // Whoever gave some back in between has not seen that. (The other fence is in `has_some_again`.)
+        fence(Ordering::SeqCst);
         !self.all.budget.is_full()
     }
 
     /// After memory was given back: true if somebody waits for it, and there is some.
     pub(super) fn has_some_again(&self) -> bool {
+        fence(Ordering::SeqCst);
         self.starving.load(Ordering::SeqCst)
             && !self.all.budget.is_full()
             && self.starving.swap(false, Ordering::SeqCst)
@@ -329,8 +337,11 @@ impl Free {
             let from = slots.len() - MANY.min(slots.len().div_ceil(4));
             self.own.extend(slots.drain(from..));
             pool.note(slots.len() + self.own.len());
-            // Under the lock, so that nobody gives one back unseen.
-            pool.starving.store(self.own.is_empty(), Ordering::Relaxed);
+            // Under the lock, so that nobody gives one back unseen. Not the other way round: that there are slots is no help to
+            // who waits for memory, and he would wait for ever if he were not told of it any more.
+            if self.own.is_empty() {
+                pool.starving.store(true, Ordering::SeqCst);
+            }
         }
         self.own.pop()
     }
@@ -342,7 +353,7 @@ impl Free {
         }
         let mut slots = pool.lock();
         slots.append(&mut self.own);
-        pool.starving.swap(false, Ordering::Relaxed)
+        pool.starving.swap(false, Ordering::SeqCst)
     }
 
     /// Takes a slot back; true if somebody waits for one.
@@ -355,7 +366,7 @@ impl Free {
             // The ones that were not used for longest.
             slots.extend(self.own.drain(..self.own.len() - keep));
             pool.note(slots.len());
-            return pool.starving.swap(false, Ordering::Relaxed);
+            return pool.starving.swap(false, Ordering::SeqCst);
         }
         false
     }
@@ -450,15 +461,14 @@ impl Slot {
 
     /// Whether there is memory that should be given back.
     pub(super) fn is_worth_trimming(&self) -> bool {
-        self.slots.marks[self.index as usize].used.load(Ordering::Relaxed) > 0
-            && self.slots.budget.used() > self.slots.keep
+        self.slots.marks[self.index as usize].used.load(Ordering::Relaxed) > 0 && !self.slots.may_keep()
     }
 
     /// Gives memory back if large requests have left too much of it; but not that of the first `needed` bytes of data.
     pub(super) fn trim(&mut self, needed: usize) {
         let (slots, index) = (self.slots, self.index as usize);
         let used = slots.marks[index].used.load(Ordering::Relaxed);
-        if used > 0 && slots.budget.used() > slots.keep {
+        if used > 0 && !slots.may_keep() {
             // Whole pages, from the first that is not needed.
             let from = needed.next_multiple_of(sys::PAGE).max(SMALL);
             let left = (from - SMALL).min(used as usize);
@@ -545,6 +555,39 @@ mod tests {
         let next = Slots::new(4, room, 0, budget.clone()).expect("address space");
         next.remember(slots.left_behind(4).into_iter().map(|_| used));
         assert_eq!(budget.used(), 4 * used as usize);
+    }
+
+    #[test]
+    fn what_is_kept_is_less_than_what_there_is_also_if_that_becomes_less() {
+        let room = 1 << 20;
+        let budget = Arc::new(Budget::new(64 << 20));
+        let slots = Slots::new(64, room, 16 << 20, budget.clone()).expect("address space");
+        let mut all: Vec<_> = slots.all().collect();
+        budget.halve(3);
+        for slot in &mut all {
+            slot.used(room);
+        }
+        assert!(budget.is_full());
+        all.iter_mut().for_each(|slot| slot.trim(0));
+        assert!(!budget.is_full() && budget.used() <= budget.bound() / 4, "{}", budget.used());
+    }
+
+    #[test]
+    fn who_waits_for_memory_is_told_of_it_whoever_takes_slots_meanwhile() {
+        let budget = Arc::new(Budget::new(10));
+        let slots = Slots::new(4, 4096, 0, budget.clone()).expect("address space");
+        let pool = Pool::new(slots.all().collect(), slots);
+        let (mut one, mut other) = (Free::new(), Free::new());
+        budget.take(10);
+        assert!(!pool.has_memory() && !pool.has_some_again());
+        let slot = other.take(&pool).expect("there are four");
+        budget.give(10);
+        assert!(pool.has_some_again(), "nobody told who waits");
+        assert!(!pool.has_some_again(), "told twice");
+        // And who waits for a slot is told of that.
+        let all: Vec<_> = std::iter::from_fn(|| one.take(&pool)).collect();
+        assert_eq!(all.len(), 3);
+        assert!(other.put(&pool, slot));
     }
 
     #[test]
