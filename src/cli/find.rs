@@ -1,7 +1,9 @@
 //! Which mount a command is for.
 
 use crate::fuse::{MountError, ioband_mounts, resolved};
+use crate::mountinfo::Mount;
 use anyhow::{Context, anyhow, bail};
+use nix::unistd::geteuid;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
@@ -13,27 +15,35 @@ pub(super) struct Mountpoint {
 }
 
 impl Mountpoint {
-    /// The mount point: the one given, or the only one there is.
+    /// The mount point: the one given, or the only one there is. One that is not said must be root's or the caller's own: everybody may
+    /// call what he mounts an ioband mount, and would be told what was meant for another.
     pub(super) fn find(&self) -> anyhow::Result<PathBuf> {
         let mounts = ioband_mounts().context("cannot read /proc/self/mountinfo")?;
-        match (&self.mountpoint, mounts.as_slice()) {
-            (Some(given), mounts) => {
-                let path = resolved(given);
-                if !mounts.contains(&path) {
-                    return Err(MountError::NotMounted(given.clone()).into());
-                }
-                Ok(path)
+        if let Some(given) = &self.mountpoint {
+            let path = resolved(given);
+            if !mounts.iter().any(|mount| mount.mountpoint == path) {
+                return Err(MountError::NotMounted(given.clone()).into());
             }
-            (None, [only]) => Ok(only.clone()),
-            (None, []) => {
+            return Ok(path);
+        }
+        let trusted = [Some(0), Some(geteuid().as_raw())];
+        let (ours, others): (Vec<_>, Vec<_>) =
+            mounts.into_iter().partition(|mount| trusted.contains(&mount.user()));
+        let list = |mounts: &[Mount]| {
+            mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect::<Vec<_>>().join(", ")
+        };
+        match (ours.as_slice(), others.as_slice()) {
+            ([only], _) => Ok(only.mountpoint.clone()),
+            ([], []) => {
                 bail!("there is no ioband mount on this machine; make one with `ioband mount CONFIG`")
             }
-            (None, several) => {
-                let list: Vec<_> = several.iter().map(|p| p.display().to_string()).collect();
-                bail!(
-                    "there are several ioband mounts ({}); choose one with --mountpoint DIR",
-                    list.join(", ")
-                )
+            ([], others) => bail!(
+                "there is no ioband mount of root's or yours; if you trust who mounted it, choose one of the others ({}) with \
+                 --mountpoint DIR",
+                list(others)
+            ),
+            (several, _) => {
+                bail!("there are several ioband mounts ({}); choose one with --mountpoint DIR", list(several))
             }
         }
     }

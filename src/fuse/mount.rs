@@ -5,7 +5,7 @@
 //! /dev/fuse refuses must get to fusermount3.
 
 use super::passed;
-use crate::mountinfo;
+use crate::mountinfo::{self, Mount};
 use fuser::SessionACL;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -154,7 +154,8 @@ fn has_parent(path: &Path) -> bool {
 }
 
 fn is_ioband_mount(path: &Path) -> bool {
-    ioband_mounts().is_ok_and(|mounts| mounts.contains(&resolved(path)))
+    let path = resolved(path);
+    ioband_mounts().is_ok_and(|mounts| mounts.iter().any(|mount| mount.mountpoint == path))
 }
 
 /// The path as the list of mounts has it: absolute, and without symbolic links as far as it can be followed.
@@ -163,13 +164,12 @@ pub fn resolved(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or(path)
 }
 
-/// Every ioband mount point that this process can see.
+/// Every ioband mount that this process can see.
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub fn ioband_mounts() -> io::Result<Vec<PathBuf>> {
-    let ours = mountinfo::mounts()?.into_iter().filter(|mount| mount.fs_type == FS_TYPE);
-    Ok(ours.map(|mount| mount.mountpoint).collect())
+pub fn ioband_mounts() -> io::Result<Vec<Mount>> {
+    Ok(mountinfo::mounts()?.into_iter().filter(|mount| mount.fs_type == FS_TYPE).collect())
 }
 
 /// Everybody may use the mount where the one who mounts may allow that, and only its owner otherwise.
@@ -214,7 +214,7 @@ impl Mounted {
                 let _ = fs::remove_dir(&mountpoint);
             }
         })?;
-        let number = topmost(&mountpoint);
+        let number = topmost(&mountpoint).ok().flatten();
         Ok(Self { place: MountedAt { mountpoint, number }, made, connection, acl })
     }
 }
@@ -236,13 +236,20 @@ impl MountedAt {
         parsed.map_or(0, |(major, minor)| nix::sys::stat::makedev(major, minor))
     }
 
+    /// Whether our mount is what is to be seen at its place.
+    fn is_there(&self) -> Result<bool, MountError> {
+        let topmost = topmost(&self.mountpoint);
+        let failed = |source| MountError::Mountpoint { path: self.mountpoint.clone(), source };
+        topmost.map(|topmost| topmost == self.number).map_err(failed)
+    }
+
     /// Detaches our mount from its folder, if it is still there: it may have been unmounted while files on it are
     /// open, and the folder may have been given to another mount since, which is not ours to take away.
     ///
     /// # Errors
     /// See [`unmount`].
     pub fn detach(&self) -> Result<(), MountError> {
-        if topmost(&self.mountpoint) == self.number { unmount(&self.mountpoint, true) } else { Ok(()) }
+        if self.is_there()? { unmount(&self.mountpoint, true) } else { Ok(()) }
     }
 
     /// Ends the connection and detaches the mount: whoever waits for an answer gets an error.
@@ -250,7 +257,7 @@ impl MountedAt {
     /// # Errors
     /// See [`unmount`].
     pub fn abort(&self) -> Result<(), MountError> {
-        if topmost(&self.mountpoint) == self.number {
+        if self.is_there()? {
             // Who may not do that closes its descriptors, which comes to the same a little later.
             let _ = umount2(
                 &self.mountpoint,
@@ -272,9 +279,9 @@ impl MountedAt {
 }
 
 /// `MAJOR:MINOR` of what is mounted at a path and not covered by another mount there.
-fn topmost(mountpoint: &Path) -> Option<String> {
-    let mounts = mountinfo::mounts().ok()?.into_iter();
-    mounts.rev().find(|mount| mount.mountpoint == mountpoint).map(|mount| mount.number)
+fn topmost(mountpoint: &Path) -> io::Result<Option<String>> {
+    let mounts = mountinfo::mounts()?.into_iter();
+    Ok(mounts.rev().find(|mount| mount.mountpoint == mountpoint).map(|mount| mount.number))
 }
 
 fn by_system_call(mountpoint: &Path, acl: SessionACL) -> Result<OwnedFd, MountError> {
