@@ -9,8 +9,12 @@
 //! What remains: whoever took over the process could read and write the devices of the mount and other files of its
 //! user (devices are opened by their paths when the configuration changes, wherever they are; as root that is every file), and
 //! answer requests wrongly. He could not run a program, make a process, mount, load code into the kernel, look into another process or
-//! signal it, use the network, or change the owner of anything but a file. io_uring does some calls without asking the
-//! filter for system calls; none of them is among those, and capabilities and Landlock hold there as well.
+//! signal it, make a connection by TCP, or change the owner of anything but a file.
+//!
+//! It is no prison. io_uring does some calls without asking the filter for system calls, and makes sockets for datagrams among
+//! them, which Landlock does not know; capabilities and Landlock hold there as well. Sockets with paths are needed for name
+//! services, and as root they lead to other services of the machine, which do as root tells them. And memory that is both written
+//! and run is refused, but not memory that is run after it was written.
 #![forbid(unsafe_code)]
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
@@ -33,7 +37,7 @@ pub enum Wall {
     Privileges,
     /// System calls that serving does not take are refused, and hostile ones end the process.
     Seccomp,
-    /// No running of programs, no new devices, folders and links, no network.
+    /// No running of programs, no new devices, folders and links, no TCP.
     Landlock,
 }
 

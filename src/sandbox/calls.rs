@@ -172,7 +172,7 @@ fn allowed() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendE
     };
     calls.insert(libc::SYS_ioctl, any(1, IOCTLS)?);
     calls.insert(libc::SYS_prctl, any(0, PRCTLS)?);
-    // Name services are asked by sockets with paths. No network.
+    // Name services are asked by sockets with paths. No others by this call (io_uring can make some).
     calls.insert(libc::SYS_socket, any(0, &[libc::AF_UNIX as u64])?);
     // One's own limits, and abort.
     calls.insert(libc::SYS_prlimit64, any(0, &[0])?);
@@ -185,7 +185,7 @@ fn allowed() -> Result<BTreeMap<c_long, Vec<SeccompRule>>, seccompiler::BackendE
     // C libraries use clone.
     let thread = (libc::CLONE_THREAD | libc::CLONE_VM | libc::CLONE_SIGHAND) as u64;
     calls.insert(libc::SYS_clone, vec![is(0, MaskedEq(thread), thread)?]);
-    // No memory that is written and run. (Name services are libraries, so there must be some that is run.)
+    // No memory that is written and run at once. (Name services are libraries, so there must be some that is run.)
     let (write, execute) = (libc::PROT_WRITE as u64, libc::PROT_EXEC as u64);
     for call in [libc::SYS_mmap, libc::SYS_mprotect] {
         calls.insert(call, vec![is(2, MaskedEq(write), 0)?, is(2, MaskedEq(execute), 0)?]);
