@@ -79,6 +79,8 @@ pub(super) struct State {
     pub(super) leaving: usize,
     /// Bytes that this visit has set free, which the transport has not given back yet.
     pub(super) freed: usize,
+    /// Slots that this visit has emptied; between visits there are none.
+    pub(super) emptied: Vec<Emptied>,
     /// Requests so far.
     arrivals: u64,
     /// Scratch: those of this visit.
@@ -169,18 +171,17 @@ pub struct Outbox {
     pub calls: Calls,
     /// To be told to their callers.
     pub answers: Vec<Answer>,
-    /// Slots in which nothing is any more although their requests are not answered yet.
-    pub left: Vec<Left>,
+    /// Slots that are free although their requests are not answered yet; the tickets will say [`Ticket::NOWHERE`].
+    pub left: Vec<u32>,
 }
 
-/// A request has left its slot before it is answered.
+/// A slot that is still needed for the answer, but the memory of its data is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// The slot is free; the ticket will say [`Ticket::NOWHERE`].
-    Free(u32),
-    /// The slot is still needed for the answer, but the memory of its data is not. The answer will be this errno, if it is
-    /// one.
-    Empty(u32, Option<i32>),
+pub struct Emptied {
+    /// Which one.
+    pub slot: u32,
+    /// The answer will be this errno, if it is one.
+    pub errno: Option<i32>,
 }
 
 impl Engine {
@@ -203,6 +204,7 @@ impl Engine {
             ahead_is_next: false,
             leaving: 0,
             freed: 0,
+            emptied: Vec::new(),
             arrivals: 0,
             came: Vec::new(),
             done: Vec::new(),
@@ -314,6 +316,12 @@ impl Engine {
         drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether somebody visits at this moment.
+    #[cfg(test)]
+    pub(super) fn is_visited(&self) -> bool {
+        self.state.try_lock().is_err()
+    }
+
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -387,7 +395,10 @@ impl Turn<'_> {
 
     /// Ends the visit. Says when somebody has to come again, unless somebody comes before; whoever ends the last visit
     /// knows best.
-    pub fn end(mut self) -> Option<Nanos> {
+    ///
+    /// `empty` is given each slot that was emptied, while the engine is still locked: as soon as it is not, another thread
+    /// may answer the request and give the slot away, and what is done to it then is done to the next request in it.
+    pub fn end(mut self, empty: impl FnMut(Emptied)) -> Option<Nanos> {
         let (now, out) = (self.now, &mut *self.out);
         let state = &mut *self.state;
         state.device.collect(now, &mut state.done);
@@ -416,6 +427,7 @@ impl Turn<'_> {
                 break due;
             }
         };
+        state.emptied.drain(..).for_each(empty);
         let rested = state.resting.first().map(|&(until, _)| until);
         if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();

@@ -27,12 +27,14 @@ struct Visitor {
     out: Outbox,
     events: Vec<Event>,
     until: Option<Nanos>,
+    /// Slots that were emptied, with what will be answered.
+    emptied: Vec<Emptied>,
 }
 
 impl Visitor {
     fn new() -> Self {
         let lane = Lane::new(BackendKind::Auto, 64).expect("a lane");
-        Self { lane, out: Outbox::default(), events: Vec::new(), until: None }
+        Self { lane, out: Outbox::default(), events: Vec::new(), until: None, emptied: Vec::new() }
     }
 
     /// Brings requests and what calls gave, starts calls, and takes the answers.
@@ -49,7 +51,10 @@ impl Visitor {
         for (prepared, ticket) in prepared {
             turn.submit(prepared, ticket);
         }
-        self.until = turn.end();
+        self.until = turn.end(|emptied| {
+            assert!(engine.is_visited(), "another thread could answer it meanwhile, and give the slot away");
+            self.emptied.push(emptied);
+        });
         self.lane.start(&mut self.out.calls);
         std::mem::take(&mut self.out.answers)
     }
