@@ -403,6 +403,7 @@ impl Turn<'_> {
         let state = &mut *self.state;
         state.device.collect(now, &mut state.done);
         state.freed = 0;
+        let serves = !self.engine.unscheduled && !state.paused && !state.on_hold;
         let mut wait = None;
         let due = loop {
             let mut done = std::mem::take(&mut state.done);
@@ -412,13 +413,16 @@ impl Turn<'_> {
                 state.part_done(id, number, result, now, out);
             }
             state.done = done;
-            if !self.engine.unscheduled && !state.paused && !state.on_hold {
+            if serves {
                 state.answer_rested(now, out);
                 if state.ahead_is_next {
                     state.carry_out_ahead(1, now, out);
                 }
                 wait = state.pump(now, out);
-                state.settle();
+            }
+            // Whatever is held for: groups may change meanwhile, and then everybody is taken to stand in line already.
+            state.settle();
+            if serves {
                 state.carry_out_ahead(usize::MAX, now, out);
             }
             // What was refused at once, or had nothing to do, is done already and lets the next ones pass.

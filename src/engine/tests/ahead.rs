@@ -133,6 +133,22 @@ fn a_slot_is_emptied_before_its_request_can_be_answered() {
 }
 
 #[test]
+fn groups_may_change_while_everything_is_held() {
+    let (mut bench, budget) = stage();
+    bench.engine.hold(true);
+    bench.write_all(&(0..3).map(|block| (1, block)).collect::<Vec<_>>(), false);
+    let group =
+        |id| GroupPlan { id: GroupId::Number(id), weight: Weight::default(), limits: Limits::default() };
+    bench.regroup(GroupType::User, vec![group(2), group(1), group(7)]);
+    assert!(bench.answers.is_empty());
+    bench.engine.hold(false);
+    bench.write_all(&(3..40).map(|block| (1, block)).collect::<Vec<_>>(), false);
+    bench.visit_until("all is answered", |bench| bench.answers.len() == 40);
+    assert!((0..40).all(|block| bench.block_on_disk(block) == block as u8 + 1));
+    assert_eq!(budget.used(), 0);
+}
+
+#[test]
 fn each_turn_is_one_piece_of_work_for_the_device() {
     let (mut bench, budget) = stage();
     bench.write_all(&(0..40).map(|block| (1, block)).collect::<Vec<_>>(), false);
