@@ -83,6 +83,8 @@ struct Flight {
     due: Option<Nanos>,
     /// Its next call is to do only a part.
     short: bool,
+    /// Changes to its target that had been carried out when it came: what it makes durable, if it is a flush.
+    written: u64,
 }
 
 impl Device {
@@ -111,7 +113,7 @@ impl Device {
 
     /// Accepts a part; its answer comes from [`Device::collect`], whatever happens. Parts must come in the order of `now`.
     pub fn submit(&mut self, part: Part, now: Nanos, calls: &mut Calls) {
-        let token = part.token;
+        let (token, op) = (part.token, part.op);
         let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
         let due = self.model.as_mut().map(|model| model.finish(now, bytes));
         let target = part.target.clone();
@@ -132,6 +134,9 @@ impl Device {
         if let Some(errno) = error {
             let result = Err(io::Error::from_raw_os_error(errno));
             target.health.note(&result, now);
+            if op == Op::Flush {
+                target.health.lose();
+            }
             return self.answer(Done { token, result: result.map_err(told) }, due);
         }
         if transfer.is_cut_off(now) {
@@ -139,7 +144,8 @@ impl Device {
             return self.answer(Done { token, result: Err(io::Error::from_raw_os_error(libc::EIO)) }, due);
         }
         let claim = transfer.claim();
-        let key = self.flights.insert(Flight { token, transfer, held: None, due, short });
+        let written = target.health.written();
+        let key = self.flights.insert(Flight { token, transfer, held: None, due, short, written });
         match claim.map(|claim| self.ranges.acquire(key, claim)) {
             // Somebody else is at work there; `step` starts it when they are finished.
             Some(None) => {}
@@ -201,6 +207,7 @@ impl Device {
                             self.ranges.release(held, &mut granted);
                         }
                         flight.transfer.target().health.note(&result, now);
+                        flight.transfer.note_durable(result.is_ok(), flight.written);
                         let result = result.map_err(told);
                         self.answer(Done { token: flight.token, result }, flight.due);
                     }

@@ -144,6 +144,12 @@ impl Target {
         self.health.set_bell(ring);
     }
 
+    /// How often some of what was written to it was lost that had not been made durable: a sync has failed, which Linux tells
+    /// only the first who asks, or it is on something else since. Whoever flushes and has seen less of it is to be told.
+    pub fn lost(&self) -> u64 {
+        self.health.lost()
+    }
+
     /// What there is to tell of it, once. `now` is by the clock of the device that it is used with.
     pub fn news(&self, now: Nanos) -> News {
         self.health.news(now)

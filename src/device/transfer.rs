@@ -252,6 +252,23 @@ impl Transfer {
         changes && self.offset < self.end && !self.medium.may_write_to(self.end, now.0)
     }
 
+    /// Notes at the end what became durable by it, or needs to; `written` changes had been carried out when it began.
+    pub(super) fn note_durable(&self, worked: bool, written: u64) {
+        let health = &self.target.health;
+        match (self.op, worked) {
+            (Op::Flush, true) => health.synced(written),
+            (Op::Flush, false) => health.lose(),
+            (Op::Write | Op::Discard | Op::WriteZeroes, true) => {
+                // First noted, so that whoever puts the target on something else knows of it unless we see that.
+                health.wrote();
+                if !self.target.medium.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.medium)) {
+                    health.lose();
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn target(&self) -> &Target {
         &self.target
     }

@@ -502,6 +502,10 @@ impl State {
         }
         accepted.left = accepted.left.saturating_sub(1);
         if accepted.left == 0 {
+            if accepted.op == Op::Flush && accepted.image.has_lost() {
+                let lost = || io::Error::from_raw_os_error(libc::EIO);
+                accepted.error.get_or_insert_with(lost);
+            }
             self.budget.end(accepted.bytes, accepted.op == Op::Read);
             self.done(id, now, out);
         }
