@@ -231,9 +231,14 @@ impl Target {
     /// As if it had blocks of this size, for tests of what is done about that.
     #[cfg(test)]
     pub(super) fn with_block(self, block: u32) -> Self {
+        self.being(|medium| Medium { alignment: Alignment { block, memory: block }, ..medium })
+    }
+
+    /// As if it were on something else.
+    #[cfg(test)]
+    pub(super) fn being(self, change: impl FnOnce(Medium) -> Medium) -> Self {
         let medium = self.medium.swap(None).and_then(std::sync::Arc::into_inner).expect("nobody uses it");
-        let alignment = Alignment { block, memory: block };
-        self.medium.store(Some(std::sync::Arc::new(Medium { alignment, ..medium })));
+        self.medium.store(Some(std::sync::Arc::new(change(medium))));
         self
     }
 }

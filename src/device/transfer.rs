@@ -390,7 +390,11 @@ impl Transfer {
                         self.clear(into, pos + size(did)?, size(len - did)?);
                         return Ok(());
                     }
-                    if at + did >= self.medium.size_now()? {
+                    // Of a remote file it is not asked how large it is, which might wait for somebody; but where one goes
+                    // on, not even a block is got from the place where a block begins only at its end.
+                    let is_cut =
+                        if self.medium.remote { whole == 0 } else { at + did >= self.medium.size_now()? };
+                    if is_cut {
                         // Somebody truncated the file, or the device is gone. Its data is lost, and must not look as if it were zeroes.
                         return Err(error(libc::EIO));
                     }

@@ -265,6 +265,28 @@ fn a_payload_is_written_from_where_it_lies() {
 }
 
 #[test]
+fn what_a_remote_file_does_not_give_is_lost_and_it_is_not_asked_for_its_size() {
+    let target = Arc::into_inner(target(512)).unwrap().being(|medium| Medium { remote: true, ..medium });
+    let target = Arc::new(target);
+    for (results, errno) in [(&[0][..], libc::EIO), (&[100], libc::EIO), (&[700, 0], libc::EIO)] {
+        let mut transfer = Transfer::new(part(&target, Op::Read, 0, 1024)).unwrap();
+        let mut next = transfer.next();
+        // The file is as long as ever, which nobody looks at.
+        for result in results {
+            assert!(matches!(next, Next::Call(What::Read { .. })), "before {result}");
+            next = transfer.finished(*result);
+        }
+        let Next::Done(Err(error)) = next else { panic!("it goes on after {results:?}") };
+        assert_eq!(error.raw_os_error(), Some(errno));
+    }
+    // Another half is got where the first one ended.
+    let mut transfer = Transfer::new(part(&target, Op::Read, 0, 1024)).unwrap();
+    assert!(matches!(transfer.next(), Next::Call(What::Read { at: 0, .. })));
+    assert!(matches!(transfer.finished(700), Next::Call(What::Read { at: 512, .. })));
+    assert!(matches!(transfer.finished(512), Next::Done(Ok(_))));
+}
+
+#[test]
 fn a_device_that_never_does_anything_is_an_error_in_the_end() {
     let target = target(512);
     for (mood, errno) in [(0, libc::EINTR), (1, libc::EAGAIN)] {
