@@ -164,7 +164,8 @@ impl Health {
 }
 
 /// What a caller is told of an error. That there is no room is told as it is, because hypervisors stop a guest then until
-/// there is. The words that Linux has for broken disks, and for those that are gone, are EIO to guests, and to programs.
+/// there is. The words that Linux has for broken disks, and for those that are gone, are EIO to guests, and to programs; and
+/// those that ask to try again, which was done often enough, would make some of them try for ever.
 pub(super) fn told(error: io::Error) -> io::Error {
     let errno = match error.raw_os_error() {
         Some(libc::EDQUOT) => libc::ENOSPC,
@@ -181,7 +182,13 @@ pub(super) fn told(error: io::Error) -> io::Error {
             | libc::ENOMEDIUM
             | libc::ESHUTDOWN
             | libc::ESTALE
-            | libc::EFBIG,
+            | libc::EFBIG
+            | libc::EAGAIN
+            | libc::EINTR
+            | libc::ECANCELED
+            | libc::EBUSY
+            | libc::ETIME
+            | libc::ETOOMANYREFS,
         ) => libc::EIO,
         _ => return error,
     };
@@ -255,7 +262,9 @@ mod tests {
         let seen = |errno| told(io::Error::from_raw_os_error(errno)).raw_os_error();
         assert_eq!(seen(libc::ENOSPC), Some(libc::ENOSPC));
         assert_eq!(seen(libc::EDQUOT), Some(libc::ENOSPC));
-        for errno in [libc::EIO, libc::ENODEV, libc::ENXIO, libc::ENODATA] {
+        for errno in
+            [libc::EIO, libc::ENODEV, libc::ENXIO, libc::ENODATA, libc::EAGAIN, libc::EINTR, libc::EBUSY]
+        {
             assert_eq!(seen(errno), Some(libc::EIO));
         }
     }

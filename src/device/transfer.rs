@@ -422,6 +422,13 @@ impl Transfer {
                 self.steps.push(step);
                 self.retry(errno)
             }
+            // What a device says of what is behind its end, and one that is gone has its end at 0.
+            (Step::Write { at, len, .. } | Step::Zero { at, len }, libc::ENOSPC)
+            | (Step::Allocate { at, len }, libc::EINVAL | libc::ENODEV)
+                if self.is_behind_the_end(at + len) =>
+            {
+                Err(error(libc::ENXIO))
+            }
             (
                 Step::Allocate { at, len },
                 libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL | libc::ENOSYS | libc::ENOTTY,
@@ -431,14 +438,13 @@ impl Transfer {
                 self.steps.push(step);
                 Ok(())
             }
-            // What a device says of what is behind its end, and one that is gone has its end at 0.
-            (Step::Write { at, len, .. } | Step::Zero { at, len }, libc::ENOSPC)
-                if self.medium.is_block() && self.medium.size_now()? < at + len =>
-            {
-                Err(error(libc::ENXIO))
-            }
             _ => Err(error(errno)),
         }
+    }
+
+    /// Whether a block device does not reach so far any more; one that cannot even say how large it is does not.
+    fn is_behind_the_end(&self, end: u64) -> bool {
+        self.medium.is_block() && self.medium.size_now().map_or(true, |size| size < end)
     }
 
     fn retry(&mut self, errno: i32) -> io::Result<()> {

@@ -229,6 +229,22 @@ fn what_a_device_cannot_do_is_asked_once() {
 }
 
 #[test]
+fn what_lies_behind_the_end_of_a_device_says_nothing_of_what_it_can_do() {
+    // A file does not say how large it is as a device does, so this is one that is gone.
+    let gone =
+        Arc::into_inner(target(512)).unwrap().being(|medium| Medium { number: Some((0, 0)), ..medium });
+    let gone = Arc::new(gone);
+    for errno in [libc::EINVAL, libc::ENODEV] {
+        let mut transfer = Transfer::new(part(&gone, Op::Discard, 512, 512)).unwrap();
+        assert!(matches!(transfer.next(), Next::Call(What::Allocate { .. })));
+        let Next::Done(Err(error)) = transfer.finished(-errno) else { panic!("it goes on after {errno}") };
+        assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
+    }
+    let medium = gone.medium.load_full().unwrap();
+    assert!(!medium.cannot(true), "it may be able to when it is there again");
+}
+
+#[test]
 fn an_aligned_write_is_one_call_and_alone_needs_no_turn() {
     let target = target(512);
     let data = [7; 512];
