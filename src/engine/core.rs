@@ -236,10 +236,11 @@ impl Engine {
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        let state = self.lock();
+        // Under the lock, so that who is woken by this and looks sees what the visit was for.
         if let Some(activity) = self.activity.get() {
             activity.note();
         }
-        let state = self.lock();
         self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
@@ -314,6 +315,12 @@ impl Engine {
         threads.iter().for_each(Waker::wake);
         let busy = |state: &mut State| !state.is_quiet();
         drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// How many have had their turn, and are to be answered after a while.
+    #[cfg(test)]
+    pub(super) fn resting(&self) -> usize {
+        self.lock().resting.len()
     }
 
     /// Whether somebody visits at this moment.
@@ -432,7 +439,8 @@ impl Turn<'_> {
             }
         };
         state.emptied.drain(..).for_each(empty);
-        let rested = state.resting.first().map(|&(until, _)| until);
+        // While nobody is answered, those whose rest is over are no reason to come: that would be at once, for ever.
+        let rested = state.resting.first().map(|&(until, _)| until).filter(|_| serves);
         if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();
         }

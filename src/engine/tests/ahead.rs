@@ -226,6 +226,20 @@ fn shutting_down_answers_what_went_ahead_as_well() {
     assert_eq!(budget.used(), 0);
 }
 
+#[test]
+fn nobody_comes_for_those_who_rest_while_nothing_is_answered() {
+    let (mut bench, _) = stage();
+    bench.write_all(&(0..40).map(|block| (1, block)).collect::<Vec<_>>(), true);
+    bench.visit_until("some rest", |bench| bench.engine.resting() > 0);
+    bench.engine.pause(&[], Duration::ZERO);
+    // Longer than any of them rests.
+    std::thread::sleep(Duration::from_millis(5));
+    let before = bench.clock.now();
+    bench.visit_and_note(Vec::new());
+    assert!(bench.engine.resting() > 0);
+    assert!(bench.visitor.until.is_none_or(|until| until > before), "it is to come at once");
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Write { uid: u32, count: u64, may_leave: bool },
