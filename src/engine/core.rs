@@ -75,6 +75,8 @@ pub(super) struct State {
     pub(super) resting: BTreeSet<(Nanos, u32)>,
     /// The scheduler has taken every place at the device, and memory is short: the next place is for a write ahead.
     pub(super) ahead_is_next: bool,
+    /// Bytes that are with the device.
+    in_flight: usize,
     /// Bytes of writes that are with the device before their turn.
     pub(super) leaving: usize,
     /// Bytes that this visit has set free, which the transport has not given back yet.
@@ -202,6 +204,7 @@ impl Engine {
             lines: Lines::default(),
             resting: BTreeSet::new(),
             ahead_is_next: false,
+            in_flight: 0,
             leaving: 0,
             freed: 0,
             emptied: Vec::new(),
@@ -458,7 +461,7 @@ impl State {
     fn pump(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         loop {
             // A completion will ask again.
-            let enough = self.disk.in_flight() > 0 && self.budget.has_enough_in_flight();
+            let enough = self.disk.in_flight() > 0 && self.budget.has_enough_in_flight(self.in_flight);
             if (enough || self.makes_room()) && !self.closing {
                 return None;
             }
@@ -472,10 +475,11 @@ impl State {
 
     /// Hands a request to the device.
     pub(super) fn begin(&mut self, id: u32, deed: Deed, now: Nanos, calls: &mut Calls) {
-        let Self { table, device, budget, .. } = self;
+        let Self { table, device, budget, in_flight, .. } = self;
         let Accepted { op, image, pieces, bytes, deed: how, .. } = &mut table[id as usize];
         debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
         budget.begin(*bytes, *op == Op::Read);
+        *in_flight = in_flight.saturating_add(*bytes);
         *how = deed;
         for (number, piece) in (0..).zip(pieces) {
             let part = Part {
@@ -515,6 +519,7 @@ impl State {
                 accepted.error.get_or_insert_with(lost);
             }
             self.budget.end(accepted.bytes, accepted.op == Op::Read);
+            self.in_flight = self.in_flight.saturating_sub(accepted.bytes);
             self.done(id, now, out);
         }
     }
