@@ -25,6 +25,9 @@ use std::time::Duration;
 /// small enough to be read has no more than 40,000 extents.
 const PART_BITS: u32 = 16;
 
+/// Parts of one request that are with the device at a time: a discard over thousands of extents is not to be in everybody's way.
+const PARTS_AT_ONCE: usize = 16;
+
 /// What a disk is made of.
 #[derive(Debug)]
 pub struct EngineSettings {
@@ -100,6 +103,8 @@ pub(super) struct Accepted {
     pub(super) op: Op,
     pub(super) image: Arc<Image>,
     pub(super) pieces: SmallVec<[Piece; 1]>,
+    /// How many of them have gone to the device, and how many have not come back.
+    begun: usize,
     left: u32,
     pub(super) error: Option<io::Error>,
     pub(super) stage: Stage,
@@ -378,6 +383,7 @@ impl Turn<'_> {
             op,
             image,
             pieces,
+            begun: 0,
             left,
             error: None,
             stage,
@@ -475,26 +481,34 @@ impl State {
 
     /// Hands a request to the device.
     pub(super) fn begin(&mut self, id: u32, deed: Deed, now: Nanos, calls: &mut Calls) {
-        let Self { table, device, budget, in_flight, .. } = self;
-        let Accepted { op, image, pieces, bytes, deed: how, .. } = &mut table[id as usize];
+        let Self { table, budget, in_flight, .. } = self;
+        let Accepted { op, pieces, bytes, deed: how, .. } = &mut table[id as usize];
         debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
         budget.begin(*bytes, *op == Op::Read);
         *in_flight = in_flight.saturating_add(*bytes);
         *how = deed;
-        for (number, piece) in (0..).zip(pieces) {
-            let part = Part {
-                token: u64::from(id) << PART_BITS | number,
-                target: image.target().clone(),
-                op: *op,
-                offset: piece.range.offset,
-                len: piece.range.len,
-                payload: piece.payload.take().map(|payload| match payload.is_packed() {
-                    true => payload.placed(image.target(), piece.range.offset),
-                    false => payload,
-                }),
-            };
-            device.submit(part, now, calls);
+        for _ in 0..PARTS_AT_ONCE.min(pieces.len()) {
+            self.begin_part(id, now, calls);
         }
+    }
+
+    /// Hands the next part of a request to the device, if there is one.
+    fn begin_part(&mut self, id: u32, now: Nanos, calls: &mut Calls) {
+        let Accepted { op, image, pieces, begun, .. } = &mut self.table[id as usize];
+        let Some(piece) = pieces.get_mut(*begun) else { return };
+        let part = Part {
+            token: u64::from(id) << PART_BITS | *begun as u64,
+            target: image.target().clone(),
+            op: *op,
+            offset: piece.range.offset,
+            len: piece.range.len,
+            payload: piece.payload.take().map(|payload| match payload.is_packed() {
+                true => payload.placed(image.target(), piece.range.offset),
+                false => payload,
+            }),
+        };
+        *begun += 1;
+        self.device.submit(part, now, calls);
     }
 
     /// A part came back; with the last one the request is done, and with its turn it has an answer.
@@ -513,7 +527,9 @@ impl State {
             Err(error) => accepted.error = accepted.error.take().or(Some(error)),
         }
         accepted.left = accepted.left.saturating_sub(1);
-        if accepted.left == 0 {
+        if accepted.left > 0 {
+            self.begin_part(id, now, &mut out.calls);
+        } else {
             if accepted.op == Op::Flush && accepted.image.has_lost() {
                 let lost = || io::Error::from_raw_os_error(libc::EIO);
                 accepted.error.get_or_insert_with(lost);

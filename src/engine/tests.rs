@@ -277,6 +277,21 @@ fn another_disk_has_not_got_what_was_not_flushed_on_the_one_before() {
 }
 
 #[test]
+fn a_discard_over_many_extents_is_begun_part_by_part() {
+    // From the last to the first, so that they are not next to each other.
+    let extents: Vec<_> = (0..100).rev().map(|block| (block * 8192, 4096)).collect();
+    let mut bench = Bench::new(&extents, None);
+    std::fs::write(bench.folder.path().join("disk"), vec![7; SIZE as usize]).expect("written");
+    bench.submit(0, Work::Discard { len: 100 * 4096 });
+    let at_once = bench.visitor.lane.in_flight();
+    assert!((1..=16).contains(&at_once), "{at_once}");
+    assert_eq!(bench.all_answers(1), [(0, Ok(Vec::new()))]);
+    let disk = std::fs::read(bench.folder.path().join("disk")).expect("the file");
+    assert!((0..200).all(|block| disk[block * 4096] == if block < 200 && block % 2 == 0 { 0 } else { 7 }));
+    bench.assert_silent();
+}
+
+#[test]
 fn shutting_down_carries_out_what_is_held() {
     let mut bench = Bench::new(&[(0, SIZE)], slow());
     for block in 0..64u8 {

@@ -229,6 +229,22 @@ fn what_a_device_cannot_do_is_asked_once() {
 }
 
 #[test]
+fn zeroes_are_written_from_one_place_by_all() {
+    let target = target(512);
+    let from = |op, offset| {
+        let mut transfer = Transfer::new(part(&target, op, offset, 1024)).unwrap();
+        assert!(matches!(transfer.next(), Next::Call(What::Allocate { .. })));
+        let Next::Call(What::Write { from, .. }) = transfer.finished(-libc::EOPNOTSUPP) else {
+            panic!("it is to write")
+        };
+        from
+    };
+    let place = from(Op::Discard, 512);
+    assert_eq!(place, from(Op::WriteZeroes, 4096));
+    assert_eq!(place.addr() % PAGE, 0);
+}
+
+#[test]
 fn what_lies_behind_the_end_of_a_device_says_nothing_of_what_it_can_do() {
     // A file does not say how large it is as a device does, so this is one that is gone.
     let gone =
