@@ -3,7 +3,7 @@
 use crate::units::Nanos;
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// How long nothing must have failed until it is said that all is well again.
@@ -51,6 +51,10 @@ pub(super) struct Health {
     failing: AtomicBool,
     /// Something has worked since the last failure.
     worked: AtomicBool,
+    /// Changes that were carried out, as many of them as a sync has made durable, and how often some were lost that were not.
+    written: AtomicU64,
+    synced: AtomicU64,
+    lost: AtomicU64,
     state: Mutex<State>,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
@@ -105,9 +109,38 @@ impl Health {
         }
     }
 
-    /// It is on something else from now on.
+    /// It is on something else from now on. What was not made durable on the other is lost.
     pub(super) fn renewed(&self) {
         self.worked.store(true, Ordering::Relaxed);
+        let written = self.written();
+        if self.synced.fetch_max(written, Ordering::AcqRel) < written {
+            self.lose();
+        }
+    }
+
+    /// A change was carried out.
+    pub(super) fn wrote(&self) {
+        self.written.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Changes that were carried out so far.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// So many of them are durable.
+    pub(super) fn synced(&self, written: u64) {
+        self.synced.fetch_max(written, Ordering::AcqRel);
+    }
+
+    /// Some that were told to have been carried out are lost, or may be.
+    pub(super) fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// How often some were lost.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Acquire)
     }
 
     /// What there is to tell, once.
@@ -131,7 +164,8 @@ impl Health {
 }
 
 /// What a caller is told of an error. That there is no room is told as it is, because hypervisors stop a guest then until
-/// there is. The words that Linux has for broken disks, and for those that are gone, are EIO to guests, and to programs.
+/// there is. The words that Linux has for broken disks, and for those that are gone, are EIO to guests, and to programs; and
+/// those that ask to try again, which was done often enough, would make some of them try for ever.
 pub(super) fn told(error: io::Error) -> io::Error {
     let errno = match error.raw_os_error() {
         Some(libc::EDQUOT) => libc::ENOSPC,
@@ -148,7 +182,13 @@ pub(super) fn told(error: io::Error) -> io::Error {
             | libc::ENOMEDIUM
             | libc::ESHUTDOWN
             | libc::ESTALE
-            | libc::EFBIG,
+            | libc::EFBIG
+            | libc::EAGAIN
+            | libc::EINTR
+            | libc::ECANCELED
+            | libc::EBUSY
+            | libc::ETIME
+            | libc::ETOOMANYREFS,
         ) => libc::EIO,
         _ => return error,
     };
@@ -198,11 +238,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_not_synced_is_lost_with_what_it_was_on() {
+        let health = Health::default();
+        health.renewed();
+        assert_eq!(health.lost(), 0, "nothing was written");
+        health.wrote();
+        let before = health.written();
+        health.wrote();
+        // It began before the second.
+        health.synced(before);
+        health.renewed();
+        assert_eq!(health.lost(), 1);
+        health.renewed();
+        assert_eq!(health.lost(), 1, "once");
+        health.wrote();
+        health.synced(health.written());
+        health.renewed();
+        assert_eq!(health.lost(), 1, "it was durable");
+    }
+
+    #[test]
     fn guests_are_told_what_they_understand() {
         let seen = |errno| told(io::Error::from_raw_os_error(errno)).raw_os_error();
         assert_eq!(seen(libc::ENOSPC), Some(libc::ENOSPC));
         assert_eq!(seen(libc::EDQUOT), Some(libc::ENOSPC));
-        for errno in [libc::EIO, libc::ENODEV, libc::ENXIO, libc::ENODATA] {
+        for errno in
+            [libc::EIO, libc::ENODEV, libc::ENXIO, libc::ENODATA, libc::EAGAIN, libc::EINTR, libc::EBUSY]
+        {
             assert_eq!(seen(errno), Some(libc::EIO));
         }
     }

@@ -5,14 +5,14 @@ use super::lane::{Event, Waker};
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::time::TimeSpec;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-/// Most threads of one pool: enough to keep an SSD busy, few enough to cost nothing.
+/// Most threads for one disk: enough to keep an SSD busy, few enough to cost nothing. A disk that hangs keeps its own.
 const MOST: usize = 32;
 
 pub(super) struct Pool {
@@ -33,11 +33,49 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    queued: VecDeque<Call>,
+    /// By the numbers of disks.
+    lines: BTreeMap<u16, Line>,
     finished: Vec<Finished>,
     threads: usize,
     idle: usize,
     stop: bool,
+}
+
+/// The calls of one disk.
+#[derive(Default)]
+struct Line {
+    queued: VecDeque<Call>,
+    /// How many threads are at it.
+    running: usize,
+}
+
+impl State {
+    /// A call that may be made now: of the disk that has the fewest.
+    fn take(&mut self) -> Option<Call> {
+        let lines = self.lines.values_mut().filter(|line| line.can_begin() > 0);
+        let line = lines.min_by_key(|line| line.running)?;
+        line.running += 1;
+        line.queued.pop_front()
+    }
+
+    /// How many threads are missing for what may be made now.
+    fn missing(&self) -> usize {
+        let can_begin: usize = self.lines.values().map(Line::can_begin).sum();
+        can_begin.saturating_sub(self.idle).min((MOST * self.lines.len()).saturating_sub(self.threads))
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        if let Some(line) = self.lines.get_mut(&finished.disk) {
+            line.running -= 1;
+        }
+        self.finished.push(finished);
+    }
+}
+
+impl Line {
+    fn can_begin(&self) -> usize {
+        self.queued.len().min(MOST - self.running)
+    }
 }
 
 impl Pool {
@@ -70,8 +108,10 @@ impl Pool {
         // As many as fit into memory.
         self.in_flight += count as u32;
         let mut state = self.shared.lock();
-        state.queued.extend(calls.0.drain(..));
-        let missing = state.queued.len().saturating_sub(state.idle).min(MOST - state.threads);
+        for call in calls.0.drain(..) {
+            state.lines.entry(call.disk).or_default().queued.push_back(call);
+        }
+        let missing = state.missing();
         state.threads += missing;
         drop(state);
         for _ in 0..count {
@@ -133,12 +173,12 @@ impl Shared {
     fn serve(&self) {
         let mut state = self.lock();
         loop {
-            if let Some(call) = state.queued.pop_front() {
+            if let Some(call) = state.take() {
                 drop(state);
                 // SAFETY: what is said at `Call` keeps its memory and descriptor until the result is brought back.
                 let result = unsafe { perform(&call) };
                 state = self.lock();
-                state.finished.push(Finished { disk: call.disk, key: call.key, result });
+                state.finish(Finished { disk: call.disk, key: call.key, result });
                 if state.finished.len() == 1 {
                     // A full counter means that there is news already.
                     let _ = self.news.write(1);
@@ -184,4 +224,29 @@ unsafe fn perform(call: &Call) -> i32 {
     }
     // Lengths of a single call are far below 2 GiB.
     i32::try_from(result).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_hangs_leaves_threads_to_others() {
+        let call = |disk, key| Call { disk, key, fd: -1, aside: false, what: What::Sync };
+        let mut state = State::default();
+        for key in 0..2 * MOST as u32 {
+            state.lines.entry(0).or_default().queued.push_back(call(0, key));
+        }
+        assert_eq!(state.missing(), MOST);
+        let begun: Vec<_> = std::iter::from_fn(|| state.take()).map(|call| call.key).collect();
+        assert!(begun.iter().copied().eq(0..MOST as u32), "{begun:?}");
+        state.threads = MOST;
+        assert_eq!(state.missing(), 0, "none of its calls comes back");
+        state.lines.entry(1).or_default().queued.push_back(call(1, 0));
+        assert_eq!(state.missing(), 1);
+        assert_eq!(state.take().map(|call| call.disk), Some(1));
+        assert!(state.take().is_none());
+        state.finish(Finished { disk: 0, key: 5, result: 0 });
+        assert_eq!(state.take().map(|call| (call.disk, call.key)), Some((0, MOST as u32)));
+    }
 }

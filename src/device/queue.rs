@@ -4,7 +4,7 @@
 //! which [`Calls`] are to be made, any [`Lane`](super::Lane) makes them, and what they gave comes back here.
 
 use super::buffer::Payload;
-use super::call::{Call, Calls, Finished};
+use super::call::{Call, Calls, Finished, What};
 use super::faults::Injected;
 use super::health::{Trouble, told};
 use super::ranges::{Held, Ranges};
@@ -13,8 +13,13 @@ use super::target::Target;
 use super::transfer::{Next, Transfer};
 use crate::units::Nanos;
 use slab::Slab;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+
+/// Most calls of one disk at a time that keep a thread of the kernel waiting. A disk that hangs keeps these, and all others of
+/// the same lane need some as well (see [`WORKERS`](super::ring::WORKERS)).
+pub(super) const MOST_WAITING: usize = 64;
 
 /// What is to be done with a range of a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,6 +76,9 @@ pub struct Device {
     model: Option<Model>,
     shelf: Shelf,
     ready: Vec<Done>,
+    /// How many calls keep threads of the kernel waiting, and those that are to when there are fewer.
+    waiting: usize,
+    line: VecDeque<Call>,
     /// Scratch for [`Device::step`].
     granted: Vec<(usize, Held)>,
 }
@@ -83,6 +91,10 @@ struct Flight {
     due: Option<Nanos>,
     /// Its next call is to do only a part.
     short: bool,
+    /// Its call keeps a thread of the kernel waiting.
+    waits: bool,
+    /// Changes to its target that had been carried out when it came: what it makes durable, if it is a flush.
+    written: u64,
 }
 
 impl Device {
@@ -96,6 +108,8 @@ impl Device {
             model: simulate.map(Model::new),
             shelf: Shelf::default(),
             ready: Vec::new(),
+            waiting: 0,
+            line: VecDeque::new(),
             granted: Vec::new(),
         }
     }
@@ -111,7 +125,7 @@ impl Device {
 
     /// Accepts a part; its answer comes from [`Device::collect`], whatever happens. Parts must come in the order of `now`.
     pub fn submit(&mut self, part: Part, now: Nanos, calls: &mut Calls) {
-        let token = part.token;
+        let (token, op) = (part.token, part.op);
         let bytes = if matches!(part.op, Op::Read | Op::Write) { part.len } else { 0 };
         let due = self.model.as_mut().map(|model| model.finish(now, bytes));
         let target = part.target.clone();
@@ -132,6 +146,9 @@ impl Device {
         if let Some(errno) = error {
             let result = Err(io::Error::from_raw_os_error(errno));
             target.health.note(&result, now);
+            if op == Op::Flush {
+                target.health.lose();
+            }
             return self.answer(Done { token, result: result.map_err(told) }, due);
         }
         if transfer.is_cut_off(now) {
@@ -139,7 +156,9 @@ impl Device {
             return self.answer(Done { token, result: Err(io::Error::from_raw_os_error(libc::EIO)) }, due);
         }
         let claim = transfer.claim();
-        let key = self.flights.insert(Flight { token, transfer, held: None, due, short });
+        let written = target.health.written();
+        let key =
+            self.flights.insert(Flight { token, transfer, held: None, due, short, waits: false, written });
         match claim.map(|claim| self.ranges.acquire(key, claim)) {
             // Somebody else is at work there; `step` starts it when they are finished.
             Some(None) => {}
@@ -153,6 +172,12 @@ impl Device {
         let Finished { key, result, .. } = finished;
         if let Some(flight) = self.flights.get_mut(key as usize) {
             let next = flight.transfer.finished(result);
+            if std::mem::take(&mut flight.waits) {
+                match self.line.pop_front() {
+                    Some(call) => calls.0.push(call),
+                    None => self.waiting -= 1,
+                }
+            }
             self.step(key as usize, next, now, calls);
         }
     }
@@ -191,8 +216,15 @@ impl Device {
                         let what = if flight.short { transfer.shortened(what) } else { what };
                         let (disk, fd, aside) = (self.number, transfer.fd(), transfer.is_remote());
                         flight.short = false;
+                        flight.waits = aside || matches!(what, What::Sync | What::Allocate { .. });
                         // Slab keys count what is in flight, which memory bounds far below 32 bits.
-                        calls.0.push(Call { disk, key: key as u32, fd, aside, what });
+                        let call = Call { disk, key: key as u32, fd, aside, what };
+                        if flight.waits && self.waiting == MOST_WAITING {
+                            self.line.push_back(call);
+                        } else {
+                            self.waiting += usize::from(flight.waits);
+                            calls.0.push(call);
+                        }
                     }
                 }
                 Next::Done(result) => {
@@ -201,6 +233,7 @@ impl Device {
                             self.ranges.release(held, &mut granted);
                         }
                         flight.transfer.target().health.note(&result, now);
+                        flight.transfer.note_durable(result.is_ok(), flight.written);
                         let result = result.map_err(told);
                         self.answer(Done { token: flight.token, result }, flight.due);
                     }
@@ -246,6 +279,36 @@ mod tests {
     use super::*;
     use crate::device::OpenMode;
     use crate::units::Bytes;
+
+    #[test]
+    fn a_disk_that_hangs_leaves_threads_of_the_kernel_to_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let target = Target::open(&folder.path().join("disk"), Some(Bytes(4096)), OpenMode::default());
+        let target = Arc::new(target.expect("a file"));
+        let mut device = Device::new(0, None);
+        let mut calls = Calls::default();
+        let many = 2 * MOST_WAITING as u64 + 1;
+        for token in 0..many {
+            let part =
+                Part { token, target: target.clone(), op: Op::Flush, offset: 0, len: 0, payload: None };
+            device.submit(part, Nanos(0), &mut calls);
+        }
+        // Reads wait for nobody who does not hang.
+        let part =
+            Part { token: many, target: target.clone(), op: Op::Read, offset: 0, len: 512, payload: None };
+        device.submit(part, Nanos(0), &mut calls);
+        assert_eq!(calls.0.len(), MOST_WAITING + 1);
+        let (mut done, mut made) = (Vec::new(), 0);
+        while let Some(Call { disk, key, what, .. }) = calls.0.pop() {
+            made += 1;
+            let result = if let What::Read { len, .. } = what { len as i32 } else { 0 };
+            device.finished(Finished { disk, key, result }, Nanos(0), &mut calls);
+            assert!(calls.0.len() <= MOST_WAITING + 1);
+        }
+        device.collect(Nanos(0), &mut done);
+        assert_eq!((made, done.len() as u64), (many + 1, many + 1));
+        assert!(device.is_quiet() && device.waiting == 0);
+    }
 
     #[test]
     fn another_speed_changes_nothing_for_what_was_begun() {

@@ -5,6 +5,7 @@
 
 use super::call::{Call, Calls, Finished, What};
 use super::lane::{Command, Event, Waker};
+use super::queue::MOST_WAITING;
 use super::spin::Spin;
 use io_uring::squeue::{Entry, Entry128, EntryMarker, Flags};
 use io_uring::types::{Fd, FsyncFlags, SubmitArgs, Timespec};
@@ -18,6 +19,10 @@ use std::time::Duration;
 
 /// Submission queue entries, so that a batch takes one system call.
 const ENTRIES: u32 = 256;
+/// Threads of the kernel that wait for devices in the name of one lane, at most: enough for many disks that hang, each with all
+/// that it is allowed. Without being told, Linux has four for each processor, and a few syncs that hang keep those of all
+/// other disks from being begun.
+pub(super) const WORKERS: u32 = 16 * MOST_WAITING as u32;
 /// How long to wait before a refused submission is tried again.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -71,6 +76,8 @@ impl<S: EntryMarker + From<Entry>> Ring<S> {
         if !complete || !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
             return Err(io::Error::new(io::ErrorKind::Unsupported, "this kernel's io_uring is too old"));
         }
+        // A kernel that cannot be told (before Linux 5.15) has as many as it likes; 0 leaves those for sockets as they are.
+        let _ = ring.submitter().register_iowq_max_workers(&mut [WORKERS, 0]);
         let wakeups = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?);
         let spin = Spin::new();
         Ok(Self { ring, backlog: VecDeque::new(), wakeups, watched: false, in_flight: 0, deferred, spin })

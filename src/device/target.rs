@@ -144,6 +144,12 @@ impl Target {
         self.health.set_bell(ring);
     }
 
+    /// How often some of what was written to it was lost that had not been made durable: a sync has failed, which Linux tells
+    /// only the first who asks, or it is on something else since. Whoever flushes and has seen less of it is to be told.
+    pub fn lost(&self) -> u64 {
+        self.health.lost()
+    }
+
     /// What there is to tell of it, once. `now` is by the clock of the device that it is used with.
     pub fn news(&self, now: Nanos) -> News {
         self.health.news(now)
@@ -225,9 +231,14 @@ impl Target {
     /// As if it had blocks of this size, for tests of what is done about that.
     #[cfg(test)]
     pub(super) fn with_block(self, block: u32) -> Self {
+        self.being(|medium| Medium { alignment: Alignment { block, memory: block }, ..medium })
+    }
+
+    /// As if it were on something else.
+    #[cfg(test)]
+    pub(super) fn being(self, change: impl FnOnce(Medium) -> Medium) -> Self {
         let medium = self.medium.swap(None).and_then(std::sync::Arc::into_inner).expect("nobody uses it");
-        let alignment = Alignment { block, memory: block };
-        self.medium.store(Some(std::sync::Arc::new(Medium { alignment, ..medium })));
+        self.medium.store(Some(std::sync::Arc::new(change(medium))));
         self
     }
 }

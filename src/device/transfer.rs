@@ -5,7 +5,7 @@
 //! zeroes is zeroed that way at its two ends, and by the device itself in between, or, where the device cannot,
 //! with written zeroes. Calls that did less than they were asked to are continued.
 
-use super::buffer::{Memory, Payload};
+use super::buffer::{Memory, PAGE, Payload};
 use super::call::What;
 use super::medium::Medium;
 use super::queue::{Op, Part};
@@ -16,11 +16,26 @@ use smallvec::SmallVec;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU8;
 
 /// Most bytes of one call; a result and its error share 31 bits.
 const MOST_AT_ONCE: u64 = 1 << 30;
 /// Zeroes are written in pieces of this size, so that a discard of a terabyte does not take one of memory.
-const ZEROES: u64 = 1 << 20;
+const ZEROES: usize = 1 << 20;
+/// All write them from here. Nobody writes to it, so it takes no memory; atomics, because constants would be in the program's
+/// file.
+static ZERO: Zeroes = Zeroes([const { AtomicU8::new(0) }; ZEROES]);
+
+#[repr(C, align(4096))]
+struct Zeroes([AtomicU8; ZEROES]);
+
+const _: () = assert!(align_of::<Zeroes>() == PAGE);
+
+impl Zeroes {
+    fn at(&self) -> *const u8 {
+        self.0.as_ptr().cast()
+    }
+}
 /// How often a call that asks to be repeated (EINTR, EAGAIN, ECANCELED, nothing done) is repeated in a row before it is an error.
 const MOST_RETRIES: u32 = 1000;
 
@@ -32,7 +47,7 @@ pub(super) struct Transfer {
     /// The bytes that were asked for.
     offset: u64,
     end: u64,
-    /// The payload and the rest of its blocks; or zeroes.
+    /// The payload and the rest of its blocks.
     main: Option<Memory>,
     /// Where in `main` the payload starts.
     start: usize,
@@ -80,7 +95,7 @@ enum Step {
         at: u64,
         len: u64,
     },
-    /// Writes zeroes from `main`, over and over.
+    /// Writes zeroes, over and over.
     Zero {
         at: u64,
         len: u64,
@@ -194,7 +209,7 @@ impl Transfer {
         if middle.0 < middle.1 {
             let (at, len) = (middle.0, middle.1 - middle.0);
             let step = if self.medium.cannot(self.op == Op::Discard) {
-                self.zero_instead(at, len)?
+                Step::Zero { at, len }
             } else {
                 Step::Allocate { at, len }
             };
@@ -229,12 +244,6 @@ impl Transfer {
         Ok(edges)
     }
 
-    fn zero_instead(&mut self, at: u64, len: u64) -> io::Result<Step> {
-        // Blocks are at most 64 KiB, so a piece is a whole number of them.
-        self.main = Some(Memory::new(size(len.min(ZEROES))?, true)?);
-        Ok(Step::Zero { at, len })
-    }
-
     /// What it changes and whether it has to be alone there; `None` if there is nothing to exclude.
     pub(super) fn claim(&self) -> Option<Claim> {
         let changes = matches!(self.op, Op::Write | Op::Discard | Op::WriteZeroes);
@@ -250,6 +259,23 @@ impl Transfer {
     pub(super) fn is_cut_off(&self, now: Nanos) -> bool {
         let changes = matches!(self.op, Op::Write | Op::Discard | Op::WriteZeroes);
         changes && self.offset < self.end && !self.medium.may_write_to(self.end, now.0)
+    }
+
+    /// Notes at the end what became durable by it, or needs to; `written` changes had been carried out when it began.
+    pub(super) fn note_durable(&self, worked: bool, written: u64) {
+        let health = &self.target.health;
+        match (self.op, worked) {
+            (Op::Flush, true) => health.synced(written),
+            (Op::Flush, false) => health.lose(),
+            (Op::Write | Op::Discard | Op::WriteZeroes, true) => {
+                // First noted, so that whoever puts the target on something else knows of it unless we see that.
+                health.wrote();
+                if !self.target.medium.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, &self.medium)) {
+                    health.lose();
+                }
+            }
+            _ => {}
+        }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -332,8 +358,9 @@ impl Transfer {
             Step::Write { from, pos, at, len } => {
                 memory(from, pos).map(|from| What::Write { from, len: len.min(MOST_AT_ONCE) as u32, at })
             }
+            // Blocks are at most 64 KiB, so a piece is a whole number of them.
             Step::Zero { at, len } => {
-                memory(Slot::Main, 0).map(|from| What::Write { from, len: len.min(ZEROES) as u32, at })
+                Some(What::Write { from: ZERO.at(), len: len.min(ZEROES as u64) as u32, at })
             }
             Step::Allocate { at, len } => {
                 let how = if self.op == Op::Discard {
@@ -373,7 +400,11 @@ impl Transfer {
                         self.clear(into, pos + size(did)?, size(len - did)?);
                         return Ok(());
                     }
-                    if at + did >= self.medium.size_now()? {
+                    // Of a remote file it is not asked how large it is, which might wait for somebody; but where one goes
+                    // on, not even a block is got from the place where a block begins only at its end.
+                    let is_cut =
+                        if self.medium.remote { whole == 0 } else { at + did >= self.medium.size_now()? };
+                    if is_cut {
                         // Somebody truncated the file, or the device is gone. Its data is lost, and must not look as if it were zeroes.
                         return Err(error(libc::EIO));
                     }
@@ -401,23 +432,28 @@ impl Transfer {
                 self.steps.push(step);
                 self.retry(errno)
             }
+            // What a device says of what is behind its end, and one that is gone has its end at 0.
+            (Step::Write { at, len, .. } | Step::Zero { at, len }, libc::ENOSPC)
+            | (Step::Allocate { at, len }, libc::EINVAL | libc::ENODEV)
+                if self.is_behind_the_end(at + len) =>
+            {
+                Err(error(libc::ENXIO))
+            }
             (
                 Step::Allocate { at, len },
                 libc::EOPNOTSUPP | libc::ENODEV | libc::EINVAL | libc::ENOSYS | libc::ENOTTY,
             ) => {
                 self.medium.remember_cannot(self.op == Op::Discard);
-                let step = self.zero_instead(at, len)?;
-                self.steps.push(step);
+                self.steps.push(Step::Zero { at, len });
                 Ok(())
-            }
-            // What a device says of what is behind its end, and one that is gone has its end at 0.
-            (Step::Write { at, len, .. } | Step::Zero { at, len }, libc::ENOSPC)
-                if self.medium.is_block() && self.medium.size_now()? < at + len =>
-            {
-                Err(error(libc::ENXIO))
             }
             _ => Err(error(errno)),
         }
+    }
+
+    /// Whether a block device does not reach so far any more; one that cannot even say how large it is does not.
+    fn is_behind_the_end(&self, end: u64) -> bool {
+        self.medium.is_block() && self.medium.size_now().map_or(true, |size| size < end)
     }
 
     fn retry(&mut self, errno: i32) -> io::Result<()> {

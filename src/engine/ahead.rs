@@ -27,7 +27,7 @@
 //! lock of the device is needed.
 
 use super::Ticket;
-use super::core::{Accepted, Left, Outbox, Stage, State};
+use super::core::{Accepted, Emptied, Outbox, Stage, State};
 use crate::device::Op;
 use crate::sched::{Dispatched, GroupKey};
 use crate::units::Nanos;
@@ -223,11 +223,11 @@ impl State {
         if ticket.slot == Ticket::NOWHERE {
             // It has left it before.
         } else if ticket.may_leave {
-            out.left.push(Left::Free(std::mem::replace(&mut ticket.slot, Ticket::NOWHERE)));
+            out.left.push(std::mem::replace(&mut ticket.slot, Ticket::NOWHERE));
             ticket.may_leave = false;
         } else {
             let errno = error.as_ref().map(|error| error.raw_os_error().unwrap_or(libc::EIO));
-            out.left.push(Left::Empty(ticket.slot, errno));
+            self.emptied.push(Emptied { slot: ticket.slot, errno });
         }
     }
 

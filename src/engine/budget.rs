@@ -93,10 +93,12 @@ impl Budget {
         }
     }
 
-    /// What is with the device takes half of it: if there were more, there would be no room for those who wait, and the
-    /// kernel's line, in which nobody's weight counts, would never get shorter.
-    pub(super) fn has_enough_in_flight(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) >= self.bound() / 2
+    /// What is with the devices takes half of it: if there were more, there would be no room for those who wait, and the
+    /// kernel's line, in which nobody's weight counts, would never get shorter. Each disk may have an eighth all the same,
+    /// of which `own` bytes are what it has: that others hang is nothing it has to wait for.
+    pub(super) fn has_enough_in_flight(&self, own: usize) -> bool {
+        let bound = self.bound();
+        own >= bound / 8 && self.in_flight.load(Ordering::Relaxed) >= bound / 2
     }
 }
 
@@ -110,6 +112,17 @@ impl Default for Budget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_hangs_with_much_in_flight_is_in_nobodys_way() {
+        let budget = Budget::new(256 << 20);
+        budget.begin(100 << 20, false);
+        assert!(!budget.has_enough_in_flight(100 << 20), "it is alone");
+        budget.begin(28 << 20, false);
+        assert!(budget.has_enough_in_flight(128 << 20));
+        assert!(!budget.has_enough_in_flight(0) && !budget.has_enough_in_flight(31 << 20), "of another disk");
+        assert!(budget.has_enough_in_flight(32 << 20));
+    }
 
     #[test]
     fn it_is_halved_as_far_as_requests_need_it_and_restored() {

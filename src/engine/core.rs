@@ -25,6 +25,9 @@ use std::time::Duration;
 /// small enough to be read has no more than 40,000 extents.
 const PART_BITS: u32 = 16;
 
+/// Parts of one request that are with the device at a time: a discard over thousands of extents is not to be in everybody's way.
+const PARTS_AT_ONCE: usize = 16;
+
 /// What a disk is made of.
 #[derive(Debug)]
 pub struct EngineSettings {
@@ -75,10 +78,14 @@ pub(super) struct State {
     pub(super) resting: BTreeSet<(Nanos, u32)>,
     /// The scheduler has taken every place at the device, and memory is short: the next place is for a write ahead.
     pub(super) ahead_is_next: bool,
+    /// Bytes that are with the device.
+    in_flight: usize,
     /// Bytes of writes that are with the device before their turn.
     pub(super) leaving: usize,
     /// Bytes that this visit has set free, which the transport has not given back yet.
     pub(super) freed: usize,
+    /// Slots that this visit has emptied; between visits there are none.
+    pub(super) emptied: Vec<Emptied>,
     /// Requests so far.
     arrivals: u64,
     /// Scratch: those of this visit.
@@ -96,6 +103,8 @@ pub(super) struct Accepted {
     pub(super) op: Op,
     pub(super) image: Arc<Image>,
     pub(super) pieces: SmallVec<[Piece; 1]>,
+    /// How many of them have gone to the device, and how many have not come back.
+    begun: usize,
     left: u32,
     pub(super) error: Option<io::Error>,
     pub(super) stage: Stage,
@@ -169,18 +178,17 @@ pub struct Outbox {
     pub calls: Calls,
     /// To be told to their callers.
     pub answers: Vec<Answer>,
-    /// Slots in which nothing is any more although their requests are not answered yet.
-    pub left: Vec<Left>,
+    /// Slots that are free although their requests are not answered yet; the tickets will say [`Ticket::NOWHERE`].
+    pub left: Vec<u32>,
 }
 
-/// A request has left its slot before it is answered.
+/// A slot that is still needed for the answer, but the memory of its data is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Left {
-    /// The slot is free; the ticket will say [`Ticket::NOWHERE`].
-    Free(u32),
-    /// The slot is still needed for the answer, but the memory of its data is not. The answer will be this errno, if it is
-    /// one.
-    Empty(u32, Option<i32>),
+pub struct Emptied {
+    /// Which one.
+    pub slot: u32,
+    /// The answer will be this errno, if it is one.
+    pub errno: Option<i32>,
 }
 
 impl Engine {
@@ -201,8 +209,10 @@ impl Engine {
             lines: Lines::default(),
             resting: BTreeSet::new(),
             ahead_is_next: false,
+            in_flight: 0,
             leaving: 0,
             freed: 0,
+            emptied: Vec::new(),
             arrivals: 0,
             came: Vec::new(),
             done: Vec::new(),
@@ -234,10 +244,11 @@ impl Engine {
 
     /// Begins a visit: locks the engine until [`Turn::end`].
     pub fn turn<'a>(&'a self, out: &'a mut Outbox) -> Turn<'a> {
+        let state = self.lock();
+        // Under the lock, so that who is woken by this and looks sees what the visit was for.
         if let Some(activity) = self.activity.get() {
             activity.note();
         }
-        let state = self.lock();
         self.changed.store(false, Ordering::Relaxed);
         // Read under the lock, so that the scheduler sees times in their order.
         Turn { now: self.clock.now(), engine: self, state, out }
@@ -314,6 +325,18 @@ impl Engine {
         drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// How many have had their turn, and are to be answered after a while.
+    #[cfg(test)]
+    pub(super) fn resting(&self) -> usize {
+        self.lock().resting.len()
+    }
+
+    /// Whether somebody visits at this moment.
+    #[cfg(test)]
+    pub(super) fn is_visited(&self) -> bool {
+        self.state.try_lock().is_err()
+    }
+
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -360,6 +383,7 @@ impl Turn<'_> {
             op,
             image,
             pieces,
+            begun: 0,
             left,
             error: None,
             stage,
@@ -387,11 +411,15 @@ impl Turn<'_> {
 
     /// Ends the visit. Says when somebody has to come again, unless somebody comes before; whoever ends the last visit
     /// knows best.
-    pub fn end(mut self) -> Option<Nanos> {
+    ///
+    /// `empty` is given each slot that was emptied, while the engine is still locked: as soon as it is not, another thread
+    /// may answer the request and give the slot away, and what is done to it then is done to the next request in it.
+    pub fn end(mut self, empty: impl FnMut(Emptied)) -> Option<Nanos> {
         let (now, out) = (self.now, &mut *self.out);
         let state = &mut *self.state;
         state.device.collect(now, &mut state.done);
         state.freed = 0;
+        let serves = !self.engine.unscheduled && !state.paused && !state.on_hold;
         let mut wait = None;
         let due = loop {
             let mut done = std::mem::take(&mut state.done);
@@ -401,13 +429,16 @@ impl Turn<'_> {
                 state.part_done(id, number, result, now, out);
             }
             state.done = done;
-            if !self.engine.unscheduled && !state.paused && !state.on_hold {
+            if serves {
                 state.answer_rested(now, out);
                 if state.ahead_is_next {
                     state.carry_out_ahead(1, now, out);
                 }
                 wait = state.pump(now, out);
-                state.settle();
+            }
+            // Whatever is held for: groups may change meanwhile, and then everybody is taken to stand in line already.
+            state.settle();
+            if serves {
                 state.carry_out_ahead(usize::MAX, now, out);
             }
             // What was refused at once, or had nothing to do, is done already and lets the next ones pass.
@@ -416,7 +447,9 @@ impl Turn<'_> {
                 break due;
             }
         };
-        let rested = state.resting.first().map(|&(until, _)| until);
+        state.emptied.drain(..).for_each(empty);
+        // While nobody is answered, those whose rest is over are no reason to come: that would be at once, for ever.
+        let rested = state.resting.first().map(|&(until, _)| until).filter(|_| serves);
         if state.closing && state.table.is_empty() || state.paused && state.is_quiet() {
             self.engine.emptied.notify_all();
         }
@@ -434,7 +467,7 @@ impl State {
     fn pump(&mut self, now: Nanos, out: &mut Outbox) -> Option<Nanos> {
         loop {
             // A completion will ask again.
-            let enough = self.disk.in_flight() > 0 && self.budget.has_enough_in_flight();
+            let enough = self.disk.in_flight() > 0 && self.budget.has_enough_in_flight(self.in_flight);
             if (enough || self.makes_room()) && !self.closing {
                 return None;
             }
@@ -448,25 +481,34 @@ impl State {
 
     /// Hands a request to the device.
     pub(super) fn begin(&mut self, id: u32, deed: Deed, now: Nanos, calls: &mut Calls) {
-        let Self { table, device, budget, .. } = self;
-        let Accepted { op, image, pieces, bytes, deed: how, .. } = &mut table[id as usize];
+        let Self { table, budget, in_flight, .. } = self;
+        let Accepted { op, pieces, bytes, deed: how, .. } = &mut table[id as usize];
         debug_assert!(pieces.len() < 1 << PART_BITS, "checked configurations have fewer extents");
         budget.begin(*bytes, *op == Op::Read);
+        *in_flight = in_flight.saturating_add(*bytes);
         *how = deed;
-        for (number, piece) in (0..).zip(pieces) {
-            let part = Part {
-                token: u64::from(id) << PART_BITS | number,
-                target: image.target().clone(),
-                op: *op,
-                offset: piece.range.offset,
-                len: piece.range.len,
-                payload: piece.payload.take().map(|payload| match payload.is_packed() {
-                    true => payload.placed(image.target(), piece.range.offset),
-                    false => payload,
-                }),
-            };
-            device.submit(part, now, calls);
+        for _ in 0..PARTS_AT_ONCE.min(pieces.len()) {
+            self.begin_part(id, now, calls);
         }
+    }
+
+    /// Hands the next part of a request to the device, if there is one.
+    fn begin_part(&mut self, id: u32, now: Nanos, calls: &mut Calls) {
+        let Accepted { op, image, pieces, begun, .. } = &mut self.table[id as usize];
+        let Some(piece) = pieces.get_mut(*begun) else { return };
+        let part = Part {
+            token: u64::from(id) << PART_BITS | *begun as u64,
+            target: image.target().clone(),
+            op: *op,
+            offset: piece.range.offset,
+            len: piece.range.len,
+            payload: piece.payload.take().map(|payload| match payload.is_packed() {
+                true => payload.placed(image.target(), piece.range.offset),
+                false => payload,
+            }),
+        };
+        *begun += 1;
+        self.device.submit(part, now, calls);
     }
 
     /// A part came back; with the last one the request is done, and with its turn it has an answer.
@@ -485,8 +527,15 @@ impl State {
             Err(error) => accepted.error = accepted.error.take().or(Some(error)),
         }
         accepted.left = accepted.left.saturating_sub(1);
-        if accepted.left == 0 {
+        if accepted.left > 0 {
+            self.begin_part(id, now, &mut out.calls);
+        } else {
+            if accepted.op == Op::Flush && accepted.image.has_lost() {
+                let lost = || io::Error::from_raw_os_error(libc::EIO);
+                accepted.error.get_or_insert_with(lost);
+            }
             self.budget.end(accepted.bytes, accepted.op == Op::Read);
+            self.in_flight = self.in_flight.saturating_sub(accepted.bytes);
             self.done(id, now, out);
         }
     }

@@ -5,6 +5,7 @@ use crate::config::Extent;
 use crate::device::Target;
 use smallvec::SmallVec;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A disk image as the engine knows it.
 #[derive(Debug)]
@@ -14,6 +15,8 @@ pub struct Image {
     band: BandId,
     extents: Vec<Extent>,
     size: u64,
+    /// How many losses its callers know of (see [`Target::lost`]).
+    told: AtomicU64,
 }
 
 /// A contiguous part of the device.
@@ -27,7 +30,8 @@ impl Image {
     /// An image on an ioband device, which is a name for `target`.
     pub fn new(name: Arc<str>, target: Arc<Target>, band: BandId, extents: Vec<Extent>) -> Self {
         let size = extents.iter().map(|e| e.size.0).sum();
-        Self { name, target, band, extents, size }
+        let told = target.lost().into();
+        Self { name, target, band, extents, size, told }
     }
 
     /// Its name.
@@ -43,6 +47,13 @@ impl Image {
     /// What its ioband device is a name for.
     pub fn target(&self) -> &Arc<Target> {
         &self.target
+    }
+
+    /// Whether something was lost that its callers were not told of; they are now. A flush says so: the kernel tells of each
+    /// loss once, and images share what they lie on.
+    pub(super) fn has_lost(&self) -> bool {
+        let lost = self.target.lost();
+        self.told.fetch_max(lost, Ordering::AcqRel) < lost
     }
 
     /// Its size in bytes.

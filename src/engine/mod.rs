@@ -34,7 +34,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
-pub use self::core::{Engine, EngineSettings, Left, Outbox, Prepared, Turn};
+pub use self::core::{Emptied, Engine, EngineSettings, Outbox, Prepared, Turn};
 pub use activity::Activity;
 pub use band::{BandChange, BandId, BandSettings};
 pub use budget::Budget;

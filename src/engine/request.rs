@@ -103,7 +103,8 @@ pub struct Ticket {
     pub len: u32,
     /// The transport's name for it.
     pub unique: u64,
-    /// The slot may be given back before the answer ([`Left`](super::Left)), as the transport does not need it for that.
+    /// The slot may be given back before the answer ([`Outbox::left`](super::Outbox::left)), as the transport does not need
+    /// it for that.
     pub may_leave: bool,
 }
 

@@ -12,6 +12,10 @@ use std::io;
 /// Holes of an image start at multiples of this, and end there or with the image.
 const BLOCK: u64 = 4096;
 
+/// After so many holes that are too small the rest counts as data, which is always right to say: in a large file that has one in
+/// each block somebody would look for hours.
+const MOST_HOLES: usize = 4096;
+
 impl Engine {
     /// Where the next data or hole is at or after `offset`, in bytes of the image; `None` past the last one.
     /// May read metadata from the device, so it must not run where requests are read.
@@ -34,7 +38,7 @@ fn in_blocks(
     if what == Seek::Data {
         return Ok(next(block, Seek::Data)?.map(|data| offset.max(data - data % BLOCK)));
     }
-    loop {
+    for _ in 0..MOST_HOLES {
         // Every file ends in a hole.
         let hole = next(block, Seek::Hole)?.unwrap_or(size);
         block = hole.next_multiple_of(BLOCK);
@@ -47,6 +51,7 @@ fn in_blocks(
             _ => return Ok(Some(offset.max(block))),
         }
     }
+    Ok(Some(size))
 }
 
 /// The next byte of data or of a hole.
@@ -100,6 +105,24 @@ mod tests {
         for what in [Seek::Data, Seek::Hole] {
             assert_eq!(in_blocks(size, size, what, next).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn where_no_hole_is_large_enough_the_search_ends() {
+        let (size, asked) = (1 << 50, std::cell::Cell::new(0));
+        // In each block there is a byte of data, at its end.
+        let next = |offset: u64, what| {
+            asked.set(asked.get() + 1);
+            let data = offset | (BLOCK - 1);
+            Ok(Some(match what {
+                Seek::Data => data,
+                Seek::Hole if offset == data => offset + 1,
+                Seek::Hole => offset,
+            }))
+        };
+        assert_eq!(in_blocks(size, 0, Seek::Hole, next).unwrap(), Some(size));
+        assert!(asked.get() <= 2 * MOST_HOLES, "{asked:?}");
+        assert_eq!(in_blocks(size, BLOCK + 5, Seek::Data, next).unwrap(), Some(BLOCK + 5));
     }
 
     #[test]

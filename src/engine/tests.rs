@@ -7,7 +7,7 @@ use super::*;
 use crate::classify::{Caller, GroupType, Identity};
 use crate::clock::Clock;
 use crate::config::Extent;
-use crate::device::{BackendKind, Event, Lane, OpenMode, Payload, Simulate, Target};
+use crate::device::{BackendKind, Event, Fault, FaultOp, Faults, Lane, OpenMode, Payload, Simulate, Target};
 use crate::sched::{Limits, Policy, Settings};
 use crate::units::{Bytes, Nanos, Weight};
 use std::sync::Arc;
@@ -27,12 +27,14 @@ struct Visitor {
     out: Outbox,
     events: Vec<Event>,
     until: Option<Nanos>,
+    /// Slots that were emptied, with what will be answered.
+    emptied: Vec<Emptied>,
 }
 
 impl Visitor {
     fn new() -> Self {
         let lane = Lane::new(BackendKind::Auto, 64).expect("a lane");
-        Self { lane, out: Outbox::default(), events: Vec::new(), until: None }
+        Self { lane, out: Outbox::default(), events: Vec::new(), until: None, emptied: Vec::new() }
     }
 
     /// Brings requests and what calls gave, starts calls, and takes the answers.
@@ -49,7 +51,10 @@ impl Visitor {
         for (prepared, ticket) in prepared {
             turn.submit(prepared, ticket);
         }
-        self.until = turn.end();
+        self.until = turn.end(|emptied| {
+            assert!(engine.is_visited(), "another thread could answer it meanwhile, and give the slot away");
+            self.emptied.push(emptied);
+        });
         self.lane.start(&mut self.out.calls);
         std::mem::take(&mut self.out.answers)
     }
@@ -214,6 +219,75 @@ fn bytes_come_back_over_the_borders_of_extents() {
     assert_eq!(bench.ask(4094, read(2)), Ok(vec![data[4094], 0]));
     assert_eq!(bench.ask(5120, read(2)), Ok(vec![0, data[5121]]));
     assert_eq!(bench.ask(0, Work::Flush), Ok(Vec::new()));
+    bench.assert_silent();
+}
+
+#[test]
+fn everybody_who_shares_a_disk_is_told_once_that_a_flush_has_failed() {
+    let mut bench = Bench::new(&[(0, 4096)], None);
+    let extents = vec![Extent { offset: Bytes(4096), size: Bytes(4096) }];
+    let other = Image::new("vm2.img".into(), bench.target.clone(), bench.image.band(), extents);
+    let images = [bench.image.clone(), Arc::new(other)];
+    let fault = Fault {
+        op: Some(FaultOp::Flush),
+        range: None,
+        every: 1,
+        seed: None,
+        error: Some(libc::EIO),
+        short: false,
+        stall: None,
+    };
+    let flush = |bench: &mut Bench, image: usize| {
+        bench.image = images[image].clone();
+        bench.ask(0, Work::Flush)
+    };
+    assert_eq!(flush(&mut bench, 0), Ok(Vec::new()));
+    bench.target.set_faults(Some(&Faults(vec![fault])));
+    assert_eq!(flush(&mut bench, 0), Err(libc::EIO));
+    bench.target.set_faults(None);
+    // Who was told goes on; the other's data may be what was lost.
+    assert_eq!(flush(&mut bench, 0), Ok(Vec::new()));
+    assert_eq!(flush(&mut bench, 1), Err(libc::EIO));
+    assert_eq!(flush(&mut bench, 1), Ok(Vec::new()));
+    // What comes later was not there to lose anything.
+    let extents = bench.image.extents().to_vec();
+    let late = Image::new("vm3.img".into(), bench.target.clone(), bench.image.band(), extents);
+    bench.image = Arc::new(late);
+    assert_eq!(bench.ask(0, Work::Flush), Ok(Vec::new()));
+}
+
+#[test]
+fn another_disk_has_not_got_what_was_not_flushed_on_the_one_before() {
+    let mut bench = Bench::new(&[(0, 4096)], None);
+    let path = bench.folder.path().join("disk");
+    let replace = |bench: &Bench| {
+        // Kept, so that the new one is another file by its number, too.
+        std::fs::rename(&path, path.with_extension("old")).expect("renamed");
+        let new = std::fs::File::create(&path).expect("another one");
+        new.set_len(SIZE).expect("as large");
+        bench.target.reopen().expect("it is there");
+    };
+    assert_eq!(bench.ask(0, bench.data(&[1; 4096])), Ok(Vec::new()));
+    replace(&bench);
+    assert_eq!(bench.ask(0, Work::Flush), Err(libc::EIO));
+    assert_eq!(bench.ask(0, bench.data(&[2; 4096])), Ok(Vec::new()));
+    assert_eq!(bench.ask(0, Work::Flush), Ok(Vec::new()));
+    replace(&bench);
+    assert_eq!(bench.ask(0, Work::Flush), Ok(Vec::new()));
+}
+
+#[test]
+fn a_discard_over_many_extents_is_begun_part_by_part() {
+    // From the last to the first, so that they are not next to each other.
+    let extents: Vec<_> = (0..100).rev().map(|block| (block * 8192, 4096)).collect();
+    let mut bench = Bench::new(&extents, None);
+    std::fs::write(bench.folder.path().join("disk"), vec![7; SIZE as usize]).expect("written");
+    bench.submit(0, Work::Discard { len: 100 * 4096 });
+    let at_once = bench.visitor.lane.in_flight();
+    assert!((1..=16).contains(&at_once), "{at_once}");
+    assert_eq!(bench.all_answers(1), [(0, Ok(Vec::new()))]);
+    let disk = std::fs::read(bench.folder.path().join("disk")).expect("the file");
+    assert!((0..200).all(|block| disk[block * 4096] == if block < 200 && block % 2 == 0 { 0 } else { 7 }));
     bench.assert_silent();
 }
 

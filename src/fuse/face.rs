@@ -12,10 +12,12 @@ use crate::clock;
 use crate::control::{Control, ControlFile, Events};
 use arc_swap::ArcSwap;
 use fuser::{Errno, FileAttr, FileHandle, Generation, INodeNo};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsStr;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime};
 
 /// How long the kernel may answer for us: what there is, and whose it is, can be another thing at any time. The bytes of
@@ -41,8 +43,8 @@ pub struct Face {
     pub(super) absence: Absence,
     /// Who waits for events.
     pub(super) waiting: Arc<Waiting>,
-    /// A thread of its own for what may wait: requests are read by threads that must not.
-    pub(super) slow: mpsc::Sender<SlowWork>,
+    /// Threads of their own for what may wait for a disk: requests are read by threads that must not.
+    pub(super) slow: SlowLanes,
     /// Another one for changes, which come one after the other and may take their time.
     pub(super) changes: mpsc::Sender<SlowWork>,
     /// Who is asked how threads end.
@@ -81,7 +83,7 @@ impl Face {
             scratch: Scratch::new(ledger),
             absence: Absence::since(carried.absent),
             waiting,
-            slow: lane("slow-lane", events.clone())?,
+            slow: SlowLanes { lanes: Mutex::default(), events: events.clone() },
             changes: lane("changes", events)?,
             endings: OnceLock::new(),
         })
@@ -206,6 +208,29 @@ impl Face {
     }
 }
 
+/// A thread for each disk that there is something for that may wait for it: one that hangs keeps nobody from the others.
+pub(super) struct SlowLanes {
+    /// By the numbers of the disks' engines; they are never more than these.
+    lanes: Mutex<HashMap<u16, mpsc::Sender<SlowWork>>>,
+    events: Arc<Events>,
+}
+
+impl SlowLanes {
+    /// Has it done by the thread of this disk, after what that was sent before. It is dropped where there is none to be had.
+    pub(super) fn send(&self, engine: u16, work: SlowWork) {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = match lanes.entry(engine) {
+            Entry::Occupied(lane) => lane.into_mut(),
+            Entry::Vacant(place) => match lane(&format!("slow-lane-{engine}"), self.events.clone()) {
+                Ok(lane) => place.insert(lane),
+                Err(error) => return tracing::warn!(%error, "no thread for what may wait for a disk"),
+            },
+        };
+        // It goes on after whatever happens in it.
+        let _ = lane.send(work);
+    }
+}
+
 /// A thread that does what it is sent, in its order.
 fn lane(name: &str, events: Arc<Events>) -> io::Result<mpsc::Sender<SlowWork>> {
     let (lane, all) = mpsc::channel::<SlowWork>();
@@ -218,4 +243,27 @@ fn lane(name: &str, events: Arc<Events>) -> io::Result<mpsc::Sender<SlowWork>> {
         }
     })?;
     Ok(lane)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_hangs_keeps_nobody_waiting_for_another() {
+        let lanes = SlowLanes { lanes: Mutex::default(), events: Arc::default() };
+        let (release, hangs) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        let say = |what: &'static str| {
+            let tell = tell.clone();
+            move || tell.send(what).expect("somebody listens")
+        };
+        lanes.send(0, Box::new(move || _ = hangs.recv()));
+        lanes.send(0, Box::new(say("after it")));
+        lanes.send(1, Box::new(say("of another disk")));
+        assert_eq!(told.recv(), Ok("of another disk"));
+        drop(release);
+        assert_eq!(told.recv(), Ok("after it"));
+        assert_eq!(lanes.lanes.lock().unwrap().len(), 2);
+    }
 }

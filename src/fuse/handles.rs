@@ -215,7 +215,7 @@ impl Face {
         let Some(offset) = u64::try_from(offset).ok().filter(|offset| *offset < node.image.size()) else {
             return reply.error(Errno::ENXIO);
         };
-        let node = node.clone();
+        let (node, number) = (node.clone(), node.engine.number());
         let work = move || match node.engine.seek(&node.image, offset, what) {
             // An offset inside an image fits: its size does.
             Ok(Some(at)) => reply.offset(at as i64),
@@ -223,7 +223,7 @@ impl Face {
             Err(error) => reply.error(errno(&error)),
         };
         // A reply that finds no thread to take it is dropped, which answers EIO.
-        let _ = self.slow.send(Box::new(work));
+        self.slow.send(number, Box::new(work));
     }
 }
 

@@ -14,7 +14,7 @@
 
 use super::sys;
 use crate::device::Payload;
-use crate::engine::{Answer, Budget, Left, Pieces, Ticket};
+use crate::engine::{Answer, Budget, Emptied, Pieces, Ticket};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use serde::{Deserialize, Serialize};
@@ -228,25 +228,29 @@ impl Slots {
         (Ok(slot), ticket, result)
     }
 
-    /// What has become of a slot that its request has left: free, or with no data in it any more.
-    pub(super) fn left(&'static self, left: Left) -> Option<Slot> {
-        let (index, is_free) = match left {
-            Left::Free(index) => (index, true),
-            Left::Empty(index, errno) => {
-                self.marks[index as usize].outcome.store(errno.unwrap_or(0), Ordering::Relaxed);
-                (index, false)
-            }
-        };
-        // Nobody has it: the engine, which the ticket stands for, has let go of its memory.
+    /// The slot that a request has left for good, which is free.
+    pub(super) fn left(&'static self, index: u32) -> Slot {
+        // Nobody has it: the engine has let go of its memory, and the answer will be for no slot.
         let mut slot = Slot { slots: self, index };
         slot.trim(0);
-        is_free.then_some(slot)
+        slot
+    }
+
+    /// No data is needed any more in a slot whose request is carried out, and not answered. To be called by whoever visits
+    /// the engine, before that is unlocked.
+    pub(super) fn empty(&'static self, emptied: Emptied) {
+        let Emptied { slot: index, errno } = emptied;
+        self.marks[index as usize].outcome.store(errno.unwrap_or(0), Ordering::Relaxed);
+        // Nobody has it: the engine has let go of its memory, and cannot give the answer meanwhile.
+        Slot { slots: self, index }.trim(0);
     }
 
     /// The slot that a command of the kernel gave back; `token` is what [`Slot::into_kernel`] returned.
     #[expect(clippy::wrong_self_convention, reason = "it comes from the kernel, and belongs to these")]
     pub(super) fn from_kernel(&'static self, token: u32) -> Slot {
-        self.marks[token as usize].with.store(HERE, Ordering::Relaxed);
+        let marks = &self.marks[token as usize];
+        marks.outcome.store(NOT_YET, Ordering::Relaxed);
+        marks.with.store(HERE, Ordering::Relaxed);
         Slot { slots: self, index: token }
     }
 
@@ -526,7 +530,7 @@ mod tests {
         third.room_mut().fill(7);
         let (payload, ticket) = third.lend(room as u32, 0, 0);
         assert!(slots.redeem(Answer { ticket, result: Ok(std::iter::once(payload).collect()) }).0.is_ok());
-        assert!(slots.left(Left::Empty(fourth.index(), Some(libc::EIO))).is_none());
+        slots.empty(Emptied { slot: fourth.index(), errno: Some(libc::EIO) });
         assert!(slots.is_with_kernel(0) && !slots.is_with_kernel(1));
         let used = (room - SMALL) as u32;
         assert_eq!(

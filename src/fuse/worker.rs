@@ -373,7 +373,7 @@ impl<'t> Worker<'t> {
             for (prepared, ticket) in visit.requests.drain(..) {
                 turn.submit(prepared, ticket);
             }
-            visit.until = turn.end();
+            visit.until = turn.end(|emptied| self.shared.slots.empty(emptied));
         }
     }
 
@@ -387,9 +387,7 @@ impl<'t> Worker<'t> {
         self.outbox.answers = answers;
         let mut left = std::mem::take(&mut self.outbox.left);
         for left in left.drain(..) {
-            if let Some(slot) = self.shared.slots.left(left) {
-                self.release(slot);
-            }
+            self.release(self.shared.slots.left(left));
         }
         self.outbox.left = left;
         if self.shared.pool.has_some_again() {

@@ -229,6 +229,38 @@ fn what_a_device_cannot_do_is_asked_once() {
 }
 
 #[test]
+fn zeroes_are_written_from_one_place_by_all() {
+    let target = target(512);
+    let from = |op, offset| {
+        let mut transfer = Transfer::new(part(&target, op, offset, 1024)).unwrap();
+        assert!(matches!(transfer.next(), Next::Call(What::Allocate { .. })));
+        let Next::Call(What::Write { from, .. }) = transfer.finished(-libc::EOPNOTSUPP) else {
+            panic!("it is to write")
+        };
+        from
+    };
+    let place = from(Op::Discard, 512);
+    assert_eq!(place, from(Op::WriteZeroes, 4096));
+    assert_eq!(place.addr() % PAGE, 0);
+}
+
+#[test]
+fn what_lies_behind_the_end_of_a_device_says_nothing_of_what_it_can_do() {
+    // A file does not say how large it is as a device does, so this is one that is gone.
+    let gone =
+        Arc::into_inner(target(512)).unwrap().being(|medium| Medium { number: Some((0, 0)), ..medium });
+    let gone = Arc::new(gone);
+    for errno in [libc::EINVAL, libc::ENODEV] {
+        let mut transfer = Transfer::new(part(&gone, Op::Discard, 512, 512)).unwrap();
+        assert!(matches!(transfer.next(), Next::Call(What::Allocate { .. })));
+        let Next::Done(Err(error)) = transfer.finished(-errno) else { panic!("it goes on after {errno}") };
+        assert_eq!(error.raw_os_error(), Some(libc::ENXIO));
+    }
+    let medium = gone.medium.load_full().unwrap();
+    assert!(!medium.cannot(true), "it may be able to when it is there again");
+}
+
+#[test]
 fn an_aligned_write_is_one_call_and_alone_needs_no_turn() {
     let target = target(512);
     let data = [7; 512];
@@ -262,6 +294,28 @@ fn a_payload_is_written_from_where_it_lies() {
             Next::Done(result) => panic!("{result:?}"),
         }
     }
+}
+
+#[test]
+fn what_a_remote_file_does_not_give_is_lost_and_it_is_not_asked_for_its_size() {
+    let target = Arc::into_inner(target(512)).unwrap().being(|medium| Medium { remote: true, ..medium });
+    let target = Arc::new(target);
+    for (results, errno) in [(&[0][..], libc::EIO), (&[100], libc::EIO), (&[700, 0], libc::EIO)] {
+        let mut transfer = Transfer::new(part(&target, Op::Read, 0, 1024)).unwrap();
+        let mut next = transfer.next();
+        // The file is as long as ever, which nobody looks at.
+        for result in results {
+            assert!(matches!(next, Next::Call(What::Read { .. })), "before {result}");
+            next = transfer.finished(*result);
+        }
+        let Next::Done(Err(error)) = next else { panic!("it goes on after {results:?}") };
+        assert_eq!(error.raw_os_error(), Some(errno));
+    }
+    // Another half is got where the first one ended.
+    let mut transfer = Transfer::new(part(&target, Op::Read, 0, 1024)).unwrap();
+    assert!(matches!(transfer.next(), Next::Call(What::Read { at: 0, .. })));
+    assert!(matches!(transfer.finished(700), Next::Call(What::Read { at: 512, .. })));
+    assert!(matches!(transfer.finished(512), Next::Done(Ok(_))));
 }
 
 #[test]

@@ -77,10 +77,8 @@ impl Bench {
 
     /// Requests that have left their slots, answered or not.
     fn left(&self) -> Vec<u64> {
-        let slot = |left: &Left| match *left {
-            Left::Free(slot) | Left::Empty(slot, _) => u64::from(slot),
-        };
-        self.visitor.out.left.iter().map(slot).collect()
+        let emptied = self.visitor.emptied.iter().map(|emptied| emptied.slot);
+        self.visitor.out.left.iter().copied().chain(emptied).map(u64::from).collect()
     }
 }
 
@@ -107,6 +105,47 @@ fn what_is_beyond_the_bound_is_carried_out_and_answered_in_its_turn() {
     assert_eq!(budget.used(), 0);
     bench.answers.clear();
     bench.assert_silent();
+}
+
+#[test]
+fn a_slot_is_emptied_before_its_request_can_be_answered() {
+    let (mut bench, _) = stage();
+    let past = SIZE / BLOCK;
+    // Every fourth fails at once: it is carried out, and maybe answered, in one visit.
+    let writes: Vec<_> = (0..40).map(|n| (1, if n % 4 == 3 { past + n } else { n })).collect();
+    bench.write_all(&writes, false);
+    while bench.answers.len() < 40 {
+        let answered = bench.answers.len();
+        let emptied = bench.visitor.emptied.len();
+        bench.visit_until("one more is answered", |bench| {
+            bench.answers.len() > answered || bench.visitor.emptied.len() > emptied
+        });
+        // That it is done while nobody else can visit is looked at with each of them.
+        let before: Vec<_> = bench.answers[..answered].iter().map(|(unique, _)| *unique).collect();
+        let late =
+            bench.visitor.emptied[emptied..].iter().find(|late| before.contains(&u64::from(late.slot)));
+        assert_eq!(late, None, "it was answered before");
+    }
+    assert!(!bench.visitor.emptied.is_empty(), "some went ahead");
+    for Emptied { slot, errno } in &bench.visitor.emptied {
+        assert_eq!(*errno, (slot % 4 == 3).then_some(libc::ENOSPC), "of {slot}");
+    }
+}
+
+#[test]
+fn groups_may_change_while_everything_is_held() {
+    let (mut bench, budget) = stage();
+    bench.engine.hold(true);
+    bench.write_all(&(0..3).map(|block| (1, block)).collect::<Vec<_>>(), false);
+    let group =
+        |id| GroupPlan { id: GroupId::Number(id), weight: Weight::default(), limits: Limits::default() };
+    bench.regroup(GroupType::User, vec![group(2), group(1), group(7)]);
+    assert!(bench.answers.is_empty());
+    bench.engine.hold(false);
+    bench.write_all(&(3..40).map(|block| (1, block)).collect::<Vec<_>>(), false);
+    bench.visit_until("all is answered", |bench| bench.answers.len() == 40);
+    assert!((0..40).all(|block| bench.block_on_disk(block) == block as u8 + 1));
+    assert_eq!(budget.used(), 0);
 }
 
 #[test]
@@ -185,6 +224,20 @@ fn shutting_down_answers_what_went_ahead_as_well() {
         ending.join().expect("it ends with the last answer");
     });
     assert_eq!(budget.used(), 0);
+}
+
+#[test]
+fn nobody_comes_for_those_who_rest_while_nothing_is_answered() {
+    let (mut bench, _) = stage();
+    bench.write_all(&(0..40).map(|block| (1, block)).collect::<Vec<_>>(), true);
+    bench.visit_until("some rest", |bench| bench.engine.resting() > 0);
+    bench.engine.pause(&[], Duration::ZERO);
+    // Longer than any of them rests.
+    std::thread::sleep(Duration::from_millis(5));
+    let before = bench.clock.now();
+    bench.visit_and_note(Vec::new());
+    assert!(bench.engine.resting() > 0);
+    assert!(bench.visitor.until.is_none_or(|until| until > before), "it is to come at once");
 }
 
 #[derive(Clone, Debug)]

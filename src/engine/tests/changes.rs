@@ -205,7 +205,7 @@ fn a_device_turns_fast_while_much_is_held() {
         turn.submit(bench.engine.prepare(request), ticket);
     }
     // The flush has not come back, so all of them are held.
-    assert!(turn.end().is_none() && out.answers.is_empty());
+    assert!(turn.end(|_| ()).is_none() && out.answers.is_empty());
     assert_eq!(bench.held(), [299]);
     bench.engine.change().simulate(None);
     let answers = bench.all_answers(MANY as usize);
