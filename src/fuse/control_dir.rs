@@ -435,8 +435,18 @@ impl Metadata {
 
     /// Puts in force what was written. `closer` is the thread that closes the file, if it is that.
     pub(super) fn commit(&self, fh: FileHandle, closer: Option<u32>, asked: Asked, reply: ReplyEmpty) {
-        let handle = self.handle(fh);
-        let Some(Handle::Draft(draft)) = handle.as_deref() else { return reply.ok() };
+        let handle = match (self.handle(fh), closer) {
+            (Some(handle), _) => handle,
+            // Whoever closes has nothing to be told.
+            (None, Some(_)) => return reply.ok(),
+            (None, None) => return reply.error(Errno::EBADF),
+        };
+        let draft = match (&*handle, closer) {
+            (Handle::Draft(draft), _) => draft,
+            // Nobody has flushed that image: its requests come here only while it is lost.
+            (Handle::Lost | Handle::Image { .. }, None) => return reply.error(Errno::EIO),
+            _ => return reply.ok(),
+        };
         let mut writing = lock(draft);
         // A process that was started by whoever writes has a copy of the file, and closes it when it likes.
         if closer.is_some_and(|closer| !writing.is_by(closer)) {
@@ -447,7 +457,6 @@ impl Metadata {
         }
         let Some(bytes) = writing.take() else { return reply.ok() };
         drop(writing);
-        let Some(handle) = handle else { return };
         self.later(move |face| {
             let Handle::Draft(draft) = &*handle else { return };
             // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.

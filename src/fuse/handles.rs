@@ -150,6 +150,11 @@ impl Face {
         opened.inspect_err(|_| node.close())
     }
 
+    /// Whether this is open and is not there, or was not a moment ago: only then what is asked of an image comes so far.
+    pub(super) fn is_lost_image(&self, fh: FileHandle) -> bool {
+        matches!(self.handle(fh).as_deref(), Some(Handle::Lost | Handle::Image { .. }))
+    }
+
     /// An open file is closed for good.
     pub(super) fn close(&self, fh: FileHandle) {
         match self.open_files.remove(fh).as_deref() {

@@ -207,26 +207,27 @@ impl Filesystem for Metadata {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _offset: u64,
         _length: u64,
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(if self.is_lost_image(fh) { Errno::EIO } else { Errno::EOPNOTSUPP });
     }
 
     fn lseek(
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
         match self.node(ino) {
             Some(Node::Image(node)) => self.seek_image(&node, offset, whence, reply),
+            _ if self.is_lost_image(fh) => reply.error(Errno::EIO),
             _ => reply.error(Errno::EINVAL),
         }
     }

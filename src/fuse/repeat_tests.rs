@@ -3,10 +3,12 @@
 //! once.
 
 use super::face::Face;
+use super::handles::Handle;
 use super::metadata::Metadata;
+use super::open_files::{Opener, What};
 use super::tree::{CONTROL_DIR, Node, Tree};
 use super::wire::{AGAIN, InHeader, opcode};
-use crate::classify::{Callers, Wants};
+use crate::classify::{Callers, Identity, Wants};
 use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
 use crate::control::{
     Asked, Carried, Control, ControlFile, Events, ImageLine, Journal, Machinery, Refusal, Service, Setting,
@@ -190,6 +192,8 @@ enum Op {
     Fsync(u64),
     Release(u64),
     Truncate(u64, u64),
+    Fallocate(u64),
+    Seek(u64),
 }
 
 impl Op {
@@ -228,6 +232,8 @@ impl Op {
             Op::Flush(unique) => (25, dir, file(*unique, &[0, 0, 0, 0])),
             Op::Fsync(unique) => (20, dir, file(*unique, &[0, 0])),
             Op::Release(unique) => (18, dir, file(*unique, &[0, 0, 0, 0])),
+            Op::Fallocate(unique) => (43, LOST, file(*unique, &[0, 0, 512, 0, 0, 0])),
+            Op::Seek(unique) => (46, LOST, file(*unique, &[0, 0, libc::SEEK_DATA as u32, 0])),
             Op::Truncate(unique, size) => {
                 let scratch = process.face.scratch.all();
                 let ino = scratch.first().map_or(0, |(_, file)| file.ino.0);
@@ -291,6 +297,9 @@ fn same_whenever_it_dies(before: &[Op], op: &Op) {
         }
     }
 }
+
+/// The inode number of an image that is not there.
+const LOST: u64 = 1 << 62 | 1;
 
 const CTL: Node = Node::ControlFile(ControlFile::Ctl);
 const YAML: Node = Node::ControlFile(ControlFile::Yaml);
@@ -412,4 +421,28 @@ fn what_is_open_and_has_no_name_is_there_with_a_successor() {
     let made = heir.send(&Op::Create("c"), LAST + 2).unwrap();
     let ino = u64::from_ne_bytes(made[..8].try_into().unwrap());
     assert!(heir.face.node(INodeNo(ino)).is_some() && ino & 0xff == 3, "{ino:x}");
+}
+
+/// What is not done must not be said to be done, least of all that data are safe.
+#[test]
+fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
+    let process = begin(&[]);
+    let opener = Opener::from(&Identity::from_ids(0, 0));
+    let asked = Asked { unique: FIRST, ..Asked::default() };
+    process.face.open_files.add(asked, |_| (Handle::Lost, What::Image { ino: LOST, opener })).unwrap();
+    let heir = process.successor();
+    let all = [
+        Op::Read(FIRST),
+        Op::Write(FIRST, Some(0), "text"),
+        Op::Fsync(FIRST),
+        Op::Fallocate(FIRST),
+        Op::Seek(FIRST),
+    ];
+    for (unique, op) in (LAST..).step_by(2).zip(all) {
+        assert_eq!(heir.send(&op, unique), Err(libc::EIO), "{op:?}");
+    }
+    assert!(heir.send(&Op::Flush(FIRST), LAST + 20).is_ok());
+    assert!(heir.send(&Op::Release(FIRST), LAST + 22).is_ok());
+    assert_eq!(heir.send(&Op::Fsync(FIRST), LAST + 24), Err(libc::EBADF));
+    assert!(heir.send(&Op::Flush(FIRST), LAST + 26).is_ok());
 }
