@@ -220,13 +220,15 @@ impl Face {
         if self.control.journal().was_done(asked) {
             return Ok(());
         }
-        self.control.journal().change(|carried| {
+        let removed = self.control.journal().change(|carried| {
             let removed = self.scratch.remove(&name).ok_or(Errno::ENOENT)?;
             self.scratch.write_down(carried);
             carried.did(asked);
-            drop(removed);
-            Ok(())
-        })
+            Ok(removed)
+        });
+        // Its content goes only when it is written down that the file has gone: a successor that finds the one without the other
+        // takes the file for lost.
+        removed.map(drop)
     }
 
     /// The running configuration is there again.

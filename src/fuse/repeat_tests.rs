@@ -322,6 +322,9 @@ fn files_are_renamed_and_removed_once() {
     same_whenever_it_dies(&made, &Op::Rename("a", "b"));
     same_whenever_it_dies(&made, &Op::Unlink("a"));
     same_whenever_it_dies(&made, &Op::Unlink("none"));
+    // Nobody has it open, so its content goes with its name.
+    let closed = [&made[..], &[Op::Release(FIRST)]].concat();
+    same_whenever_it_dies(&closed, &Op::Unlink("a"));
     same_whenever_it_dies(&made, &Op::Rename("control.yaml", "copy"));
     same_whenever_it_dies(&[Op::Unlink("control.yaml")], &Op::Create("control.yaml"));
 }
