@@ -228,7 +228,10 @@ impl Face {
         });
         // Its content goes only when it is written down that the file has gone: a successor that finds the one without the other
         // takes the file for lost.
-        removed.map(drop)
+        removed.map(|removed| {
+            drop(removed);
+            self.scratch.sweep();
+        })
     }
 
     /// The running configuration is there again.
@@ -518,6 +521,8 @@ impl Metadata {
                     face.absence.end();
                     carried.absent = None;
                 });
+                drop(file);
+                face.scratch.sweep();
                 match result {
                     Ok(()) => reply.ok(),
                     Err(refusal) => reply.error(errno(&refusal)),
@@ -540,6 +545,8 @@ impl Metadata {
             carried.did(asked);
             Ok(())
         });
+        // What had that name before.
+        self.scratch.sweep();
         match renamed {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),

@@ -157,11 +157,16 @@ impl Face {
 
     /// An open file is closed for good.
     pub(super) fn close(&self, fh: FileHandle) {
-        match self.open_files.remove(fh).as_deref() {
+        let closed = self.open_files.remove(fh);
+        match closed.as_deref() {
             Some(Handle::Image { node, .. }) => node.close(),
             Some(Handle::Events(_)) => self.waiting.forget(fh),
             Some(Handle::Draft(draft)) => lock(draft).end(),
             Some(Handle::Transaction(transaction)) => lock(transaction).end(),
+            Some(Handle::Scratch(_)) => {
+                drop(closed);
+                self.scratch.sweep();
+            }
             _ => {}
         }
     }

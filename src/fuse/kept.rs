@@ -46,9 +46,14 @@ impl Place {
     }
 
     fn clear(&self) {
-        if let Err(error) = self.ledger.content(self.number).clear() {
-            tracing::warn!(%error, "cannot give back memory of the ledger");
-        }
+        clear(&self.ledger, self.number);
+    }
+}
+
+/// Gives back the memory of a place that nobody has any more.
+pub(super) fn clear(ledger: &Ledger, number: u32) {
+    if let Err(error) = ledger.content(number).clear() {
+        tracing::warn!(%error, "cannot give back memory of the ledger");
     }
 }
 
