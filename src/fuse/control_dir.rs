@@ -325,6 +325,12 @@ impl Metadata {
                 Some(Err(errno)) => return reply.error(errno),
                 None => {}
             }
+            // How much an answer is shows when it is there. Where there is no room at all none is asked for.
+            if said.is_begun()
+                && let Err(errno) = self.open_files.grow(fh, said.bytes() + 1)
+            {
+                return reply.error(errno);
+            }
             // What was written without a newline is a command, too.
             let Some(command) = said.complete() else { return reply.data(&said.read(size, asked)) };
             drop(said);
@@ -334,6 +340,7 @@ impl Metadata {
                 let (answer, errno) = face.run(&command, asked);
                 let mut said = lock(transaction);
                 said.answer_to_reader(answer);
+                face.open_files.holds(fh, said.bytes());
                 match errno {
                     None => reply.data(&said.read(size, asked)),
                     Some(errno) => {
@@ -408,6 +415,13 @@ impl Metadata {
                 if let Some(result) = said.wrote(asked) {
                     return written(reply, result);
                 }
+                // The answer to the last command goes with the next one.
+                let begun = if said.is_begun() { said.bytes() } else { 0 };
+                if let Err(errno) = self.open_files.grow(fh, begun + data.len()) {
+                    said.no_room(errno, asked);
+                    self.open_files.holds(fh, 0);
+                    return reply.error(errno);
+                }
                 match said.write(data, asked) {
                     Ok(None) => reply.written(len),
                     Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
@@ -416,7 +430,10 @@ impl Metadata {
                         self.later(move |face| {
                             let Handle::Transaction(transaction) = &*handle else { return };
                             let (answer, errno) = face.run(&command, asked);
-                            lock(transaction).answer(answer, errno.map(Errno::code), asked);
+                            let mut said = lock(transaction);
+                            said.answer(answer, errno.map(Errno::code), asked);
+                            face.open_files.holds(fh, said.bytes());
+                            drop(said);
                             written(reply, errno.map_or(Ok(()), Err));
                         });
                     }

@@ -9,6 +9,7 @@ use super::scratch::ScratchFile;
 use super::tree::Node;
 use crate::classify::{Caller, Identity, Round, Who, process_of};
 use crate::clock;
+use crate::config::LARGEST;
 use crate::control::{Asked, Follower, Setting};
 use crate::device::Seek;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
@@ -51,6 +52,27 @@ impl Handle {
             // What is read is the answer to what was written, wherever the file position is.
             Self::Transaction(_) => direct | FopenFlags::FOPEN_STREAM | FopenFlags::FOPEN_NONSEEKABLE,
             _ => direct,
+        }
+    }
+}
+
+impl Handle {
+    /// So many bytes it holds; a draft as many as it can come to hold. Scratch files have bounds of their own.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Setting { text, .. } => text.len(),
+            Self::Draft(_) => LARGEST as usize,
+            Self::Transaction(transaction) => lock(transaction).bytes(),
+            Self::Scratch(_) | Self::Image { .. } | Self::Events(_) | Self::Lost => 0,
+        }
+    }
+
+    /// Gives back what it has in the ledger beside its record.
+    pub(super) fn end(&self) {
+        match self {
+            Self::Draft(draft) => lock(draft).end(),
+            Self::Transaction(transaction) => lock(transaction).end(),
+            _ => {}
         }
     }
 }
@@ -108,8 +130,9 @@ impl Face {
         let fh = fh.inspect_err(|errno| {
             if errno.code() == libc::ENFILE {
                 let uid = asked.uid;
-                self.events()
-                    .add_of_callers(&format!("refused: user {uid} opens one more file: too many are open"));
+                self.events().add_of_callers(&format!(
+                    "refused: user {uid} opens one more file: too many are open, or hold too much"
+                ));
             }
         })?;
         Ok((fh, flags))
@@ -161,13 +184,12 @@ impl Face {
         match closed.as_deref() {
             Some(Handle::Image { node, .. }) => node.close(),
             Some(Handle::Events(_)) => self.waiting.forget(fh),
-            Some(Handle::Draft(draft)) => lock(draft).end(),
-            Some(Handle::Transaction(transaction)) => lock(transaction).end(),
             Some(Handle::Scratch(_)) => {
                 drop(closed);
                 self.scratch.sweep();
             }
-            _ => {}
+            Some(handle) => handle.end(),
+            None => {}
         }
     }
 

@@ -259,6 +259,22 @@ impl KeptTransaction {
             .keep(&about, |ledger| ledger.content(self.place.number).write(&command[from..], from as u64));
     }
 
+    /// How much it holds: of a command, and of the answer to the last one.
+    pub(super) fn bytes(&self) -> usize {
+        self.transaction.begun().len() + self.transaction.answered().0.len()
+    }
+
+    /// Whether something is written of a command that is not complete.
+    pub(super) fn is_begun(&self) -> bool {
+        !self.transaction.begun().is_empty()
+    }
+
+    /// There is no room for what is written. All of it is forgotten, as where a command is too long.
+    pub(super) fn no_room(&mut self, errno: Errno, asked: Asked) {
+        self.transaction.complete();
+        self.answer(String::new(), Some(errno.code()), asked);
+    }
+
     fn outcome(&self, asked: Asked) -> Option<What> {
         let outcome = self.outcomes.iter().rev().find(|outcome| outcome.unique == asked.unique);
         outcome.filter(|_| asked.again).map(|outcome| outcome.what)

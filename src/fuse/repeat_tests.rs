@@ -449,3 +449,21 @@ fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
     assert_eq!(heir.send(&Op::Fsync(FIRST), LAST + 24), Err(libc::EBADF));
     assert!(heir.send(&Op::Flush(FIRST), LAST + 26).is_ok());
 }
+
+#[test]
+fn who_holds_too_much_is_refused_commands_until_he_lets_go() {
+    let process = begin(&[]);
+    let asked = |unique| Asked { unique, uid: 1001, again: false };
+    process.face.open_control(ControlFile::Ctl, fuser::OpenFlags(libc::O_RDWR), asked(FIRST)).unwrap();
+    let text = |_| (Handle::Text(vec![0; 64 << 20]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 2), text).unwrap();
+    let attach = |text| Op::Write(FIRST, Some(0), text);
+    assert_eq!(process.send(&attach("message d 0 att"), LAST), Err(libc::ENOSPC));
+    process.face.close(large);
+    assert!(process.send(&attach("save"), LAST + 2).is_ok());
+    let rest = |_| (Handle::Text(vec![0; (64 << 20) - "save".len()]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 4), rest).unwrap();
+    assert_eq!(process.send(&Op::Read(FIRST), LAST + 4), Err(libc::ENOSPC));
+    process.face.close(large);
+    assert!(process.send(&Op::Read(FIRST), LAST + 6).is_ok());
+}
