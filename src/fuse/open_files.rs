@@ -25,7 +25,8 @@ pub(super) struct OpenFiles {
     most: usize,
 }
 
-/// A user who is not root can have this part of all that can be open. Otherwise one could keep out everybody, root included.
+/// A user who is not root can have this part of all that can be open, and as large a part is kept for root. Otherwise one could
+/// keep out everybody, and some of them together root.
 const PART: usize = 8;
 /// The files that such a user has open hold no more than this, in bytes: texts as they were, drafts, commands, answers. The
 /// ledger has a part of it once more.
@@ -224,7 +225,12 @@ impl OpenFiles {
         let mut files = self.write();
         let uid = asked.uid;
         let mut counts = self.counts();
-        if files.len() >= self.most || uid != 0 && counts.files_of(uid) >= self.most / PART {
+        let part = self.most / PART;
+        let is_full = match uid {
+            0 => files.len() >= self.most,
+            _ => files.len() >= self.most - part || counts.files_of(uid) >= part,
+        };
+        if is_full {
             return Err(Errno::ENFILE);
         }
         let place = files.vacant_entry();
@@ -418,6 +424,21 @@ mod tests {
         // What goes through a descriptor is its opener's, whoever sends it.
         let mine = open(1002, 22).unwrap();
         assert_eq!(files.asked_through(mine, Asked::default()).uid, 1002);
+    }
+
+    #[test]
+    fn not_even_all_users_together_keep_root_out() {
+        let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
+        let open = |uid, unique| {
+            let asked = Asked { unique, uid, ..Asked::default() };
+            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+        };
+        for uid in 1..8 {
+            assert!((0..2).all(|n| open(uid, 2 * n).is_ok()));
+        }
+        assert_eq!(open(8, 4).unwrap_err().code(), libc::ENFILE);
+        assert!((0..2).all(|n| open(0, 2 * n).is_ok()));
+        assert_eq!(open(0, 4).unwrap_err().code(), libc::ENFILE);
     }
 
     #[test]
