@@ -322,10 +322,11 @@ impl OpenFiles {
         Some(file.handle)
     }
 
-    /// All handles.
-    pub(super) fn all(&self) -> Vec<(FileHandle, Arc<Handle>)> {
+    /// What is lost, by its number.
+    pub(super) fn lost(&self) -> Vec<(FileHandle, What)> {
         let files = self.read();
-        files.iter().map(|(index, file)| (number(index as u32, &file.entry), file.handle.clone())).collect()
+        let lost = files.iter().filter(|(_, file)| matches!(*file.handle, Handle::Lost));
+        lost.map(|(index, file)| (number(index as u32, &file.entry), file.entry.what.clone())).collect()
     }
 
     /// What each open file is, by its number.
@@ -337,13 +338,17 @@ impl OpenFiles {
             .collect()
     }
 
-    /// Puts another handle in the place of one.
-    pub(super) fn exchange(&self, fh: FileHandle, handle: Handle) {
+    /// What was lost is there again. Gives the handle back if the file was closed meanwhile, or is not lost.
+    #[must_use = "an image was counted as open for this"]
+    pub(super) fn found_again(&self, fh: FileHandle, handle: Handle) -> Option<Handle> {
         let mut files = self.write();
-        if let Some(index) = find(&files, fh).map(|(index, _)| index)
-            && let Some(file) = files.get_mut(index)
-        {
-            file.handle = Arc::new(handle);
+        let index = find(&files, fh).map(|(index, _)| index);
+        match index.and_then(|index| files.get_mut(index)) {
+            Some(file) if matches!(*file.handle, Handle::Lost) => {
+                file.handle = Arc::new(handle);
+                None
+            }
+            _ => Some(handle),
         }
     }
 
@@ -478,6 +483,21 @@ mod tests {
         assert_eq!(first.0 as u32, second.0 as u32, "in the same place");
         assert!(files.remove(first).is_none() && files.get(first).is_none());
         assert!(files.get(second).is_some());
+    }
+
+    #[test]
+    fn what_was_lost_is_found_once_and_only_while_it_is_open() {
+        let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
+        let lost = |unique| files.add(asked(unique), |_| (Handle::Lost, What::Text { ino: unique })).unwrap();
+        let (first, second) = (lost(2), lost(4));
+        text(&files, 6).unwrap();
+        assert_eq!(files.lost(), [(first, What::Text { ino: 2 }), (second, What::Text { ino: 4 })]);
+        let found = || Handle::Text(Vec::new());
+        files.remove(first);
+        assert!(files.found_again(first, found()).is_some(), "it is closed");
+        assert!(files.found_again(second, found()).is_none());
+        assert!(files.found_again(second, found()).is_some(), "it is not lost any more");
+        assert!(files.lost().is_empty());
     }
 
     #[test]
