@@ -280,7 +280,12 @@ impl Face {
             Node::ControlFile(ControlFile::Yaml) if wish.size.is_some() => {
                 let size = wish.size.unwrap_or_default();
                 match fh.and_then(|fh| self.handle(fh)).as_deref() {
-                    Some(Handle::Draft(draft)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
+                    Some(Handle::Draft(draft)) => {
+                        let mut draft = lock(draft);
+                        // To cut it off is to write to it: it is put in force when this one closes it.
+                        draft.note_writer(wish.thread);
+                        draft.resize(size).map_err(|_| Errno::EFBIG)
+                    }
                     // By its name: whoever empties it is about to write it.
                     _ if size == 0 => Ok(()),
                     _ => Err(Errno::EINVAL),

@@ -236,7 +236,7 @@ impl Op {
             Op::Seek(unique) => (46, LOST, file(*unique, &[0, 0, libc::SEEK_DATA as u32, 0])),
             Op::Truncate(unique, size) => {
                 let scratch = process.face.scratch.all();
-                let ino = scratch.first().map_or(0, |(_, file)| file.ino.0);
+                let ino = scratch.first().map_or(YAML.ino().0, |(_, file)| file.ino.0);
                 let [low, high] = long(*size);
                 const SIZE_AND_FH: u32 = 1 << 3 | 1 << 6;
                 let mut body = vec![SIZE_AND_FH, 0];
@@ -348,6 +348,20 @@ fn a_configuration_is_put_in_force_once() {
     same_whenever_it_dies(&refused, &Op::Fsync(FIRST));
     let beside = [Op::Unlink("control.yaml"), Op::Create("a"), Op::Write(FIRST + 2, Some(0), OTHER)];
     same_whenever_it_dies(&beside, &Op::Rename("a", "control.yaml"));
+}
+
+#[test]
+fn a_configuration_that_is_cut_off_or_filled_up_is_one_that_was_written() {
+    let open = Op::Open(YAML, libc::O_RDWR);
+    let len = CONFIG.len() as u64;
+    let cut = [open.clone(), Op::Truncate(FIRST, len - 1)];
+    same_whenever_it_dies(&cut, &Op::Flush(FIRST));
+    let process = begin(&cut);
+    assert!(process.send(&Op::Flush(FIRST), LAST).is_ok());
+    assert_eq!(process.face.control.yaml().0.as_bytes(), &CONFIG.as_bytes()[..CONFIG.len() - 1]);
+    // Zeroes are no configuration.
+    let process = begin(&[open, Op::Truncate(FIRST, len + 1)]);
+    assert_eq!(process.send(&Op::Flush(FIRST), LAST), Err(libc::EINVAL));
 }
 
 /// Whoever begins to watch the configuration on disk leaves it alone if it was seen: then what it says must run.
