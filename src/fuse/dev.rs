@@ -69,9 +69,10 @@ impl Dev {
                 self.state = State::Full;
                 return Read::Nothing;
             };
+            // To have all of it in memory takes long, so the landing is kept where there is another slot for the request.
             let (slot, mut landing) = match self.landing.take() {
                 Some(landing) => (Some(slot), landing),
-                None => (None, slot.populated()),
+                None => (self.free.take(pool), slot.populated()),
             };
             let read = nix::unistd::read(descriptor, &mut landing.bytes_mut()[HEAD - HEADERS..]);
             let found = match read {
@@ -235,8 +236,10 @@ pub(super) fn refuse_interrupt(descriptor: &OwnedFd, unique: u64) {
 mod tests {
     use super::*;
     use crate::device::Payload;
-    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, socketpair};
+    use crate::fuse::slots::Slots;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
     use std::os::fd::AsRawFd;
+    use std::sync::Arc;
 
     /// Takes messages whole, as /dev/fuse does, and refuses those that are too large.
     fn kernel() -> (OwnedFd, OwnedFd) {
@@ -248,6 +251,27 @@ mod tests {
         let len = recv(kernel.as_raw_fd(), &mut message, MsgFlags::empty()).unwrap();
         let header = parse(&message).unwrap();
         (header, message[size_of::<OutHeader>()..len].to_vec())
+    }
+
+    #[test]
+    fn a_landing_that_is_in_memory_is_kept_from_the_first_request_on() {
+        let (ours, kernel) = kernel();
+        let slots = Slots::new(8, 1 << 20, 0, Arc::default()).expect("address space");
+        let pool = Pool::new(slots.all().collect(), slots);
+        let mut dev = Dev::new(0, State::Ready);
+        let mut landing = None;
+        for unique in [2, 4, 6] {
+            let len = size_of::<InHeader>() as u32;
+            let mut words = [0_u32; 10];
+            (words[0], words[1], words[2]) = (len, opcode::RELEASE, unique);
+            send(kernel.as_raw_fd(), words.as_bytes(), MsgFlags::empty()).unwrap();
+            let Read::Request(slot, header) = dev.read(&ours, &pool) else { panic!("no request") };
+            assert_eq!(header.unique, u64::from(unique));
+            dev.release(&pool, slot);
+            let kept = dev.landing.as_ref().map(Slot::index);
+            assert!(kept.is_some() && (landing.is_none() || landing == kept));
+            landing = kept;
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use rustix::process::{getpriority_process, setpriority_process};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use zerocopy::IntoBytes;
 
@@ -133,7 +133,11 @@ impl Relay {
             // A little more than the default; what is not granted only makes messages wait.
             let _ = setsockopt(end, sockopt::SndBuf, &(4 * MESSAGE));
         }
+        // For who answers in fuser's place. Open as long as fuser lives and no longer: our end must see when it has ended.
+        let place = Arc::new(theirs.try_clone()?);
+        let fusers = Arc::downgrade(&place);
         thread::Builder::new().name("fuse".into()).spawn(move || {
+            let _place = place;
             step_back();
             let session = Session::from_fd(metadata, theirs, acl, fuser::Config::default());
             match session.and_then(Session::run) {
@@ -155,8 +159,15 @@ impl Relay {
         let slow = ours.try_clone()?;
         thread::Builder::new().name("relay-late".into()).spawn(move || {
             for message in waiting {
-                if let Err(error) = send(slow.as_raw_fd(), &message, MsgFlags::empty()) {
-                    tracing::error!(%error, "a request could not be passed on");
+                let Err(error) = send(slow.as_raw_fd(), &message, MsgFlags::empty()) else { continue };
+                tracing::error!(%error, "a request could not be passed on");
+                // In fuser's place, so that it goes the way of every answer.
+                if let (Some(fusers), Some(InHeader { unique, .. })) = (fusers.upgrade(), parse(&message)) {
+                    let failed = OutHeader::new(unique, Err(libc::EIO));
+                    let told = send(fusers.as_raw_fd(), failed.as_bytes(), MsgFlags::empty());
+                    if let Err(error) = told {
+                        tracing::error!(%error, "a caller gets no answer");
+                    }
                 }
             }
         })?;
@@ -197,9 +208,9 @@ impl Relay {
         if let Err(error) = sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], MsgFlags::MSG_DONTWAIT, None)
         {
             if error != Errno::EAGAIN {
-                tracing::error!(%error, "a request cannot be passed on");
+                tracing::error!(%error, "a request cannot be passed on at once");
             }
-            // The socket is full. Its order among others does not matter: where it does, the kernel waits for answers.
+            // Mostly the socket is full. Its order among others does not matter: where it does, the kernel waits for answers.
             let message = [header.as_bytes(), arguments, data].concat();
             // Without that thread there is no daemon.
             let _ = self.late.send(message);

@@ -6,8 +6,9 @@ use super::face::Face;
 use super::handles::Handle;
 use super::metadata::Metadata;
 use super::open_files::{Opener, What};
+use super::relay::{Init, MESSAGE, Relay, Route};
 use super::tree::{CONTROL_DIR, Node, Tree};
-use super::wire::{AGAIN, InHeader, opcode};
+use super::wire::{AGAIN, InHeader, OutHeader, opcode, parse};
 use crate::classify::{Callers, Identity, Wants};
 use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
 use crate::control::{
@@ -87,6 +88,31 @@ impl Machinery for Nowhere {
     }
 }
 
+fn metadata(face: &Arc<Face>) -> Metadata {
+    Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false }
+}
+
+/// What the kernel says first.
+fn init() -> [u32; 16] {
+    let mut init = [0; 16];
+    init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
+    init
+}
+
+fn header(opcode: u32, unique: u64, nodeid: u64, body: usize) -> InHeader {
+    InHeader {
+        len: (size_of::<InHeader>() + body) as u32,
+        opcode,
+        unique,
+        nodeid,
+        uid: 0,
+        gid: 0,
+        pid: NOBODY,
+        total_extlen: 0,
+        padding: 0,
+    }
+}
+
 /// One process that serves, and the kernel at its other end.
 struct Process {
     ledger: Arc<Ledger>,
@@ -111,7 +137,7 @@ impl Process {
         let face = Arc::new(Face::new((0, 0), tree, control.clone(), callers).unwrap());
         control.begin(plan);
         face.go_on().unwrap();
-        let metadata = Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false };
+        let metadata = metadata(&face);
         let (kernel, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         std::thread::spawn(move || {
@@ -120,9 +146,7 @@ impl Process {
             let _ = session.and_then(fuser::Session::run);
         });
         let process = Self { ledger, face, kernel };
-        let mut init = [0_u32; 16];
-        init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
-        process.ask(opcode::INIT, 2, 0, init.as_bytes()).unwrap();
+        process.ask(opcode::INIT, 2, 0, init().as_bytes()).unwrap();
         process
     }
 
@@ -134,19 +158,7 @@ impl Process {
 
     /// Sends a request; its answer, or its errno.
     fn ask(&self, opcode: u32, unique: u64, nodeid: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
-        let len = (size_of::<InHeader>() + body.len()) as u32;
-        let header = InHeader {
-            len,
-            opcode,
-            unique,
-            nodeid,
-            uid: 0,
-            gid: 0,
-            pid: NOBODY,
-            total_extlen: 0,
-            padding: 0,
-        };
-        let message = [header.as_bytes(), body].concat();
+        let message = [header(opcode, unique, nodeid, body.len()).as_bytes(), body].concat();
         send(self.kernel.as_raw_fd(), &message, MsgFlags::empty()).unwrap();
         let mut answer = vec![0; 256 << 10];
         let len = recv(self.kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
@@ -480,4 +492,22 @@ fn who_holds_too_much_is_refused_commands_until_he_lets_go() {
     assert_eq!(process.send(&Op::Read(FIRST), LAST + 4), Err(libc::ENOSPC));
     process.face.close(large);
     assert!(process.send(&Op::Read(FIRST), LAST + 6).is_ok());
+}
+
+#[test]
+fn what_cannot_be_passed_on_to_fuser_is_answered_with_an_error() {
+    let process = begin(&[]);
+    let first = [header(opcode::INIT, 2, 0, 64).as_bytes(), init().as_bytes()].concat();
+    let first = Init::saved(first).unwrap();
+    let relay = Relay::start(None, &first, metadata(&process.face), SessionACL::All).unwrap();
+    // Larger than any message of a socket.
+    relay.forward(header(opcode::RELEASE, LAST, 1, 0), &[], &vec![0; 64 << 20], Route::Thread(3));
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut message = vec![0; MESSAGE];
+        let route = relay.answer(&mut message).map(|(_, route)| route);
+        let _ = tell.send((route.unwrap(), parse::<OutHeader>(&message).unwrap().error));
+    });
+    let answer = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer");
+    assert_eq!(answer, (Some((Route::Thread(3), LAST)), -libc::EIO));
 }
