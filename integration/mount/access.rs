@@ -150,6 +150,11 @@ fn times() {
     file.set_times(FileTimes::new().set_accessed(then).set_modified(then)).expect("the owner may");
     let seen = fs::metadata(&path).expect("an image");
     assert_eq!((seen.accessed().ok(), seen.modified().ok()), (Some(then), Some(then)));
+    // As early as a time can be, which is earlier than fuser can say.
+    let earliest = SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(1 << 63));
+    let earliest = earliest.and_then(|at| at.checked_add(Duration::from_nanos(1))).expect("a time");
+    file.set_times(FileTimes::new().set_modified(earliest)).expect("the owner may");
+    assert!(fs::metadata(&path).and_then(|seen| seen.modified()).expect("an image") < SystemTime::UNIX_EPOCH);
     run("touch", &[path.to_str().expect("a plain path")]).expect("the owner may");
     assert!(fs::metadata(&path).and_then(|seen| seen.modified()).expect("an image") > then);
     // A write is a change.

@@ -220,12 +220,17 @@ impl Face {
         if self.control.journal().was_done(asked) {
             return Ok(());
         }
-        self.control.journal().change(|carried| {
+        let removed = self.control.journal().change(|carried| {
             let removed = self.scratch.remove(&name).ok_or(Errno::ENOENT)?;
             self.scratch.write_down(carried);
             carried.did(asked);
+            Ok(removed)
+        });
+        // Its content goes only when it is written down that the file has gone: a successor that finds the one without the other
+        // takes the file for lost.
+        removed.map(|removed| {
             drop(removed);
-            Ok(())
+            self.scratch.sweep();
         })
     }
 
@@ -275,7 +280,12 @@ impl Face {
             Node::ControlFile(ControlFile::Yaml) if wish.size.is_some() => {
                 let size = wish.size.unwrap_or_default();
                 match fh.and_then(|fh| self.handle(fh)).as_deref() {
-                    Some(Handle::Draft(draft)) => lock(draft).resize(size).map_err(|_| Errno::EFBIG),
+                    Some(Handle::Draft(draft)) => {
+                        let mut draft = lock(draft);
+                        // To cut it off is to write to it: it is put in force when this one closes it.
+                        draft.note_writer(wish.thread);
+                        draft.resize(size).map_err(|_| Errno::EFBIG)
+                    }
                     // By its name: whoever empties it is about to write it.
                     _ if size == 0 => Ok(()),
                     _ => Err(Errno::EINVAL),
@@ -320,6 +330,12 @@ impl Metadata {
                 Some(Err(errno)) => return reply.error(errno),
                 None => {}
             }
+            // How much an answer is shows when it is there. Where there is no room at all none is asked for.
+            if said.is_begun()
+                && let Err(errno) = self.open_files.grow(fh, said.bytes() + 1)
+            {
+                return reply.error(errno);
+            }
             // What was written without a newline is a command, too.
             let Some(command) = said.complete() else { return reply.data(&said.read(size, asked)) };
             drop(said);
@@ -329,6 +345,7 @@ impl Metadata {
                 let (answer, errno) = face.run(&command, asked);
                 let mut said = lock(transaction);
                 said.answer_to_reader(answer);
+                face.open_files.holds(fh, said.bytes());
                 match errno {
                     None => reply.data(&said.read(size, asked)),
                     Some(errno) => {
@@ -403,6 +420,13 @@ impl Metadata {
                 if let Some(result) = said.wrote(asked) {
                     return written(reply, result);
                 }
+                // The answer to the last command goes with the next one.
+                let begun = if said.is_begun() { said.bytes() } else { 0 };
+                if let Err(errno) = self.open_files.grow(fh, begun + data.len()) {
+                    said.no_room(errno, asked);
+                    self.open_files.holds(fh, 0);
+                    return reply.error(errno);
+                }
                 match said.write(data, asked) {
                     Ok(None) => reply.written(len),
                     Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
@@ -411,7 +435,10 @@ impl Metadata {
                         self.later(move |face| {
                             let Handle::Transaction(transaction) = &*handle else { return };
                             let (answer, errno) = face.run(&command, asked);
-                            lock(transaction).answer(answer, errno.map(Errno::code), asked);
+                            let mut said = lock(transaction);
+                            said.answer(answer, errno.map(Errno::code), asked);
+                            face.open_files.holds(fh, said.bytes());
+                            drop(said);
                             written(reply, errno.map_or(Ok(()), Err));
                         });
                     }
@@ -435,8 +462,18 @@ impl Metadata {
 
     /// Puts in force what was written. `closer` is the thread that closes the file, if it is that.
     pub(super) fn commit(&self, fh: FileHandle, closer: Option<u32>, asked: Asked, reply: ReplyEmpty) {
-        let handle = self.handle(fh);
-        let Some(Handle::Draft(draft)) = handle.as_deref() else { return reply.ok() };
+        let handle = match (self.handle(fh), closer) {
+            (Some(handle), _) => handle,
+            // Whoever closes has nothing to be told.
+            (None, Some(_)) => return reply.ok(),
+            (None, None) => return reply.error(Errno::EBADF),
+        };
+        let draft = match (&*handle, closer) {
+            (Handle::Draft(draft), _) => draft,
+            // Nobody has flushed that image: its requests come here only while it is lost.
+            (Handle::Lost | Handle::Image { .. }, None) => return reply.error(Errno::EIO),
+            _ => return reply.ok(),
+        };
         let mut writing = lock(draft);
         // A process that was started by whoever writes has a copy of the file, and closes it when it likes.
         if closer.is_some_and(|closer| !writing.is_by(closer)) {
@@ -447,7 +484,6 @@ impl Metadata {
         }
         let Some(bytes) = writing.take() else { return reply.ok() };
         drop(writing);
-        let Some(handle) = handle else { return };
         self.later(move |face| {
             let Handle::Draft(draft) = &*handle else { return };
             // A file is closed as well when its writer is killed, and what it has then may be half of what it was to be.
@@ -507,6 +543,8 @@ impl Metadata {
                     face.absence.end();
                     carried.absent = None;
                 });
+                drop(file);
+                face.scratch.sweep();
                 match result {
                     Ok(()) => reply.ok(),
                     Err(refusal) => reply.error(errno(&refusal)),
@@ -529,6 +567,8 @@ impl Metadata {
             carried.did(asked);
             Ok(())
         });
+        // What had that name before.
+        self.scratch.sweep();
         match renamed {
             Ok(()) => reply.ok(),
             Err(errno) => reply.error(errno),

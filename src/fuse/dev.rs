@@ -27,6 +27,9 @@ pub(super) struct Dev {
 /// Data of up to this many bytes are copied from where they landed: that takes less than to have another place ready.
 const COPIED: usize = 256 << 10;
 
+/// So many parts of an answer one call writes (UIO_MAXIOV). A read of an image in many pieces can have more.
+const MOST_PARTS: usize = 1024;
+
 /// What is known of requests that wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
@@ -66,9 +69,10 @@ impl Dev {
                 self.state = State::Full;
                 return Read::Nothing;
             };
+            // To have all of it in memory takes long, so the landing is kept where there is another slot for the request.
             let (slot, mut landing) = match self.landing.take() {
                 Some(landing) => (Some(slot), landing),
-                None => (None, slot.populated()),
+                None => (self.free.take(pool), slot.populated()),
             };
             let read = nix::unistd::read(descriptor, &mut landing.bytes_mut()[HEAD - HEADERS..]);
             let found = match read {
@@ -169,7 +173,13 @@ pub(super) fn answer_elsewhere(descriptor: &OwnedFd, answered: Answered, pieces:
     }
     parts.insert(0, header.as_bytes());
     let parts: SmallVec<[IoSlice<'_>; 4]> = parts.into_iter().map(IoSlice::new).collect();
-    refused(nix::sys::uio::writev(descriptor, &parts));
+    let written = if parts.len() > MOST_PARTS {
+        let whole: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
+        nix::unistd::write(descriptor, &whole)
+    } else {
+        nix::sys::uio::writev(descriptor, &parts)
+    };
+    settle(descriptor, unique, written);
 }
 
 /// Header, number of bytes of arguments, and of data, of the request in a slot.
@@ -194,20 +204,101 @@ pub(super) fn parts(slot: &Slot, header: InHeader) -> (&[u8], &[u8]) {
     (&whole[arguments..data.min(whole.len())], &whole[data.min(whole.len())..])
 }
 
-/// Writes an answer. Whom it was for may be gone; nobody else needs to know.
+/// Writes an answer, or a notification.
 pub(super) fn write(descriptor: &OwnedFd, message: &[u8]) {
-    refused(nix::unistd::write(descriptor, message));
+    let unique = parse(message).map_or(0, |header: OutHeader| header.unique);
+    settle(descriptor, unique, nix::unistd::write(descriptor, message));
 }
 
-fn refused(written: nix::Result<usize>) {
-    if let Err(error) = written
-        && !matches!(error, Errno::ENOENT | Errno::ENODEV)
+/// An answer that the kernel refuses is no answer, and its caller would wait for ever: he gets EIO. Whom it was for may be gone;
+/// nobody else needs to know.
+fn settle(descriptor: &OwnedFd, unique: u64, written: nix::Result<usize>) {
+    let told = |error| !matches!(error, Errno::ENOENT | Errno::ENODEV);
+    let Some(error) = written.err().filter(|error| told(*error)) else { return };
+    tracing::warn!(%error, "an answer was refused");
+    // A notification is nobody's request.
+    if unique == 0 {
+        return;
+    }
+    let failed = OutHeader::new(unique, Err(libc::EIO));
+    if let Some(error) = nix::unistd::write(descriptor, failed.as_bytes()).err().filter(|error| told(*error))
     {
-        tracing::debug!(%error, "an answer was refused");
+        tracing::error!(%error, "a caller gets no answer");
     }
 }
 
 /// The kernel asks to interrupt a request. Every request is answered in its time, so it need not ask again.
 pub(super) fn refuse_interrupt(descriptor: &OwnedFd, unique: u64) {
     write(descriptor, OutHeader::new(unique, Err(libc::ENOSYS)).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Payload;
+    use crate::fuse::slots::Slots;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    use std::os::fd::AsRawFd;
+    use std::sync::Arc;
+
+    /// Takes messages whole, as /dev/fuse does, and refuses those that are too large.
+    fn kernel() -> (OwnedFd, OwnedFd) {
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap()
+    }
+
+    fn told(kernel: &OwnedFd) -> (OutHeader, Vec<u8>) {
+        let mut message = vec![0; 256 << 10];
+        let len = recv(kernel.as_raw_fd(), &mut message, MsgFlags::empty()).unwrap();
+        let header = parse(&message).unwrap();
+        (header, message[size_of::<OutHeader>()..len].to_vec())
+    }
+
+    #[test]
+    fn a_landing_that_is_in_memory_is_kept_from_the_first_request_on() {
+        let (ours, kernel) = kernel();
+        let slots = Slots::new(8, 1 << 20, 0, Arc::default()).expect("address space");
+        let pool = Pool::new(slots.all().collect(), slots);
+        let mut dev = Dev::new(0, State::Ready);
+        let mut landing = None;
+        for unique in [2, 4, 6] {
+            let len = size_of::<InHeader>() as u32;
+            let mut words = [0_u32; 10];
+            (words[0], words[1], words[2]) = (len, opcode::RELEASE, unique);
+            send(kernel.as_raw_fd(), words.as_bytes(), MsgFlags::empty()).unwrap();
+            let Read::Request(slot, header) = dev.read(&ours, &pool) else { panic!("no request") };
+            assert_eq!(header.unique, u64::from(unique));
+            dev.release(&pool, slot);
+            let kept = dev.landing.as_ref().map(Slot::index);
+            assert!(kept.is_some() && (landing.is_none() || landing == kept));
+            landing = kept;
+        }
+    }
+
+    #[test]
+    fn what_was_read_in_very_many_pieces_is_answered_whole() {
+        let (ours, kernel) = kernel();
+        for count in [1_u16, 1023, 1024, 2048] {
+            let pieces: Pieces = (0..count).map(|n| Payload::packed(&n.to_ne_bytes())).collect();
+            let answered = Answered { unique: 6, kind: kind::DATA, len: 0, result: Ok(()) };
+            answer_elsewhere(&ours, answered, &pieces);
+            let (header, data) = told(&kernel);
+            assert_eq!((header.unique, header.error, header.len), (6, 0, 16 + 2 * u32::from(count)));
+            assert_eq!(data, (0..count).flat_map(u16::to_ne_bytes).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn whose_answer_is_refused_gets_an_error() {
+        let (ours, kernel) = kernel();
+        let mut message = vec![0; 16 << 20];
+        message[..16].copy_from_slice(OutHeader::new(8, Ok(0)).as_bytes());
+        write(&ours, &message);
+        let (header, data) = told(&kernel);
+        assert_eq!((header.unique, header.error, data.len()), (8, -libc::EIO, 0));
+        // What is no answer is not answered for.
+        message[..16].copy_from_slice(OutHeader::new(0, Ok(0)).as_bytes());
+        write(&ours, &message);
+        write(&ours, OutHeader::new(10, Ok(0)).as_bytes());
+        assert_eq!(told(&kernel).0.unique, 10);
+    }
 }

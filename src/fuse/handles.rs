@@ -9,6 +9,7 @@ use super::scratch::ScratchFile;
 use super::tree::Node;
 use crate::classify::{Caller, Identity, Round, Who, process_of};
 use crate::clock;
+use crate::config::LARGEST;
 use crate::control::{Asked, Follower, Setting};
 use crate::device::Seek;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
@@ -51,6 +52,27 @@ impl Handle {
             // What is read is the answer to what was written, wherever the file position is.
             Self::Transaction(_) => direct | FopenFlags::FOPEN_STREAM | FopenFlags::FOPEN_NONSEEKABLE,
             _ => direct,
+        }
+    }
+}
+
+impl Handle {
+    /// So many bytes it holds; a draft as many as it can come to hold. Scratch files have bounds of their own.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Setting { text, .. } => text.len(),
+            Self::Draft(_) => LARGEST as usize,
+            Self::Transaction(transaction) => lock(transaction).bytes(),
+            Self::Scratch(_) | Self::Image { .. } | Self::Events(_) | Self::Lost => 0,
+        }
+    }
+
+    /// Gives back what it has in the ledger beside its record.
+    pub(super) fn end(&self) {
+        match self {
+            Self::Draft(draft) => lock(draft).end(),
+            Self::Transaction(transaction) => lock(transaction).end(),
+            _ => {}
         }
     }
 }
@@ -108,8 +130,9 @@ impl Face {
         let fh = fh.inspect_err(|errno| {
             if errno.code() == libc::ENFILE {
                 let uid = asked.uid;
-                self.events()
-                    .add_of_callers(&format!("refused: user {uid} opens one more file: too many are open"));
+                self.events().add_of_callers(&format!(
+                    "refused: user {uid} opens one more file: too many are open, or hold too much"
+                ));
             }
         })?;
         Ok((fh, flags))
@@ -150,14 +173,23 @@ impl Face {
         opened.inspect_err(|_| node.close())
     }
 
+    /// Whether this is open and is not there, or was not a moment ago: only then what is asked of an image comes so far.
+    pub(super) fn is_lost_image(&self, fh: FileHandle) -> bool {
+        matches!(self.handle(fh).as_deref(), Some(Handle::Lost | Handle::Image { .. }))
+    }
+
     /// An open file is closed for good.
     pub(super) fn close(&self, fh: FileHandle) {
-        match self.open_files.remove(fh).as_deref() {
+        let closed = self.open_files.remove(fh);
+        match closed.as_deref() {
             Some(Handle::Image { node, .. }) => node.close(),
             Some(Handle::Events(_)) => self.waiting.forget(fh),
-            Some(Handle::Draft(draft)) => lock(draft).end(),
-            Some(Handle::Transaction(transaction)) => lock(transaction).end(),
-            _ => {}
+            Some(Handle::Scratch(_)) => {
+                drop(closed);
+                self.scratch.sweep();
+            }
+            Some(handle) => handle.end(),
+            None => {}
         }
     }
 

@@ -79,13 +79,11 @@ impl Face {
 
     /// What was lost may be there again, since there is another tree.
     pub(super) fn find_lost(&self) {
-        for (fh, handle) in self.open_files.all() {
-            if !matches!(*handle, Handle::Lost) {
-                continue;
-            }
-            let what = self.open_files.entries().into_iter().find(|(there, _)| *there == fh);
-            if let Some(found) = what.and_then(|(_, what)| self.image_handle(&what)) {
-                self.open_files.exchange(fh, found);
+        for (fh, what) in self.open_files.lost() {
+            let Some(found) = self.image_handle(&what) else { continue };
+            // Whoever has closed it meanwhile has not closed this.
+            if let Some(Handle::Image { node, .. }) = self.open_files.found_again(fh, found) {
+                node.close();
             }
         }
     }

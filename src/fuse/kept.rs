@@ -46,9 +46,14 @@ impl Place {
     }
 
     fn clear(&self) {
-        if let Err(error) = self.ledger.content(self.number).clear() {
-            tracing::warn!(%error, "cannot give back memory of the ledger");
-        }
+        clear(&self.ledger, self.number);
+    }
+}
+
+/// Gives back the memory of a place that nobody has any more.
+pub(super) fn clear(ledger: &Ledger, number: u32) {
+    if let Err(error) = ledger.content(number).clear() {
+        tracing::warn!(%error, "cannot give back memory of the ledger");
     }
 }
 
@@ -252,6 +257,22 @@ impl KeptTransaction {
         let from = from.min(command.len());
         self.place
             .keep(&about, |ledger| ledger.content(self.place.number).write(&command[from..], from as u64));
+    }
+
+    /// How much it holds: of a command, and of the answer to the last one.
+    pub(super) fn bytes(&self) -> usize {
+        self.transaction.begun().len() + self.transaction.answered().0.len()
+    }
+
+    /// Whether something is written of a command that is not complete.
+    pub(super) fn is_begun(&self) -> bool {
+        !self.transaction.begun().is_empty()
+    }
+
+    /// There is no room for what is written. All of it is forgotten, as where a command is too long.
+    pub(super) fn no_room(&mut self, errno: Errno, asked: Asked) {
+        self.transaction.complete();
+        self.answer(String::new(), Some(errno.code()), asked);
     }
 
     fn outcome(&self, asked: Asked) -> Option<What> {

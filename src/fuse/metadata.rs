@@ -25,6 +25,8 @@ pub(super) fn asked(req: &Request) -> Asked {
 
 /// What a caller wants to have changed about a file.
 pub(super) struct Wish {
+    /// The thread whose wish it is.
+    pub(super) thread: u32,
     pub(super) mode: Option<u32>,
     pub(super) uid: Option<u32>,
     pub(super) gid: Option<u32>,
@@ -107,7 +109,7 @@ impl Filesystem for Metadata {
 
     fn setattr(
         &self,
-        _req: &Request,
+        req: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -124,7 +126,7 @@ impl Filesystem for Metadata {
         reply: ReplyAttr,
     ) {
         let Some(node) = self.node(ino) else { return reply.error(Errno::ESTALE) };
-        let wish = Wish { mode, uid, gid, size, atime, mtime, ctime };
+        let wish = Wish { thread: req.pid(), mode, uid, gid, size, atime, mtime, ctime };
         match self.set_attr(&node, wish, fh) {
             Ok(()) => reply.attr(&TTL, &self.attr(&node)),
             Err(errno) => reply.error(errno),
@@ -207,26 +209,27 @@ impl Filesystem for Metadata {
         &self,
         _req: &Request,
         _ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         _offset: u64,
         _length: u64,
         _mode: i32,
         reply: ReplyEmpty,
     ) {
-        reply.error(Errno::EOPNOTSUPP);
+        reply.error(if self.is_lost_image(fh) { Errno::EIO } else { Errno::EOPNOTSUPP });
     }
 
     fn lseek(
         &self,
         _req: &Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
         match self.node(ino) {
             Some(Node::Image(node)) => self.seek_image(&node, offset, whence, reply),
+            _ if self.is_lost_image(fh) => reply.error(Errno::EIO),
             _ => reply.error(Errno::EINVAL),
         }
     }

@@ -12,6 +12,7 @@ use fuser::{Errno, FileHandle};
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// The open files of a mount.
@@ -19,19 +20,78 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 pub(super) struct OpenFiles {
     ledger: Arc<Ledger>,
     files: RwLock<Slab<OpenFile>>,
-    /// How many each user has open.
-    counts: Mutex<HashMap<u32, usize>>,
+    counts: Mutex<Counts>,
     /// So many there can be.
     most: usize,
 }
 
-/// A user who is not root can have this part of all that can be open. Otherwise one could keep out everybody, root included.
+/// A user who is not root can have this part of all that can be open, and as large a part is kept for root. Otherwise one could
+/// keep out everybody, and some of them together root.
 const PART: usize = 8;
+/// The files that such a user has open hold no more than this, in bytes: texts as they were, drafts, commands, answers. The
+/// ledger has a part of it once more.
+const MOST_BYTES_OF_ONE: usize = 64 << 20;
+/// And those of all such users together. Root can have all memory anyway.
+const MOST_BYTES: usize = 256 << 20;
 
 #[derive(Debug)]
 struct OpenFile {
     handle: Arc<Handle>,
     entry: Entry,
+    /// So much it holds. Changed under the lock of the counts.
+    bytes: AtomicUsize,
+}
+
+/// What is open.
+#[derive(Debug, Default)]
+struct Counts {
+    /// What each user has.
+    of: HashMap<u32, Count>,
+    /// Bytes of all but root.
+    bytes: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Count {
+    files: usize,
+    bytes: usize,
+}
+
+impl Counts {
+    fn files_of(&self, uid: u32) -> usize {
+        self.of.get(&uid).map_or(0, |count| count.files)
+    }
+
+    /// Whether a user can hold so many bytes more.
+    fn has_room(&self, uid: u32, more: usize) -> bool {
+        let mine = self.of.get(&uid).map_or(0, |count| count.bytes);
+        uid == 0
+            || more == 0
+            || mine.saturating_add(more) <= MOST_BYTES_OF_ONE && self.bytes.saturating_add(more) <= MOST_BYTES
+    }
+
+    fn opened(&mut self, uid: u32, bytes: usize) {
+        self.of.entry(uid).or_default().files += 1;
+        self.hold(uid, 0, bytes);
+    }
+
+    fn closed(&mut self, uid: u32, bytes: usize) {
+        self.hold(uid, bytes, 0);
+        if let Some(count) = self.of.get_mut(&uid) {
+            count.files -= 1;
+            if count.files == 0 {
+                self.of.remove(&uid);
+            }
+        }
+    }
+
+    /// A file that held so many bytes holds others now.
+    fn hold(&mut self, uid: u32, before: usize, now: usize) {
+        if let Some(count) = self.of.get_mut(&uid).filter(|_| uid != 0) {
+            count.bytes = count.bytes - before + now;
+            self.bytes = self.bytes - before + now;
+        }
+    }
 }
 
 /// What is written down of one.
@@ -135,7 +195,7 @@ impl OpenFiles {
         self.files.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn counts(&self) -> MutexGuard<'_, HashMap<u32, usize>> {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -156,7 +216,7 @@ impl OpenFiles {
     /// A file was opened: `make` says what it is, of the place that it gets.
     ///
     /// # Errors
-    /// ENFILE when too many are open, ENOMEM when it cannot be written down.
+    /// ENFILE when too many are open or hold too much, ENOMEM when it cannot be written down.
     pub(super) fn add(
         &self,
         asked: Asked,
@@ -164,21 +224,57 @@ impl OpenFiles {
     ) -> Result<FileHandle, Errno> {
         let mut files = self.write();
         let uid = asked.uid;
-        let mine = self.counts().get(&uid).copied().unwrap_or_default();
-        if files.len() >= self.most || uid != 0 && mine >= self.most / PART {
+        let mut counts = self.counts();
+        let part = self.most / PART;
+        let is_full = match uid {
+            0 => files.len() >= self.most,
+            _ => files.len() >= self.most - part || counts.files_of(uid) >= part,
+        };
+        if is_full {
             return Err(Errno::ENFILE);
         }
         let place = files.vacant_entry();
         // There are no more than can be open.
         let index = place.key() as u32;
         let (handle, what) = make(index);
+        let bytes = handle.bytes();
+        if !counts.has_room(uid, bytes) {
+            handle.end();
+            return Err(Errno::ENFILE);
+        }
         let entry = Entry { opened_by: asked.unique, uid, what };
         let record = entry.record().ok_or(Errno::ENAMETOOLONG)?;
         self.ledger.put_record(index, &record).map_err(|_| Errno::ENOMEM)?;
         let fh = number(index, &entry);
-        place.insert(OpenFile { handle: Arc::new(handle), entry });
-        *self.counts().entry(uid).or_default() += 1;
+        place.insert(OpenFile { handle: Arc::new(handle), entry, bytes: bytes.into() });
+        counts.opened(uid, bytes);
         Ok(fh)
+    }
+
+    /// A file is to hold so many bytes.
+    ///
+    /// # Errors
+    /// ENOSPC when that is more than it has, and too much of its user.
+    pub(super) fn grow(&self, fh: FileHandle, bytes: usize) -> Result<(), Errno> {
+        let files = self.read();
+        let Some((_, file)) = find(&files, fh) else { return Ok(()) };
+        let mut counts = self.counts();
+        let (uid, before) = (file.entry.uid, file.bytes.load(Ordering::Relaxed));
+        if !counts.has_room(uid, bytes.saturating_sub(before)) {
+            return Err(Errno::ENOSPC);
+        }
+        counts.hold(uid, before, bytes);
+        file.bytes.store(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// A file holds so many bytes, however much that is.
+    pub(super) fn holds(&self, fh: FileHandle, bytes: usize) {
+        let files = self.read();
+        let Some((_, file)) = find(&files, fh) else { return };
+        let mut counts = self.counts();
+        counts.hold(file.entry.uid, file.bytes.load(Ordering::Relaxed), bytes);
+        file.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// An open file.
@@ -219,24 +315,18 @@ impl OpenFiles {
         let mut files = self.write();
         let (index, _) = find(&files, fh)?;
         let file = files.try_remove(index)?;
-        let mut counts = self.counts();
-        if let Some(count) = counts.get_mut(&file.entry.uid) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&file.entry.uid);
-            }
-        }
-        drop(counts);
+        self.counts().closed(file.entry.uid, file.bytes.load(Ordering::Relaxed));
         if let Err(error) = self.ledger.clear_record(index as u32) {
             tracing::error!(%error, "cannot write down that a file is closed");
         }
         Some(file.handle)
     }
 
-    /// All handles.
-    pub(super) fn all(&self) -> Vec<(FileHandle, Arc<Handle>)> {
+    /// What is lost, by its number.
+    pub(super) fn lost(&self) -> Vec<(FileHandle, What)> {
         let files = self.read();
-        files.iter().map(|(index, file)| (number(index as u32, &file.entry), file.handle.clone())).collect()
+        let lost = files.iter().filter(|(_, file)| matches!(*file.handle, Handle::Lost));
+        lost.map(|(index, file)| (number(index as u32, &file.entry), file.entry.what.clone())).collect()
     }
 
     /// What each open file is, by its number.
@@ -248,13 +338,17 @@ impl OpenFiles {
             .collect()
     }
 
-    /// Puts another handle in the place of one.
-    pub(super) fn exchange(&self, fh: FileHandle, handle: Handle) {
+    /// What was lost is there again. Gives the handle back if the file was closed meanwhile, or is not lost.
+    #[must_use = "an image was counted as open for this"]
+    pub(super) fn found_again(&self, fh: FileHandle, handle: Handle) -> Option<Handle> {
         let mut files = self.write();
-        if let Some(index) = find(&files, fh).map(|(index, _)| index)
-            && let Some(file) = files.get_mut(index)
-        {
-            file.handle = Arc::new(handle);
+        let index = find(&files, fh).map(|(index, _)| index);
+        match index.and_then(|index| files.get_mut(index)) {
+            Some(file) if matches!(*file.handle, Handle::Lost) => {
+                file.handle = Arc::new(handle);
+                None
+            }
+            _ => Some(handle),
         }
     }
 
@@ -270,13 +364,16 @@ impl OpenFiles {
     /// Goes on with what a predecessor had open, with handles that were made for it.
     pub(super) fn go_on(&self, inherited: Vec<(u32, Entry, Handle)>) {
         let mut counts = self.counts();
-        for (_, entry, _) in &inherited {
-            *counts.entry(entry.uid).or_default() += 1;
+        for (_, entry, handle) in &inherited {
+            counts.opened(entry.uid, handle.bytes());
         }
         drop(counts);
         let files = inherited.into_iter();
         *self.write() = files
-            .map(|(index, entry, handle)| (index as usize, OpenFile { handle: Arc::new(handle), entry }))
+            .map(|(index, entry, handle)| {
+                let bytes = handle.bytes().into();
+                (index as usize, OpenFile { handle: Arc::new(handle), entry, bytes })
+            })
             .collect();
     }
 }
@@ -335,6 +432,49 @@ mod tests {
     }
 
     #[test]
+    fn not_even_all_users_together_keep_root_out() {
+        let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
+        let open = |uid, unique| {
+            let asked = Asked { unique, uid, ..Asked::default() };
+            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+        };
+        for uid in 1..8 {
+            assert!((0..2).all(|n| open(uid, 2 * n).is_ok()));
+        }
+        assert_eq!(open(8, 4).unwrap_err().code(), libc::ENFILE);
+        assert!((0..2).all(|n| open(0, 2 * n).is_ok()));
+        assert_eq!(open(0, 4).unwrap_err().code(), libc::ENFILE);
+    }
+
+    #[test]
+    fn what_they_hold_is_bounded_for_all_but_root() {
+        let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
+        let open = |uid, unique, bytes| {
+            let asked = Asked { unique, uid, ..Asked::default() };
+            files.add(asked, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
+        };
+        let half = MOST_BYTES_OF_ONE / 2;
+        let first = open(1001, 2, half).unwrap();
+        let second = open(1001, 4, half - 1).unwrap();
+        assert_eq!(open(1001, 6, 2).unwrap_err().code(), libc::ENFILE);
+        assert_eq!(files.grow(second, half + 1).unwrap_err().code(), libc::ENOSPC);
+        assert!(files.grow(second, half).is_ok() && open(1001, 8, 0).is_ok());
+        for uid in 1002..1005 {
+            assert!((0..2).all(|n| open(uid, 10 + 2 * n, half).is_ok()));
+        }
+        assert_eq!(open(1005, 20, 1).unwrap_err().code(), libc::ENFILE, "all together");
+        let mine = open(0, 22, 2 * MOST_BYTES).unwrap();
+        assert!(files.grow(mine, 3 * MOST_BYTES).is_ok());
+        // Where it is known only afterwards, it counts.
+        files.holds(second, 2 * half);
+        files.remove(first);
+        assert_eq!(open(1001, 24, 1).unwrap_err().code(), libc::ENFILE);
+        files.remove(second);
+        assert!(open(1001, 26, half).is_ok());
+        assert_eq!(files.counts().bytes, 7 * half);
+    }
+
+    #[test]
     fn a_release_that_is_sent_again_closes_nobody_elses() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
         let first = text(&files, 2).unwrap();
@@ -343,6 +483,21 @@ mod tests {
         assert_eq!(first.0 as u32, second.0 as u32, "in the same place");
         assert!(files.remove(first).is_none() && files.get(first).is_none());
         assert!(files.get(second).is_some());
+    }
+
+    #[test]
+    fn what_was_lost_is_found_once_and_only_while_it_is_open() {
+        let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
+        let lost = |unique| files.add(asked(unique), |_| (Handle::Lost, What::Text { ino: unique })).unwrap();
+        let (first, second) = (lost(2), lost(4));
+        text(&files, 6).unwrap();
+        assert_eq!(files.lost(), [(first, What::Text { ino: 2 }), (second, What::Text { ino: 4 })]);
+        let found = || Handle::Text(Vec::new());
+        files.remove(first);
+        assert!(files.found_again(first, found()).is_some(), "it is closed");
+        assert!(files.found_again(second, found()).is_none());
+        assert!(files.found_again(second, found()).is_some(), "it is not lost any more");
+        assert!(files.lost().is_empty());
     }
 
     #[test]

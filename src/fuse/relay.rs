@@ -7,7 +7,8 @@
 use super::metadata::Metadata;
 use super::server::Hold;
 use super::wire::{
-    HAS_RESEND, INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, WriteIn, opcode, parse,
+    HAS_RESEND, INIT_EXT, InHeader, InitIn, OVER_IO_URING, OutHeader, ReadIn, SetattrIn, WriteIn, opcode,
+    parse,
 };
 use fuser::{Session, SessionACL};
 use nix::errno::Errno;
@@ -19,7 +20,7 @@ use rustix::process::{getpriority_process, setpriority_process};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use zerocopy::IntoBytes;
 
@@ -110,6 +111,13 @@ pub(super) fn step_back() {
     }
 }
 
+/// fuser negates the seconds of times before 1970, and the very first one has no counterpart: it would be fuser's end. It
+/// becomes the second, which is as good.
+fn with_times_of_fuser(asked: SetattrIn) -> SetattrIn {
+    let [atime, mtime, ctime] = [asked.atime, asked.mtime, asked.ctime].map(|time| time.max(-i64::MAX));
+    SetattrIn { atime, mtime, ctime, ..asked }
+}
+
 impl Relay {
     /// Starts fuser, and lets it answer the kernel's first request by way of who holds the connection; by way of nobody, where
     /// the kernel has had its answer from a predecessor.
@@ -125,7 +133,11 @@ impl Relay {
             // A little more than the default; what is not granted only makes messages wait.
             let _ = setsockopt(end, sockopt::SndBuf, &(4 * MESSAGE));
         }
+        // For who answers in fuser's place. Open as long as fuser lives and no longer: our end must see when it has ended.
+        let place = Arc::new(theirs.try_clone()?);
+        let fusers = Arc::downgrade(&place);
         thread::Builder::new().name("fuse".into()).spawn(move || {
+            let _place = place;
             step_back();
             let session = Session::from_fd(metadata, theirs, acl, fuser::Config::default());
             match session.and_then(Session::run) {
@@ -147,8 +159,15 @@ impl Relay {
         let slow = ours.try_clone()?;
         thread::Builder::new().name("relay-late".into()).spawn(move || {
             for message in waiting {
-                if let Err(error) = send(slow.as_raw_fd(), &message, MsgFlags::empty()) {
-                    tracing::error!(%error, "a request could not be passed on");
+                let Err(error) = send(slow.as_raw_fd(), &message, MsgFlags::empty()) else { continue };
+                tracing::error!(%error, "a request could not be passed on");
+                // In fuser's place, so that it goes the way of every answer.
+                if let (Some(fusers), Some(InHeader { unique, .. })) = (fusers.upgrade(), parse(&message)) {
+                    let failed = OutHeader::new(unique, Err(libc::EIO));
+                    let told = send(fusers.as_raw_fd(), failed.as_bytes(), MsgFlags::empty());
+                    if let Err(error) = told {
+                        tracing::error!(%error, "a caller gets no answer");
+                    }
                 }
             }
         })?;
@@ -162,7 +181,7 @@ impl Relay {
     /// Passes a request on. Never waits.
     pub(super) fn forward(&self, header: InHeader, arguments: &[u8], data: &[u8], route: Route) {
         let mut header = header;
-        let (mut read, mut write) = (None, None);
+        let (mut read, mut write, mut set) = (None, None, None);
         let mut data = data;
         match header.opcode {
             opcode::READ | opcode::READDIR | opcode::READDIRPLUS => {
@@ -173,11 +192,13 @@ impl Relay {
                 data = &data[..data.len().min(MOST as usize)];
                 write = parse(arguments).map(|asked: WriteIn| WriteIn { size: data.len() as u32, ..asked });
             }
+            opcode::SETATTR => set = parse(arguments).map(with_times_of_fuser),
             _ => {}
         }
-        let arguments = match (&read, &write) {
-            (Some(asked), _) => asked.as_bytes(),
-            (_, Some(asked)) => asked.as_bytes(),
+        let arguments = match (&read, &write, &set) {
+            (Some(asked), ..) => asked.as_bytes(),
+            (_, Some(asked), _) => asked.as_bytes(),
+            (.., Some(asked)) => asked.as_bytes(),
             _ => arguments,
         };
         header.len = (size_of::<InHeader>() + arguments.len() + data.len()) as u32;
@@ -187,9 +208,9 @@ impl Relay {
         if let Err(error) = sendmsg::<()>(self.socket.as_raw_fd(), &parts, &[], MsgFlags::MSG_DONTWAIT, None)
         {
             if error != Errno::EAGAIN {
-                tracing::error!(%error, "a request cannot be passed on");
+                tracing::error!(%error, "a request cannot be passed on at once");
             }
-            // The socket is full. Its order among others does not matter: where it does, the kernel waits for answers.
+            // Mostly the socket is full. Its order among others does not matter: where it does, the kernel waits for answers.
             let message = [header.as_bytes(), arguments, data].concat();
             // Without that thread there is no daemon.
             let _ = self.late.send(message);
@@ -217,5 +238,19 @@ impl Relay {
                 None => tracing::warn!(unique, "an answer to nothing that was asked"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_time_is_the_end_of_fuser() {
+        let words: [u64; 11] = [0, 1, 2, 3, i64::MIN as u64, 5, i64::MIN as u64 + 1, 7, 8, 9, 10];
+        let asked = with_times_of_fuser(parse(words.as_bytes()).unwrap());
+        assert_eq!((asked.atime, asked.mtime, asked.ctime), (-i64::MAX, 5, -i64::MAX));
+        let changed = [&words[..4], &[-i64::MAX as u64], &words[5..]].concat();
+        assert_eq!(asked.as_bytes(), changed.as_bytes());
     }
 }

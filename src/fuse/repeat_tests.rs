@@ -3,10 +3,13 @@
 //! once.
 
 use super::face::Face;
+use super::handles::Handle;
 use super::metadata::Metadata;
+use super::open_files::{Opener, What};
+use super::relay::{Init, MESSAGE, Relay, Route};
 use super::tree::{CONTROL_DIR, Node, Tree};
-use super::wire::{AGAIN, InHeader, opcode};
-use crate::classify::{Callers, Wants};
+use super::wire::{AGAIN, InHeader, OutHeader, opcode, parse};
+use crate::classify::{Callers, Identity, Wants};
 use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
 use crate::control::{
     Asked, Carried, Control, ControlFile, Events, ImageLine, Journal, Machinery, Refusal, Service, Setting,
@@ -85,6 +88,31 @@ impl Machinery for Nowhere {
     }
 }
 
+fn metadata(face: &Arc<Face>) -> Metadata {
+    Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false }
+}
+
+/// What the kernel says first.
+fn init() -> [u32; 16] {
+    let mut init = [0; 16];
+    init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
+    init
+}
+
+fn header(opcode: u32, unique: u64, nodeid: u64, body: usize) -> InHeader {
+    InHeader {
+        len: (size_of::<InHeader>() + body) as u32,
+        opcode,
+        unique,
+        nodeid,
+        uid: 0,
+        gid: 0,
+        pid: NOBODY,
+        total_extlen: 0,
+        padding: 0,
+    }
+}
+
 /// One process that serves, and the kernel at its other end.
 struct Process {
     ledger: Arc<Ledger>,
@@ -109,7 +137,7 @@ impl Process {
         let face = Arc::new(Face::new((0, 0), tree, control.clone(), callers).unwrap());
         control.begin(plan);
         face.go_on().unwrap();
-        let metadata = Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false };
+        let metadata = metadata(&face);
         let (kernel, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
         std::thread::spawn(move || {
@@ -118,9 +146,7 @@ impl Process {
             let _ = session.and_then(fuser::Session::run);
         });
         let process = Self { ledger, face, kernel };
-        let mut init = [0_u32; 16];
-        init[..4].copy_from_slice(&[7, 40, 1 << 20, !(1 << 30)]);
-        process.ask(opcode::INIT, 2, 0, init.as_bytes()).unwrap();
+        process.ask(opcode::INIT, 2, 0, init().as_bytes()).unwrap();
         process
     }
 
@@ -132,19 +158,7 @@ impl Process {
 
     /// Sends a request; its answer, or its errno.
     fn ask(&self, opcode: u32, unique: u64, nodeid: u64, body: &[u8]) -> Result<Vec<u8>, i32> {
-        let len = (size_of::<InHeader>() + body.len()) as u32;
-        let header = InHeader {
-            len,
-            opcode,
-            unique,
-            nodeid,
-            uid: 0,
-            gid: 0,
-            pid: NOBODY,
-            total_extlen: 0,
-            padding: 0,
-        };
-        let message = [header.as_bytes(), body].concat();
+        let message = [header(opcode, unique, nodeid, body.len()).as_bytes(), body].concat();
         send(self.kernel.as_raw_fd(), &message, MsgFlags::empty()).unwrap();
         let mut answer = vec![0; 256 << 10];
         let len = recv(self.kernel.as_raw_fd(), &mut answer, MsgFlags::empty()).unwrap();
@@ -190,6 +204,8 @@ enum Op {
     Fsync(u64),
     Release(u64),
     Truncate(u64, u64),
+    Fallocate(u64),
+    Seek(u64),
 }
 
 impl Op {
@@ -228,9 +244,11 @@ impl Op {
             Op::Flush(unique) => (25, dir, file(*unique, &[0, 0, 0, 0])),
             Op::Fsync(unique) => (20, dir, file(*unique, &[0, 0])),
             Op::Release(unique) => (18, dir, file(*unique, &[0, 0, 0, 0])),
+            Op::Fallocate(unique) => (43, LOST, file(*unique, &[0, 0, 512, 0, 0, 0])),
+            Op::Seek(unique) => (46, LOST, file(*unique, &[0, 0, libc::SEEK_DATA as u32, 0])),
             Op::Truncate(unique, size) => {
                 let scratch = process.face.scratch.all();
-                let ino = scratch.first().map_or(0, |(_, file)| file.ino.0);
+                let ino = scratch.first().map_or(YAML.ino().0, |(_, file)| file.ino.0);
                 let [low, high] = long(*size);
                 const SIZE_AND_FH: u32 = 1 << 3 | 1 << 6;
                 let mut body = vec![SIZE_AND_FH, 0];
@@ -292,6 +310,9 @@ fn same_whenever_it_dies(before: &[Op], op: &Op) {
     }
 }
 
+/// The inode number of an image that is not there.
+const LOST: u64 = 1 << 62 | 1;
+
 const CTL: Node = Node::ControlFile(ControlFile::Ctl);
 const YAML: Node = Node::ControlFile(ControlFile::Yaml);
 const OTHER: &str = "devices: {d: {path: /disk, type: gid}}\nimages: {}\n";
@@ -313,6 +334,9 @@ fn files_are_renamed_and_removed_once() {
     same_whenever_it_dies(&made, &Op::Rename("a", "b"));
     same_whenever_it_dies(&made, &Op::Unlink("a"));
     same_whenever_it_dies(&made, &Op::Unlink("none"));
+    // Nobody has it open, so its content goes with its name.
+    let closed = [&made[..], &[Op::Release(FIRST)]].concat();
+    same_whenever_it_dies(&closed, &Op::Unlink("a"));
     same_whenever_it_dies(&made, &Op::Rename("control.yaml", "copy"));
     same_whenever_it_dies(&[Op::Unlink("control.yaml")], &Op::Create("control.yaml"));
 }
@@ -336,6 +360,20 @@ fn a_configuration_is_put_in_force_once() {
     same_whenever_it_dies(&refused, &Op::Fsync(FIRST));
     let beside = [Op::Unlink("control.yaml"), Op::Create("a"), Op::Write(FIRST + 2, Some(0), OTHER)];
     same_whenever_it_dies(&beside, &Op::Rename("a", "control.yaml"));
+}
+
+#[test]
+fn a_configuration_that_is_cut_off_or_filled_up_is_one_that_was_written() {
+    let open = Op::Open(YAML, libc::O_RDWR);
+    let len = CONFIG.len() as u64;
+    let cut = [open.clone(), Op::Truncate(FIRST, len - 1)];
+    same_whenever_it_dies(&cut, &Op::Flush(FIRST));
+    let process = begin(&cut);
+    assert!(process.send(&Op::Flush(FIRST), LAST).is_ok());
+    assert_eq!(process.face.control.yaml().0.as_bytes(), &CONFIG.as_bytes()[..CONFIG.len() - 1]);
+    // Zeroes are no configuration.
+    let process = begin(&[open, Op::Truncate(FIRST, len + 1)]);
+    assert_eq!(process.send(&Op::Flush(FIRST), LAST), Err(libc::EINVAL));
 }
 
 /// Whoever begins to watch the configuration on disk leaves it alone if it was seen: then what it says must run.
@@ -412,4 +450,64 @@ fn what_is_open_and_has_no_name_is_there_with_a_successor() {
     let made = heir.send(&Op::Create("c"), LAST + 2).unwrap();
     let ino = u64::from_ne_bytes(made[..8].try_into().unwrap());
     assert!(heir.face.node(INodeNo(ino)).is_some() && ino & 0xff == 3, "{ino:x}");
+}
+
+/// What is not done must not be said to be done, least of all that data are safe.
+#[test]
+fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
+    let process = begin(&[]);
+    let opener = Opener::from(&Identity::from_ids(0, 0));
+    let asked = Asked { unique: FIRST, ..Asked::default() };
+    process.face.open_files.add(asked, |_| (Handle::Lost, What::Image { ino: LOST, opener })).unwrap();
+    let heir = process.successor();
+    let all = [
+        Op::Read(FIRST),
+        Op::Write(FIRST, Some(0), "text"),
+        Op::Fsync(FIRST),
+        Op::Fallocate(FIRST),
+        Op::Seek(FIRST),
+    ];
+    for (unique, op) in (LAST..).step_by(2).zip(all) {
+        assert_eq!(heir.send(&op, unique), Err(libc::EIO), "{op:?}");
+    }
+    assert!(heir.send(&Op::Flush(FIRST), LAST + 20).is_ok());
+    assert!(heir.send(&Op::Release(FIRST), LAST + 22).is_ok());
+    assert_eq!(heir.send(&Op::Fsync(FIRST), LAST + 24), Err(libc::EBADF));
+    assert!(heir.send(&Op::Flush(FIRST), LAST + 26).is_ok());
+}
+
+#[test]
+fn who_holds_too_much_is_refused_commands_until_he_lets_go() {
+    let process = begin(&[]);
+    let asked = |unique| Asked { unique, uid: 1001, again: false };
+    process.face.open_control(ControlFile::Ctl, fuser::OpenFlags(libc::O_RDWR), asked(FIRST)).unwrap();
+    let text = |_| (Handle::Text(vec![0; 64 << 20]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 2), text).unwrap();
+    let attach = |text| Op::Write(FIRST, Some(0), text);
+    assert_eq!(process.send(&attach("message d 0 att"), LAST), Err(libc::ENOSPC));
+    process.face.close(large);
+    assert!(process.send(&attach("save"), LAST + 2).is_ok());
+    let rest = |_| (Handle::Text(vec![0; (64 << 20) - "save".len()]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 4), rest).unwrap();
+    assert_eq!(process.send(&Op::Read(FIRST), LAST + 4), Err(libc::ENOSPC));
+    process.face.close(large);
+    assert!(process.send(&Op::Read(FIRST), LAST + 6).is_ok());
+}
+
+#[test]
+fn what_cannot_be_passed_on_to_fuser_is_answered_with_an_error() {
+    let process = begin(&[]);
+    let first = [header(opcode::INIT, 2, 0, 64).as_bytes(), init().as_bytes()].concat();
+    let first = Init::saved(first).unwrap();
+    let relay = Relay::start(None, &first, metadata(&process.face), SessionACL::All).unwrap();
+    // Larger than any message of a socket.
+    relay.forward(header(opcode::RELEASE, LAST, 1, 0), &[], &vec![0; 64 << 20], Route::Thread(3));
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut message = vec![0; MESSAGE];
+        let route = relay.answer(&mut message).map(|(_, route)| route);
+        let _ = tell.send((route.unwrap(), parse::<OutHeader>(&message).unwrap().error));
+    });
+    let answer = told.recv_timeout(std::time::Duration::from_secs(60)).expect("an answer");
+    assert_eq!(answer, (Some((Route::Thread(3), LAST)), -libc::EIO));
 }

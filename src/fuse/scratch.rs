@@ -2,7 +2,7 @@
 //!
 //! They are in the control directory, in memory, few and small, and gone with the mount.
 
-use super::kept::KeptDraft;
+use super::kept::{self, KeptDraft};
 use super::node::file_attr;
 use crate::clock;
 use crate::control::{Asked, Carried, Draft, ScratchEntry};
@@ -58,8 +58,9 @@ pub(super) struct Scratch {
 struct Files {
     /// Files without a name live as long as their handles; those keep them.
     by_name: BTreeMap<String, Arc<ScratchFile>>,
-    /// All of them, and some that have gone.
-    all: Vec<Weak<ScratchFile>>,
+    /// All of them, and some that have gone and whose contents are still to be cleared; with the numbers of these, which nobody
+    /// else gets before that.
+    all: Vec<(u32, Weak<ScratchFile>)>,
     last: u64,
     used: Arc<AtomicUsize>,
 }
@@ -103,7 +104,7 @@ impl Scratch {
                 }),
                 used: files.used.clone(),
             });
-            files.all.push(Arc::downgrade(&file));
+            files.all.push((file.content, Arc::downgrade(&file)));
             if let Some(name) = &entry.name {
                 files.by_name.insert(name.clone(), file.clone());
             }
@@ -114,14 +115,13 @@ impl Scratch {
 
     /// Writes down which there are.
     pub(super) fn write_down(&self, carried: &mut Carried) {
-        let mut files = self.files();
-        files.all.retain(|file| file.strong_count() > 0);
+        let files = self.files();
         let names: Vec<_> = files.by_name.iter().map(|(name, file)| (file.ino, name)).collect();
         let entry = |file: Arc<ScratchFile>| {
             let name = names.iter().find(|(ino, _)| *ino == file.ino).map(|(_, name)| (*name).clone());
             file.entry(name)
         };
-        carried.scratch = files.all.iter().filter_map(Weak::upgrade).map(entry).collect();
+        carried.scratch = files.there().map(entry).collect();
         carried.last_scratch = files.last;
     }
 
@@ -137,13 +137,12 @@ impl Scratch {
         let mut files = self.files();
         let there = files.by_name.contains_key(name);
         // Those that lost their names and are open count, too.
-        files.all.retain(|file| file.strong_count() > 0);
+        files.sweep(&self.ledger);
         if (files.by_name.len() >= MOST && !there) || files.all.len() >= MOST_OPEN {
             return Err(Errno::ENOSPC);
         }
         take(&files.used, content.len())?;
-        let taken: HashSet<u32> =
-            files.all.iter().filter_map(Weak::upgrade).map(|file| file.content).collect();
+        let taken: HashSet<u32> = files.all.iter().map(|(content, _)| *content).collect();
         // There are fewer than that.
         let place = (FIRST_CONTENT..).find(|content| !taken.contains(content)).ok_or(Errno::ENOSPC)?;
         files.last += 1;
@@ -155,7 +154,7 @@ impl Scratch {
             inner: Mutex::new(Inner { kept, mode, owner, atime: clock::wall() }),
             used: files.used.clone(),
         });
-        files.all.push(Arc::downgrade(&file));
+        files.all.push((place, Arc::downgrade(&file)));
         let replaced = files.by_name.insert(name.to_owned(), file.clone());
         drop(files);
         drop(replaced);
@@ -168,7 +167,7 @@ impl Scratch {
 
     /// The one with that inode number, also if it has no name any more.
     pub(super) fn numbered(&self, ino: INodeNo) -> Option<Arc<ScratchFile>> {
-        self.files().all.iter().filter_map(Weak::upgrade).find(|file| file.ino == ino)
+        self.files().there().find(|file| file.ino == ino)
     }
 
     /// All that have a name.
@@ -197,6 +196,28 @@ impl Scratch {
             files.by_name.remove(name);
         }
     }
+
+    /// Clears the contents of files that have gone. That is for those who let a file go, once it is written down: a file that
+    /// is dropped with the mount is its successor's.
+    pub(super) fn sweep(&self) {
+        self.files().sweep(&self.ledger);
+    }
+}
+
+impl Files {
+    fn there(&self) -> impl Iterator<Item = Arc<ScratchFile>> {
+        self.all.iter().filter_map(|(_, file)| file.upgrade())
+    }
+
+    fn sweep(&mut self, ledger: &Ledger) {
+        self.all.retain(|(content, file)| {
+            let is_there = file.strong_count() > 0;
+            if !is_there {
+                kept::clear(ledger, *content);
+            }
+            is_there
+        });
+    }
 }
 
 /// Takes room for so many bytes more.
@@ -207,9 +228,8 @@ fn take(used: &AtomicUsize, more: usize) -> Result<(), Errno> {
 
 impl Drop for ScratchFile {
     fn drop(&mut self) {
-        let inner = self.inner();
-        self.used.fetch_sub(inner.kept.bytes().len(), Ordering::Relaxed);
-        inner.kept.end();
+        let len = self.inner().kept.bytes().len();
+        self.used.fetch_sub(len, Ordering::Relaxed);
     }
 }
 
@@ -360,5 +380,39 @@ mod tests {
         scratch.remove("a");
         assert_ne!(scratch.make("a", Vec::new(), 0o600, (0, 0), NOBODY).unwrap().ino, first);
         assert!(scratch.numbered(first).is_none());
+    }
+
+    #[test]
+    fn who_fails_to_take_them_over_leaves_them_as_they_are() {
+        let ledger = Arc::new(Ledger::new().unwrap());
+        let scratch = Scratch::new(ledger.clone());
+        scratch.make("a", b"text".to_vec(), 0o600, (0, 0), NOBODY).unwrap();
+        let mut carried = Carried::default();
+        scratch.write_down(&mut carried);
+        drop(scratch);
+        for _ in 0..2 {
+            let heir = Scratch::new(ledger.clone());
+            heir.go_on(&carried);
+            assert_eq!(heir.named("a").expect("still there").content(), b"text");
+        }
+    }
+
+    #[test]
+    fn a_content_is_cleared_before_somebody_else_gets_its_place() {
+        let scratch = scratch();
+        let make = |name: &str| scratch.make(name, b"text".to_vec(), 0o600, (0, 0), NOBODY).unwrap();
+        let kept = |content| scratch.ledger.content(content).get().unwrap().is_some();
+        let open = make("a");
+        scratch.remove("a");
+        scratch.sweep();
+        assert!(kept(open.content), "it is open");
+        assert_ne!(make("b").content, open.content);
+        let place = open.content;
+        drop(open);
+        assert!(kept(place), "nobody has swept");
+        scratch.sweep();
+        assert!(!kept(place));
+        assert_eq!(make("c").content, place);
+        assert!(kept(place));
     }
 }

@@ -6,6 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// What a request asks for. Those that are not here are fuser's.
 pub(super) mod opcode {
     pub(in crate::fuse) const FORGET: u32 = 2;
+    pub(in crate::fuse) const SETATTR: u32 = 4;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const RELEASE: u32 = 18;
@@ -90,6 +91,23 @@ pub(super) struct ReadIn {
     pub(super) padding: u32,
 }
 
+/// Arguments of SETATTR.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub(super) struct SetattrIn {
+    pub(super) valid: u32,
+    pub(super) padding: u32,
+    pub(super) fh: u64,
+    pub(super) size: u64,
+    pub(super) lock_owner: u64,
+    /// Seconds.
+    pub(super) atime: i64,
+    pub(super) mtime: i64,
+    pub(super) ctime: i64,
+    /// Nanoseconds of the times; mode, owner and group.
+    pub(super) rest: [u32; 8],
+}
+
 /// Arguments of WRITE; the data follow.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -170,7 +188,7 @@ mod tests {
     fn sizes_are_the_kernels() {
         assert_eq!((size_of::<InHeader>(), size_of::<OutHeader>()), (40, 16));
         assert_eq!((size_of::<ReadIn>(), size_of::<WriteIn>(), size_of::<WriteOut>()), (40, 40, 8));
-        assert_eq!((size_of::<FsyncIn>(), size_of::<FallocateIn>()), (16, 32));
+        assert_eq!((size_of::<FsyncIn>(), size_of::<FallocateIn>(), size_of::<SetattrIn>()), (16, 32, 88));
         assert_eq!((size_of::<RingHeader>(), HEADERS), (288, 80));
     }
 
