@@ -10,6 +10,7 @@
 mod attend;
 mod counted;
 mod ends;
+mod errand;
 mod exchange;
 mod inherit;
 mod live;
@@ -90,7 +91,7 @@ pub fn serve(
     // From here on nobody else writes to the ledger, or has the devices.
     let (folder, file) = (configuration.defaults.folder.clone(), configuration.file.clone());
     let Parts { clock, plan, trouble, control, face, live, counted, mut made } =
-        Parts::make(configuration, &options, &kept, inherited.is_some())?;
+        Parts::make(configuration, &options, &kept, inherited.as_ref())?;
     let ends = Ends::new().context("cannot handle signals")?;
     let (place, connection) = match &inherited {
         Some(facts) => (facts.place.clone(), inherit::connection(facts, &kept)?),
@@ -101,8 +102,8 @@ pub fn serve(
         }
     };
     let for_all = connection.acl == SessionACL::All;
-    // What comes first may be a change, asked for again.
     live.mounted_as(place.device());
+    // What comes first may be a change, asked for again.
     control.put_in_force_by(live.clone());
     if trouble.is_none() {
         control.write_down();
@@ -170,8 +171,9 @@ impl Parts {
         configuration: Configuration,
         options: &Options,
         kept: &Kept,
-        succeeds: bool,
+        inherited: Option<&Facts>,
     ) -> anyhow::Result<Self> {
+        let succeeds = inherited.is_some();
         let Configuration { says, file, defaults, probe } = configuration;
         let (clock, events) = (Clock::start(), Arc::new(Events::default()));
         let engines = Arc::new(Engines::new(options.serve.budget()));
@@ -185,7 +187,7 @@ impl Parts {
         }
         let journal = Arc::new(Journal::new(kept.ledger.clone())?);
         let carried = journal.carried();
-        let Running { plan, text, mut trouble } = match says {
+        let Running { mut plan, text, mut trouble } = match says {
             Some((plan, text)) if !succeeds => Running { plan, text, trouble: None },
             _ => Running::inherited(&carried, &defaults, &*probe)?,
         };
@@ -202,6 +204,10 @@ impl Parts {
             Live::new(defaults, probe, file, face.clone(), clock, options.unscheduled, counted.clone())
                 .inheriting(carried, face.inherited_images()?)
                 .of_process(options.sandbox.clone(), kept.begin.upgrade.clone());
+        if let Some(facts) = inherited {
+            // Before a device is opened: what is in this mount would wait for us.
+            live.mounted_as(facts.place.device());
+        }
         let made = match trouble {
             Some(_) => Ok(Vec::new()),
             None => live.make(&nothing, &plan),
@@ -215,6 +221,7 @@ impl Parts {
             made => made?,
         });
         live.hold_awaited();
+        live.number(&mut plan);
         if trouble.is_none() {
             control.begin(plan.clone());
         }

@@ -1,5 +1,5 @@
-//! A device that has gone is still what the configuration means by its path: what was there is remembered, so that a successor
-//! can serve what is left, and other things can be changed meanwhile.
+//! A device is what the configuration means by its path, also when it has gone, has changed, or does not answer: what was there
+//! is remembered, so that a successor can serve what is left, and other things can be changed meanwhile.
 
 use super::live::Live;
 use crate::config::{Found, FoundKind, Probe};
@@ -8,7 +8,7 @@ use crate::units::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Looks at paths, and where a device has gone says what was there.
+/// Looks at paths; at those of devices that there are only in memory.
 pub(super) struct Remembering<'a> {
     pub(super) probe: &'a dyn Probe,
     pub(super) devices: &'a [DeviceEntry],
@@ -16,8 +16,10 @@ pub(super) struct Remembering<'a> {
 
 impl Probe for Remembering<'_> {
     fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
-        let was = self.devices.iter().find(|device| device.path == path);
-        remembered(self.probe.probe(path), was)
+        match self.devices.iter().find(|device| device.path == path) {
+            Some(was) => Ok(Some(remembered(was))),
+            None => self.probe.probe(path),
+        }
     }
 
     fn block(&self, major: u64, minor: u64) -> Option<PathBuf> {
@@ -28,7 +30,10 @@ impl Probe for Remembering<'_> {
 /// As the mount has it now.
 impl Probe for Live {
     fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
-        remembered(self.machine().probe(path), self.device_at(path).as_ref())
+        match self.device_at(path) {
+            Some(is) => Ok(Some(remembered(&is))),
+            None => self.machine().probe(path),
+        }
     }
 
     fn block(&self, major: u64, minor: u64) -> Option<PathBuf> {
@@ -36,24 +41,32 @@ impl Probe for Live {
     }
 }
 
-/// What was found at the path of a device, or was there, if what is there cannot be that.
-fn remembered(found: io::Result<Option<Found>>, was: Option<&DeviceEntry>) -> io::Result<Option<Found>> {
-    let Some(was) = was else { return found };
-    let can_be =
-        |found: &Found| matches!(found.kind, FoundKind::Block | FoundKind::File) && found.size.0 >= was.size;
-    if found.as_ref().is_ok_and(|found| found.as_ref().is_some_and(can_be)) {
-        return found;
-    }
+/// What is known of the path of a device. It is not looked at: the path may lead elsewhere by now, where the device does not, or
+/// to a filesystem that does not answer.
+fn remembered(was: &DeviceEntry) -> Found {
     let kind = if was.number.is_some() { FoundKind::Block } else { FoundKind::File };
-    Ok(Some(Found { size: Bytes(was.size), kind, identity: was.identity, number: was.number }))
+    Found { size: Bytes(was.size), kind, identity: was.identity, number: was.number }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Whoever looks at a path waits for ever.
+    struct Hangs;
+
+    impl Probe for Hangs {
+        fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
+            panic!("looks at {}", path.display())
+        }
+
+        fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+            None
+        }
+    }
+
     #[test]
-    fn what_has_gone_or_shrunk_is_what_it_was() {
+    fn what_is_known_is_not_looked_at() {
         let was = DeviceEntry {
             path: "/dev/sdb".into(),
             size: 4096,
@@ -61,19 +74,17 @@ mod tests {
             identity: Some((1, 2)),
             mark: None,
         };
+        let file = DeviceEntry { path: "/disk".into(), number: None, ..was.clone() };
+        let devices = [was, file];
+        let seen = |path: &str| Remembering { probe: &Hangs, devices: &devices }.probe(Path::new(path));
         let block = Found {
             size: Bytes(4096),
             kind: FoundKind::Block,
             identity: Some((1, 2)),
             number: Some((8, 16)),
         };
-        let seen = |found| remembered(found, Some(&was)).unwrap();
-        assert_eq!(seen(Ok(None)), Some(block));
-        assert_eq!(seen(Err(io::ErrorKind::PermissionDenied.into())), Some(block));
-        assert_eq!(seen(Ok(Some(Found { size: Bytes(0), ..block }))), Some(block));
-        // It is there, and has grown.
-        let grown = Found { size: Bytes(8192), number: Some((8, 32)), ..block };
-        assert_eq!(seen(Ok(Some(grown))), Some(grown));
-        assert_eq!(remembered(Ok(None), None).unwrap(), None);
+        assert_eq!(seen("/dev/sdb").unwrap(), Some(block));
+        let file = Found { kind: FoundKind::File, number: None, ..block };
+        assert_eq!(seen("/disk").unwrap(), Some(file));
     }
 }

@@ -112,18 +112,32 @@ impl Target {
     /// What a successor opens: what its predecessor had at `path`, of `size` bytes, or nothing as yet. It must go on whatever
     /// has become of the disk, and must not write to another one: with a `mark`, what is there has to be known as that.
     pub fn open_or_missing(path: &Path, size: Bytes, mark: Option<&Mark>, mode: OpenMode) -> Target {
-        let target = Target::new(path, size.0, mode.read_only, None);
-        *target.last_mark() = mark.cloned();
-        let found = Medium::mark_at(path).and_then(|there| match mark {
-            Some(mark) if !there.is_known_as(mark) => Err(OpenError::Another { path: path.to_owned() }),
-            _ => target.take(Medium::open_patiently(path, mode)?),
-        });
-        if let Err(error) = found {
-            let in_use = matches!(error, OpenError::InUse { .. } | OpenError::Locked { .. });
-            target.awaited.store(in_use, Ordering::Release);
-            tracing::warn!(path = %path.display(), %error, "a device is missing");
-        }
+        let target = Target::missing(path, size, mark, mode.read_only);
+        target.find(mode.patience);
         target
+    }
+
+    /// The same before anybody has looked: it is missing, and awaited until [`Target::find`] has.
+    pub fn missing(path: &Path, size: Bytes, mark: Option<&Mark>, read_only: bool) -> Target {
+        let target = Target::new(path, size.0, read_only, None);
+        *target.last_mark() = mark.cloned();
+        target.awaited.store(true, Ordering::Release);
+        target
+    }
+
+    /// Opens for the first time what is missing. It is awaited no longer, unless somebody has it. May take its time.
+    pub fn find(&self, patience: Option<Duration>) {
+        let mode = OpenMode { read_only: self.read_only, patience };
+        let known = self.mark();
+        let found = Medium::mark_at(&self.path).and_then(|there| match known {
+            Some(known) if !there.is_known_as(&known) => Err(OpenError::Another { path: self.path.clone() }),
+            _ => self.take(Medium::open_patiently(&self.path, mode)?),
+        });
+        let in_use = matches!(found, Err(OpenError::InUse { .. } | OpenError::Locked { .. }));
+        self.awaited.store(in_use, Ordering::Release);
+        if let Err(error) = found {
+            tracing::warn!(path = %self.path.display(), %error, "a device is missing");
+        }
     }
 
     /// Looks whether it has to be opened again, and does so: it was missing, or another device is at its path by now, which
