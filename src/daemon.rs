@@ -81,9 +81,11 @@ pub fn serve(
         // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
         check_mountpoint(mountpoint)?;
     }
-    if let Err(error) = inherit::understands(&kept.ledger) {
+    if kept.begin.waits
+        && let Err(error) = inherit::understands(&kept.ledger, &configuration.defaults, &*configuration.probe)
+    {
         kept.unfit(&error.to_string());
-        return Err(error.into());
+        return Err(error);
     }
     if !kept.wait_for_turn()? {
         return Ok(());

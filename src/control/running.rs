@@ -16,7 +16,7 @@ use super::setting::Setting;
 use super::snapshot::Snapshot;
 use super::{ControlFile, ls, metrics, text};
 use crate::clock;
-use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
+use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, ThisMachine, load_bytes, names_in};
 use crate::engine::DiskStatus;
 use crate::units::Bytes;
 use nix::unistd::geteuid;
@@ -362,8 +362,10 @@ impl Control {
             if changes {
                 machinery.apply(&old, &wanted)?;
             }
+            let names = text.as_ref().map(|text| names_in(text, machinery.probe().accounts()));
             let text = text.unwrap_or_else(|| self.yaml().0);
             self.journal.change(|carried| {
+                carried.names = names.unwrap_or_else(|| std::mem::take(&mut carried.names));
                 machinery.write_down(carried);
                 self.run(Running { plan: Arc::new(plan), text, changed: clock::wall() }, carried);
                 also(carried);
@@ -403,7 +405,13 @@ impl Control {
     pub fn begin(&self, plan: Plan) {
         let running = self.running().clone();
         let running = Running { plan: Arc::new(settled(plan)), ..running };
-        self.journal.change(|carried| self.run(running, carried));
+        self.journal.change(|carried| {
+            // They stood for something when it ran first, and do so still.
+            if carried.text.as_deref() != Some(&running.text) {
+                carried.names = names_in(&running.text, &ThisMachine);
+            }
+            self.run(running, carried);
+        });
     }
 
     /// What a control file holds now.

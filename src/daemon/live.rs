@@ -84,6 +84,8 @@ struct Held {
     identity: Option<(u64, u64)>,
     /// Its `MAJOR:MINOR`, for as long as it is missing.
     number: Option<(u64, u64)>,
+    /// So much of it is described by the configuration; what is used of it may be less, by a part of a block.
+    size: Bytes,
     id: u32,
     /// For what may hang.
     errand: Errand,
@@ -94,7 +96,7 @@ impl Held {
     fn entry(&self) -> DeviceEntry {
         DeviceEntry {
             path: self.path.clone(),
-            size: self.target.size().0,
+            size: self.target.size().0.max(self.size.0),
             number: self.target.number().or(self.number),
             identity: self.identity,
             mark: self.target.mark().map(|mark| mark.to_string()),
@@ -389,7 +391,10 @@ impl Live {
                     }
                     return Ok(match here.filter(|held| held.id == device.id) {
                         // Maybe by another name of the same thing.
-                        Some(held) => Fate::Stays(Held { path: device.path.clone(), ..held.clone() }),
+                        Some(held) => {
+                            let (path, size) = (device.path.clone(), device.size);
+                            Fate::Stays(Held { path, size, ..held.clone() })
+                        }
                         None => {
                             let (target, number, errand) = (target.clone(), *number, errand.clone());
                             Fate::Comes(Opened { target, identity, number, errand })
@@ -495,10 +500,10 @@ impl Live {
             });
             undo.bands.push((engine.clone(), band));
             let path = device.path.clone();
-            let (engine, id) = (engine.clone(), device.id);
+            let (engine, size, id) = (engine.clone(), device.size, device.id);
             held.push((
                 device.name.clone(),
-                Held { engine, band, target, path, identity, number, id, errand },
+                Held { engine, band, target, path, identity, number, size, id, errand },
             ));
         }
         held

@@ -127,7 +127,10 @@ fn inspect(
     let backing = match (&device.size, found) {
         (Err(Bad), _) => None,
         (Ok(stated), None) => missing(path, stated.as_ref(), probe, problems),
-        (Ok(stated), Some(found)) => usable(written, stated.as_ref(), found, problems),
+        (Ok(stated), Some(found)) => {
+            let stated = stated.as_ref().filter(|_| !probe.runs(full));
+            usable(written, stated, found, problems)
+        }
     };
     (found, backing.and_then(|backing| beginning(device, written, backing, problems)))
 }
