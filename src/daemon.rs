@@ -107,9 +107,7 @@ pub fn serve(
     live.mounted_as(place.device());
     // What comes first may be a change, asked for again.
     control.put_in_force_by(live.clone());
-    if trouble.is_none() {
-        control.write_down();
-    }
+    control.write_down();
     let engines = counted.engines();
     let server =
         Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ends.of_connection()?)?;
@@ -224,8 +222,9 @@ impl Parts {
         });
         live.hold_awaited();
         live.number(&mut plan);
-        if trouble.is_none() {
-            control.begin(plan.clone());
+        match &trouble {
+            Some(why) => control.cannot_begin(why),
+            None => control.begin(plan.clone()),
         }
         counted.go_on(&Counted::inherited(&kept.ledger)?);
         face.go_on()?;
