@@ -104,7 +104,7 @@ impl Target {
     }
 
     fn open_existing(path: &Path, mode: OpenMode) -> Result<Target, OpenError> {
-        let medium = Medium::open_patiently(path, mode)?;
+        let medium = Medium::open_patiently(path, mode, None)?;
         let size = medium.size_now().map_err(|source| failed(path, "asking for its size", source))?;
         Ok(Target::new(path, size, mode.read_only, Some(medium)))
     }
@@ -127,12 +127,7 @@ impl Target {
 
     /// Opens for the first time what is missing. It is awaited no longer, unless somebody has it. May take its time.
     pub fn find(&self, patience: Option<Duration>) {
-        let mode = OpenMode { read_only: self.read_only, patience };
-        let known = self.mark();
-        let found = Medium::mark_at(&self.path).and_then(|there| match known {
-            Some(known) if !there.is_known_as(&known) => Err(OpenError::Another { path: self.path.clone() }),
-            _ => self.take(Medium::open_patiently(&self.path, mode)?),
-        });
+        let found = self.take_known(patience);
         let in_use = matches!(found, Err(OpenError::InUse { .. } | OpenError::Locked { .. }));
         self.awaited.store(in_use, Ordering::Release);
         if let Err(error) = found {
@@ -147,14 +142,10 @@ impl Target {
     /// Why there is nothing to open: another disk is at its path, which only [`Target::reopen`] takes, or none is.
     pub fn come_back(&self) -> Result<bool, OpenError> {
         let there = Medium::mark_at(&self.path)?;
-        let known = self.mark();
-        if !self.is_missing() && known.as_ref().is_some_and(|known| there.is(known)) {
+        if !self.is_missing() && self.mark().is_some_and(|known| there.is(&known)) {
             return Ok(false);
         }
-        if known.is_some_and(|known| !there.is_known_as(&known)) {
-            return Err(OpenError::Another { path: self.path.clone() });
-        }
-        self.reopen()?;
+        self.take_known(None)?;
         self.give_up();
         Ok(true)
     }
@@ -171,7 +162,13 @@ impl Target {
             // It is open, by us; a second time it could not be.
             return Ok(());
         }
-        self.take(Medium::open(&self.path, mode)?)
+        self.take(Medium::open(&self.path, mode, None)?)
+    }
+
+    /// Goes on with what is at its path now, if that is known as what it was.
+    fn take_known(&self, patience: Option<Duration>) -> Result<(), OpenError> {
+        let mode = OpenMode { read_only: self.read_only, patience };
+        self.take(Medium::open_patiently(&self.path, mode, self.mark().as_ref())?)
     }
 
     /// Is on this from now on.
@@ -205,20 +202,20 @@ impl Medium {
     }
 
     /// Opens it, and waits as long as `mode` says for somebody else to let go of it.
-    fn open_patiently(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+    fn open_patiently(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
         let tries = mode.patience.unwrap_or_default().as_millis() / PAUSE.as_millis();
         for _ in 0..tries {
-            match Self::try_open(path, mode) {
+            match Self::try_open(path, mode, known) {
                 Err(OpenError::InUse { .. } | OpenError::Locked { .. }) => std::thread::sleep(PAUSE),
                 opened => return opened,
             }
         }
-        Self::open(path, mode)
+        Self::open(path, mode, known)
     }
 
     /// Opens it, or says who uses it.
-    fn open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
-        Self::try_open(path, mode).map_err(|error| match error {
+    fn open(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
+        Self::try_open(path, mode, known).map_err(|error| match error {
             OpenError::InUse { path, source, .. } => {
                 let number = std::fs::metadata(&path).map_or((0, 0), |seen| kernel::split(seen.rdev()));
                 OpenError::InUse { path, by: users::of_device(number), source }
@@ -227,7 +224,13 @@ impl Medium {
         })
     }
 
-    fn try_open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+    /// Opens it. With a mark to be `known` as, another disk is refused: before it is opened, which would keep its owner from it,
+    /// and after that, since its name may have got to another one in between.
+    fn try_open(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
+        let is_known = |there: &Mark| match known {
+            Some(known) if !there.is_known_as(known) => Err(OpenError::Another { path: path.to_owned() }),
+            _ => Ok(()),
+        };
         let failed = |action, source| failed(path, action, source);
         let refused = |source: io::Error| match source.raw_os_error() {
             Some(libc::ENOENT) => OpenError::Missing { path: path.to_owned(), source },
@@ -245,6 +248,7 @@ impl Medium {
             Kind::File => 0,
             Kind::Other(what) => return Err(OpenError::NotADisk { path: path.to_owned(), what }),
         };
+        is_known(&Mark::of(&seen))?;
         let file = OpenOptions::new()
             .read(true)
             .write(!mode.read_only)
@@ -256,13 +260,16 @@ impl Medium {
             let source = io::Error::from_raw_os_error(libc::EAGAIN);
             return Err(failed("opening (it was exchanged meanwhile)", source));
         }
+        // What is open cannot be exchanged.
+        let mark = Mark::of(&opened);
+        is_known(&mark)?;
         // O_NONBLOCK was for the opening only; io_uring would take it for the wish not to wait for the device.
         let flags = kernel::status_flags(&file).map_err(|source| failed("reading its flags", source))?;
         kernel::set_flags(&file, flags - OFlag::O_NONBLOCK)
             .map_err(|source| failed("setting its flags", source))?;
 
         let medium = Medium {
-            mark: Mark::of(&opened),
+            mark,
             number: None,
             alignment: Alignment { block: 1, memory: 1 },
             direct: false,
@@ -319,5 +326,34 @@ impl Medium {
         };
         tracing::warn!(path = %path.display(), "this file goes through the page cache, because {why}");
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_opened_is_what_was_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        let size = Bytes(4096);
+        let target = Target::open(&disk, Some(size), OpenMode::default()).unwrap();
+        let mark = target.mark();
+        // Somebody has it, and it is exchanged while he is waited for.
+        let patient = OpenMode { patience: Some(Duration::from_secs(60)), ..OpenMode::default() };
+        let waiting = std::thread::spawn({
+            let (disk, mark) = (disk.clone(), mark.clone());
+            move || Target::open_or_missing(&disk, size, mark.as_ref(), patient)
+        });
+        std::fs::write(&other, [0; 4096]).unwrap();
+        std::fs::rename(&other, &disk).unwrap();
+        drop(target);
+        let successor = waiting.join().unwrap();
+        assert!(successor.is_missing() && !successor.is_awaited());
+        assert!(matches!(successor.come_back(), Err(OpenError::Another { .. })));
+        // Unless somebody says that it is right.
+        successor.reopen().unwrap();
+        assert!(!successor.is_missing() && successor.mark() != mark);
     }
 }
