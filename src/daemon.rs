@@ -107,6 +107,8 @@ pub fn serve(
     live.mounted_as(place.device());
     // What comes first may be a change, asked for again.
     control.put_in_force_by(live.clone());
+    // Behind what is likely to fail: whoever fails from here on has begun with what a predecessor had open.
+    face.go_on()?;
     control.write_down();
     let engines = counted.engines();
     let server =
@@ -123,7 +125,7 @@ pub fn serve(
 
     let begin = kept.begin.clone();
     let keeper = kept.into_keeper();
-    live.kept_by(keeper.clone(), begin.before);
+    live.kept_by(keeper.clone());
     let looker = keeper.clone();
     face.ask_about_endings(move |thread| looker.ending_of(thread));
     keeper.serves(ready(&plan)?, server.survives(), ends.of_keeper())?;
@@ -226,8 +228,8 @@ impl Parts {
             Some(why) => control.cannot_begin(why),
             None => control.begin(plan.clone()),
         }
+        live.began_with(kept.begin.keeper, kept.begin.before);
         counted.go_on(&Counted::inherited(&kept.ledger)?);
-        face.go_on()?;
         counted.start().context("cannot start a thread")?;
         Ok(Self { clock, plan, trouble, control, face, live: Arc::new(live), counted, made })
     }

@@ -59,6 +59,11 @@ pub trait Machinery: Send + Sync {
     /// How the mount is served, once it is.
     fn service(&self) -> Option<Service>;
 
+    /// The process that keeps the mount, if there is one.
+    fn keeper(&self) -> Option<u32> {
+        self.service()?.processes.keeper
+    }
+
     /// Has another program serve the mount. Where that comes about this process ends, and whoever asked has his answer from the
     /// next one, which is asked again.
     ///
@@ -469,7 +474,7 @@ impl Control {
             ControlFile::Events => self.events.text(),
             ControlFile::Pid => {
                 // The one that ends last.
-                let keeper = machinery.and_then(|machinery| machinery.service()?.processes.keeper);
+                let keeper = machinery.and_then(|machinery| machinery.keeper());
                 format!("{}\n", keeper.unwrap_or_else(std::process::id))
             }
             ControlFile::Ctl => String::new(),

@@ -51,8 +51,10 @@ pub(super) struct Live {
     upgraded: Option<Upgrade>,
     clock: Clock,
     unscheduled: bool,
-    /// The keeper, once it knows that the mount is served, and how many workers there were before.
-    keeper: OnceLock<(Arc<Keeper>, u32)>,
+    /// The process of the keeper, and how many workers there were before.
+    began: OnceLock<(u32, u32)>,
+    /// The keeper, once it knows that the mount is served.
+    keeper: OnceLock<Arc<Keeper>>,
     /// The number of the mount among all filesystems, once it is mounted.
     number: OnceLock<u64>,
     devices: Mutex<Devices>,
@@ -160,6 +162,7 @@ impl Live {
             upgraded: None,
             clock,
             unscheduled,
+            began: OnceLock::new(),
             keeper: OnceLock::new(),
             number: OnceLock::new(),
             devices: Mutex::default(),
@@ -432,10 +435,16 @@ impl Live {
         let _ = self.number.set(number);
     }
 
-    /// It is kept by this keeper, and has been served by so many before.
-    pub(super) fn kept_by(&self, keeper: Arc<Keeper>, before: u32) {
+    /// It is kept by this process, and has been served by so many before: to be known before anybody can ask.
+    pub(super) fn began_with(&self, keeper: u32, before: u32) {
         // Once.
-        let _ = self.keeper.set((keeper, before));
+        let _ = self.began.set((keeper, before));
+    }
+
+    /// From now on this can be said to the keeper.
+    pub(super) fn kept_by(&self, keeper: Arc<Keeper>) {
+        // Once.
+        let _ = self.keeper.set(keeper);
     }
 
     /// Whether a path is in the mount itself, or a device on a file that is: to serve it we would wait for ourselves.
@@ -672,14 +681,20 @@ impl Machinery for Live {
 
     fn service(&self) -> Option<Service> {
         let server = self.server.get()?;
-        let keeper = self.keeper.get();
         let processes = Processes {
-            keeper: keeper.and_then(|(keeper, _)| keeper.process()),
+            keeper: self.keeper(),
             worker: std::process::id(),
-            before: keeper.map_or(0, |(_, before)| *before),
-            survives: keeper.is_some() && server.survives(),
+            before: self.began.get().map_or(0, |(_, before)| *before),
+            survives: self.keeper.get().is_some() && server.survives(),
         };
         Some(Service { processes, sandbox: self.sandbox.clone(), ..server.service() })
+    }
+
+    fn keeper(&self) -> Option<u32> {
+        match self.keeper.get() {
+            Some(keeper) => keeper.process(),
+            None => self.began.get().map(|(keeper, _)| *keeper),
+        }
     }
 
     fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
@@ -688,7 +703,7 @@ impl Machinery for Live {
         {
             return tried.failed.as_ref().map_or(Ok(()), |why| Err(Refusal::new(libc::ENOEXEC, why.clone())));
         }
-        let Some((keeper, _)) = self.keeper.get() else {
+        let Some(keeper) = self.keeper.get() else {
             return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
         };
         let server = self.server.get();
