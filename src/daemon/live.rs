@@ -417,10 +417,11 @@ impl Live {
                         format!("device {name}: {path} counts from the folder that this runs in, which is not there any more"),
                     ));
                 }
+                let is_new = device.create.is_some() && !device.path.exists();
                 let target = self.open(device, read_only)?;
                 let attention = self.attention.clone();
                 target.on_news(move || attention.ring());
-                undo.files.extend(device.create.map(|_| device.path.clone()));
+                undo.files.extend(is_new.then(|| device.path.clone()));
                 // One that was just made has one only now.
                 let identity = identity.or_else(|| self.identity(&device.path));
                 let (number, errand) = (device.number, Errand::default());

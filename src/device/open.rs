@@ -9,7 +9,7 @@ use super::users;
 use crate::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -77,26 +77,26 @@ impl OpenError {
 
 impl Target {
     /// Opens `path`; with `create`, first makes it as a sparse file of that size (it must not exist yet, and is
-    /// removed again if anything fails).
+    /// removed again if anything fails). An empty file is one that somebody has begun to make, and has not given its size.
     pub fn open(path: &Path, create: Option<Bytes>, mode: OpenMode) -> Result<Target, OpenError> {
         let Some(size) = create else { return Self::open_existing(path, mode) };
-        let made =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|source| {
-                let path = path.to_owned();
-                match source.kind() {
-                    io::ErrorKind::AlreadyExists => OpenError::Exists { path, source },
-                    _ => OpenError::Io { path, action: "creating the file", source },
-                }
-            })?;
-        let sized = made.set_len(size.0).map_err(|source| OpenError::Io {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let is_new = made.is_ok();
+        let file = match made {
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                begun(path).ok_or_else(|| OpenError::Exists { path: path.to_owned(), source })?
+            }
+            made => made.map_err(|source| failed(path, "creating the file", source))?,
+        };
+        let sized = file.set_len(size.0).map_err(|source| OpenError::Io {
             path: path.to_owned(),
             action: "giving the new file its size",
             source,
         });
-        drop(made);
+        drop(file);
         sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|error| {
-            // Somebody who was quick enough to lock it keeps it.
-            if !matches!(error, OpenError::Locked { .. }) {
+            // Somebody who was quick enough to lock it keeps it, and what was there stays.
+            if is_new && !matches!(error, OpenError::Locked { .. }) {
                 // The first error is the one to tell.
                 let _ = std::fs::remove_file(path);
             }
@@ -183,6 +183,15 @@ impl Target {
         self.health.renewed();
         Ok(())
     }
+}
+
+/// A regular file without a byte, to be written to.
+fn begun(path: &Path) -> Option<File> {
+    let is_begun = |seen: std::fs::Metadata| seen.is_file() && seen.len() == 0;
+    // Looked at before it is opened: opening a pipe can block.
+    std::fs::metadata(path).ok().filter(|seen| is_begun(seen.clone()))?;
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    file.metadata().is_ok_and(is_begun).then_some(file)
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> OpenError {
@@ -332,6 +341,21 @@ impl Medium {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_that_somebody_has_begun_to_make_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&disk, "").unwrap();
+        let target = Target::open(&disk, Some(Bytes(4096)), OpenMode::default()).unwrap();
+        assert_eq!((target.size(), disk.metadata().unwrap().len()), (Bytes(4096), 4096));
+        // One that holds anything is not touched, and one that was there is not removed.
+        let again = Target::open(&disk, Some(Bytes(8192)), OpenMode::default());
+        assert!(matches!(again, Err(OpenError::Exists { .. })));
+        std::fs::write(&other, "").unwrap();
+        Target::open(&other, Some(Bytes(u64::MAX)), OpenMode::default()).unwrap_err();
+        assert!(other.exists());
+    }
 
     #[test]
     fn what_is_opened_is_what_was_known() {

@@ -148,6 +148,10 @@ fn usable(
         problems.add(path.at, format!("{shown} is a {kind}"), hint);
         return None;
     }
+    if let (0, FoundKind::File, Some(stated)) = (size.0, kind, stated) {
+        // Somebody has begun to make it, and was ended before it had its size.
+        return Some(Backing { size: stated.value, create: Some(stated.value), number: None });
+    }
     let whole = Bytes(size.0 - size.0 % SECTOR_SIZE);
     if whole.0 == 0 {
         let message = format!("{shown} is too small: it has {} bytes", size.0);
