@@ -8,6 +8,7 @@ use super::attend::Attention;
 use super::counted::Counted;
 use super::errand::Errand;
 use super::exchange::{close_what_changes, is_like, removed};
+use super::replace::is_replaced;
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
 use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
@@ -725,6 +726,12 @@ impl Machinery for Live {
         let name = self.file.display().to_string();
         if self.is_inside(&self.file) {
             return Err(Refusal::invalid(format!("{name} is in this very mount; save to a file elsewhere")));
+        }
+        if !is_replaced(&self.file) {
+            // Nobody may ever read from a pipe, and other changes wait for this one.
+            return Err(Refusal::invalid(format!(
+                "{name} is no regular file; `ioband save FILE` saves to another one"
+            )));
         }
         super::replace_file(&self.file, text.as_bytes()).map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
