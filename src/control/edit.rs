@@ -7,7 +7,7 @@ mod create;
 mod group;
 mod table;
 
-pub use create::{create, remove};
+pub use create::{create, create_all, remove};
 pub use table::table;
 
 use crate::classify::{GroupId, GroupType};

@@ -249,11 +249,8 @@ impl Control {
         let title = command.title();
         match command {
             Command::Create(devices) => self.change_part(&title, and, |machinery, plan| {
-                let mut plan = plan.clone();
-                for (name, table) in &devices {
-                    plan = edit::create(&plan, name, table, machinery.defaults(), machinery.probe())?;
-                }
-                Ok((plan, None))
+                let new = edit::create_all(plan, &devices, machinery.defaults(), machinery.probe())?;
+                Ok((new, None))
             }),
             Command::Remove(name) => {
                 self.change_part(&title, and, |_, plan| Ok((edit::remove(plan, &name)?, None)))

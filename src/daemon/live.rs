@@ -241,7 +241,8 @@ impl Live {
 
     /// The device of ours that is at this path, or was a predecessor's, as large as it is now.
     pub(super) fn device_at(&self, path: &Path) -> Option<DeviceEntry> {
-        let held = self.devices().values().find(|held| held.path == path).cloned();
+        // As they are written: there may be many, and paths are compared slowly.
+        let held = self.devices().values().find(|held| held.path.as_os_str() == path.as_os_str()).cloned();
         let Some(held) = held else { return self.inherited_device(path) };
         let target = held.target.clone();
         let now = if target.is_remote() {
