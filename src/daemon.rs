@@ -10,6 +10,7 @@
 mod attend;
 mod counted;
 mod ends;
+mod errand;
 mod exchange;
 mod inherit;
 mod live;
@@ -80,9 +81,11 @@ pub fn serve(
         // Mounting will see to it again; but whoever mounts twice shall read that, and not that the device is locked.
         check_mountpoint(mountpoint)?;
     }
-    if let Err(error) = inherit::understands(&kept.ledger) {
+    if kept.begin.waits
+        && let Err(error) = inherit::understands(&kept.ledger, &configuration.defaults, &*configuration.probe)
+    {
         kept.unfit(&error.to_string());
-        return Err(error.into());
+        return Err(error);
     }
     if !kept.wait_for_turn()? {
         return Ok(());
@@ -90,7 +93,7 @@ pub fn serve(
     // From here on nobody else writes to the ledger, or has the devices.
     let (folder, file) = (configuration.defaults.folder.clone(), configuration.file.clone());
     let Parts { clock, plan, trouble, control, face, live, counted, mut made } =
-        Parts::make(configuration, &options, &kept, inherited.is_some())?;
+        Parts::make(configuration, &options, &kept, inherited.as_ref())?;
     let ends = Ends::new().context("cannot handle signals")?;
     let (place, connection) = match &inherited {
         Some(facts) => (facts.place.clone(), inherit::connection(facts, &kept)?),
@@ -101,12 +104,12 @@ pub fn serve(
         }
     };
     let for_all = connection.acl == SessionACL::All;
-    // What comes first may be a change, asked for again.
     live.mounted_as(place.device());
+    // What comes first may be a change, asked for again.
     control.put_in_force_by(live.clone());
-    if trouble.is_none() {
-        control.write_down();
-    }
+    // Behind what is likely to fail: whoever fails from here on has begun with what a predecessor had open.
+    face.go_on()?;
+    control.write_down();
     let engines = counted.engines();
     let server =
         Server::start(face.clone(), engines, connection, &kept, options.serve, clock, ends.of_connection()?)?;
@@ -122,7 +125,7 @@ pub fn serve(
 
     let begin = kept.begin.clone();
     let keeper = kept.into_keeper();
-    live.kept_by(keeper.clone(), begin.before);
+    live.kept_by(keeper.clone());
     let looker = keeper.clone();
     face.ask_about_endings(move |thread| looker.ending_of(thread));
     keeper.serves(ready(&plan)?, server.survives(), ends.of_keeper())?;
@@ -170,8 +173,9 @@ impl Parts {
         configuration: Configuration,
         options: &Options,
         kept: &Kept,
-        succeeds: bool,
+        inherited: Option<&Facts>,
     ) -> anyhow::Result<Self> {
+        let succeeds = inherited.is_some();
         let Configuration { says, file, defaults, probe } = configuration;
         let (clock, events) = (Clock::start(), Arc::new(Events::default()));
         let engines = Arc::new(Engines::new(options.serve.budget()));
@@ -185,7 +189,7 @@ impl Parts {
         }
         let journal = Arc::new(Journal::new(kept.ledger.clone())?);
         let carried = journal.carried();
-        let Running { plan, text, mut trouble } = match says {
+        let Running { mut plan, text, mut trouble } = match says {
             Some((plan, text)) if !succeeds => Running { plan, text, trouble: None },
             _ => Running::inherited(&carried, &defaults, &*probe)?,
         };
@@ -202,6 +206,10 @@ impl Parts {
             Live::new(defaults, probe, file, face.clone(), clock, options.unscheduled, counted.clone())
                 .inheriting(carried, face.inherited_images()?)
                 .of_process(options.sandbox.clone(), kept.begin.upgrade.clone());
+        if let Some(facts) = inherited {
+            // Before a device is opened: what is in this mount would wait for us.
+            live.mounted_as(facts.place.device());
+        }
         let made = match trouble {
             Some(_) => Ok(Vec::new()),
             None => live.make(&nothing, &plan),
@@ -215,11 +223,13 @@ impl Parts {
             made => made?,
         });
         live.hold_awaited();
-        if trouble.is_none() {
-            control.begin(plan.clone());
+        live.number(&mut plan);
+        match &trouble {
+            Some(why) => control.cannot_begin(why),
+            None => control.begin(plan.clone()),
         }
+        live.began_with(kept.begin.keeper, kept.begin.before);
         counted.go_on(&Counted::inherited(&kept.ledger)?);
-        face.go_on()?;
         counted.start().context("cannot start a thread")?;
         Ok(Self { clock, plan, trouble, control, face, live: Arc::new(live), counted, made })
     }

@@ -10,6 +10,7 @@ mod overlap;
 
 use super::group_id::Images;
 use super::load::{Defaults, Probe};
+use super::names::Accounts;
 use super::plan::{ControlPlan, Plan};
 use super::report::{Pos, Problems, quoted};
 use super::shape::{Access, Control, Image, Mount};
@@ -22,10 +23,18 @@ pub(super) fn plan(mount: Mount, defaults: &Defaults, probe: &dyn Probe, problem
     let backing = devices::backing(&mount.devices, &defaults.folder, probe, problems);
     let disks = disks::agree(&mount.devices, problems);
     let by_name = Images::new(mount.images.iter().map(|image| (image.name.value.as_str(), device_of(image))));
-    let groups: Vec<_> = mount.devices.iter().map(|d| groups::check(d, &by_name, problems)).collect();
+    let groups: Vec<_> =
+        mount.devices.iter().map(|d| groups::check(d, &by_name, probe.accounts(), problems)).collect();
     let images = images::check(&mount, &backing, defaults, problems);
     let devices = devices::plans(mount.devices, &defaults.folder, backing, groups, &disks, problems);
     Plan { mountpoint: mount.mountpoint, control, devices, images }
+}
+
+/// Looks up the names of groups, and nothing else.
+pub(super) fn names_of_groups(mount: &Mount, accounts: &dyn Accounts) {
+    for device in &mount.devices {
+        groups::check(device, &Images::new([]), accounts, &mut Problems::default());
+    }
 }
 
 /// The device that an image says it is on.

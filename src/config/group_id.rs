@@ -1,7 +1,7 @@
 //! Ids of groups: numbers, names that are looked up, cgroup paths and images, by the type of the device. The same words
 //! name them in a configuration, in a table and in a message.
 
-use super::names;
+use super::names::{self, Accounts};
 use super::plan::Plan;
 use super::report::{listed, nearest, quoted};
 use super::values::{Wrong, number32};
@@ -44,15 +44,16 @@ pub(crate) fn group_id(
     group_type: GroupType,
     device: &str,
     images: &Images<'_>,
+    accounts: &dyn Accounts,
     brief: bool,
 ) -> Result<GroupId, Wrong> {
     let hinted = |hint: &'static str| move |w: Wrong| Wrong { hint: w.hint.or(Some(hint.into())), ..w };
     match group_type {
         GroupType::None => Err("not possible under type none".into()),
-        GroupType::User => names::user(word, true)
+        GroupType::User => names::user(accounts)(word, true)
             .map(GroupId::Number)
             .map_err(hinted("`getent passwd` lists the users; a number is always understood")),
-        GroupType::Gid => names::group(word, true)
+        GroupType::Gid => names::group(accounts)(word, true)
             .map(GroupId::Number)
             .map_err(hinted("`getent group` lists the groups; a number is always understood")),
         GroupType::Pid => number32(1..=LAST_PID)(word, true)

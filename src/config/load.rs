@@ -1,5 +1,6 @@
 //! From a text or a file to a checked plan.
 
+use super::names::{Accounts, ThisMachine};
 use super::report::{Pos, Problems, Report};
 use super::{check, plan::Plan, shape, tree};
 use crate::units::Bytes;
@@ -30,6 +31,17 @@ pub trait Probe {
 
     /// The path of the block device MAJOR:MINOR; `None` if there is none.
     fn block(&self, major: u64, minor: u64) -> Option<PathBuf>;
+
+    /// Who knows the names of users and groups.
+    fn accounts(&self) -> &dyn Accounts {
+        &ThisMachine
+    }
+
+    /// Whether what is at `path` runs already as it is written: then a stated size is the one that it had once, which is what
+    /// was checked, and nothing to compare with what it has grown to.
+    fn runs(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// What is at a path.
@@ -69,7 +81,7 @@ pub fn load(text: &str, origin: &str, defaults: &Defaults, probe: &dyn Probe) ->
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut problems = Problems::default();
     let plan = tree::parse(text, &mut problems)
-        .map(|root| shape::mount(root, &mut problems))
+        .map(|root| shape::mount(root, probe.accounts(), &mut problems))
         .map(|mount| check::plan(mount, defaults, probe, &mut problems));
     match plan {
         Some(plan) if problems.is_empty() => Ok(plan),

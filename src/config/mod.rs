@@ -24,6 +24,7 @@ pub use load::{
     DIRECTORY, Defaults, Found, FoundKind, LARGEST, Probe, load, load_bytes, load_file, read_file,
 };
 pub(crate) use names::file_name;
+pub use names::{Accounts, Names, ThisMachine, names_in};
 pub use plan::*;
 pub(crate) use print::device_path;
 pub use report::{Problem, Report};

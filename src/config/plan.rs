@@ -41,7 +41,7 @@ pub struct DevicePlan {
     pub path: PathBuf,
     /// MAJOR:MINOR of a block device.
     pub number: Option<(u64, u64)>,
-    /// Set when the file does not exist yet: it is created sparse with this size.
+    /// Set when the file does not exist yet, or is empty: it is created sparse with this size.
     pub create: Option<Bytes>,
     /// Only so much of its beginning is used, where that is stated.
     pub length: Option<Bytes>,

@@ -5,7 +5,7 @@
 
 use super::faults;
 use super::load::Defaults;
-use super::names;
+use super::names::{self, ThisMachine};
 use super::plan::{ControlPlan, DevicePlan, GroupPlan, ImagePlan, Plan, SimulatePlan};
 use super::values;
 use crate::classify::GroupType;
@@ -178,14 +178,14 @@ impl Accounts {
     fn user(&mut self, uid: u32) -> &str {
         self.users.entry(uid).or_insert_with(|| {
             let user = users::get_user_by_uid(uid);
-            written(uid, user.as_ref().and_then(|user| user.name().to_str()), names::user)
+            written(uid, user.as_ref().and_then(|user| user.name().to_str()), names::user(&ThisMachine))
         })
     }
 
     fn group(&mut self, gid: u32) -> &str {
         self.groups.entry(gid).or_insert_with(|| {
             let group = users::get_group_by_gid(gid);
-            written(gid, group.as_ref().and_then(|group| group.name().to_str()), names::group)
+            written(gid, group.as_ref().and_then(|group| group.name().to_str()), names::group(&ThisMachine))
         })
     }
 }

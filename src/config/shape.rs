@@ -3,7 +3,7 @@
 
 use super::faults::{FaultPlan, faults};
 use super::fields::*;
-use super::names;
+use super::names::{self, Accounts};
 use super::plan::SimulatePlan;
 use super::report::{Pos, Problems, quoted};
 use super::tree::{Entry, Kind, Node};
@@ -100,7 +100,7 @@ pub(super) struct Range {
 }
 
 /// Reads the whole tree.
-pub(super) fn mount(root: Node, problems: &mut Problems) -> Mount {
+pub(super) fn mount(root: Node, accounts: &dyn Accounts, problems: &mut Problems) -> Mount {
     let known = ["mountpoint", "control", "devices", "images"];
     let example = "devices: {ioband1: {path: /dev/sdb1}}";
     let mut mount = Mount { mountpoint: None, control: Control::default(), devices: vec![], images: vec![] };
@@ -109,7 +109,7 @@ pub(super) fn mount(root: Node, problems: &mut Problems) -> Mount {
     };
     mount.mountpoint = good(top.read("mountpoint", "write the folder to mount on", path)).map(PathBuf::from);
     if let Some(entry) = top.take("control") {
-        mount.control = control(entry, top.problems());
+        mount.control = control(entry, accounts, top.problems());
     }
     if let Some(entry) = top.take("devices") {
         let entries =
@@ -119,7 +119,8 @@ pub(super) fn mount(root: Node, problems: &mut Problems) -> Mount {
     if let Some(entry) = top.take("images") {
         let example = "images: {vm1.img: {device: ioband1, offset: 0, size: 2GiB}}";
         let entries = mapping("`images`", entry.value, example, top.problems());
-        mount.images = entries.unwrap_or_default().into_iter().map(|e| image(e, top.problems())).collect();
+        let entries = entries.unwrap_or_default().into_iter();
+        mount.images = entries.map(|e| image(e, accounts, top.problems())).collect();
     }
     mount
 }
@@ -134,20 +135,21 @@ fn placed<T>(setting: Setting<T>) -> Option<At<T>> {
     setting.ok().flatten()
 }
 
-fn control(entry: Entry, problems: &mut Problems) -> Control {
+fn control(entry: Entry, accounts: &dyn Accounts, problems: &mut Problems) -> Control {
     let known = ["dir", "owner", "group", "mode"];
     let example = "control: {dir: .ioband, owner: root, group: root, mode: \"0600\"}";
     let Ok(mut keys) = Fields::open(entry.at, "`control`", entry.value, &known, example, problems) else {
         return Control::default();
     };
     let dir = keys.read("dir", "write the name of a folder, such as .ioband", names::file_name);
-    Control { dir: placed(dir), access: access(&mut keys) }
+    Control { dir: placed(dir), access: access(&mut keys, accounts) }
 }
 
-fn access(keys: &mut Fields<'_>) -> Access {
+fn access(keys: &mut Fields<'_>, accounts: &dyn Accounts) -> Access {
+    let (user, group) = (names::user(accounts), names::group(accounts));
     Access {
-        owner: good(keys.read("owner", "write the name or number of a user of this machine", names::user)),
-        group: good(keys.read("group", "write the name or number of a group of this machine", names::group)),
+        owner: good(keys.read("owner", "write the name or number of a user of this machine", user)),
+        group: good(keys.read("group", "write the name or number of a group of this machine", group)),
         mode: good(keys.read("mode", MODE, mode)),
     }
 }
@@ -320,7 +322,7 @@ fn simulate(entry: Entry, problems: &mut Problems) -> Option<At<SimulatePlan>> {
     Some(At { value: plan, at: entry.at })
 }
 
-fn image(entry: Entry, problems: &mut Problems) -> Image {
+fn image(entry: Entry, accounts: &dyn Accounts, problems: &mut Problems) -> Image {
     let known = ["device", "offset", "size", "extents", "owner", "group", "mode", "read_only"];
     let mut image = Image {
         name: name("image", &entry, problems),
@@ -336,7 +338,7 @@ fn image(entry: Entry, problems: &mut Problems) -> Image {
     };
     image.device = keys.required("device", "write the name of one of `devices`", text);
     image.ranges = ranges(&mut keys);
-    image.access = access(&mut keys);
+    image.access = access(&mut keys, accounts);
     match keys.read("read_only", "write true or false", truth) {
         Ok(read_only) => image.read_only = read_only.is_some_and(|at| at.value),
         // Nobody knows with which images this one may share a range.

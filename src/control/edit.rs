@@ -7,11 +7,11 @@ mod create;
 mod group;
 mod table;
 
-pub use create::{create, remove};
+pub use create::{create, create_all, remove};
 pub use table::table;
 
 use crate::classify::{GroupId, GroupType};
-use crate::config::{DevicePlan, GroupPlan, Images, Plan, choose, group_id, listed, quoted};
+use crate::config::{DevicePlan, GroupPlan, Images, Plan, ThisMachine, choose, group_id, listed, quoted};
 use crate::control::Refusal;
 use crate::control::grammar::Message;
 use crate::sched::{DEFAULT_TOKEN_BASE, Limits, Policy};
@@ -134,7 +134,7 @@ fn identify(
         let message = format!("device {name} has type none, and so no groups but the default group");
         return Err(Refusal::invalid(format!("{message}; give it a type, such as user, first")));
     }
-    group_id(word, group_type, device, images, false).map_err(|wrong| {
+    group_id(word, group_type, device, images, &ThisMachine, false).map_err(|wrong| {
         let hint = wrong.hint.map(|hint| format!("; {hint}")).unwrap_or_default();
         Refusal::invalid(format!("the group {} is {}{hint}", quoted(word), wrong.reason))
     })

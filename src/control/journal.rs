@@ -4,6 +4,7 @@
 //! number, and that must neither be done twice nor be refused because it was done. So what was done stands in the same page as
 //! what came of it: both are there, or neither.
 
+use crate::config::Names;
 use crate::ledger::{Ledger, LedgerError, Page};
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
@@ -84,6 +85,10 @@ pub struct Carried {
     pub devices: Vec<DeviceEntry>,
     /// The configuration on disk as it was seen last: length and checksum.
     pub seen: Option<(u64, u32)>,
+    /// What the names in the text stood for when it was put in force.
+    pub names: Names,
+    /// Why the text is not in force, where what ran could not be.
+    pub trouble: Option<String>,
     /// The requests that were done last, by their numbers, newest last.
     pub done: VecDeque<u64>,
 }

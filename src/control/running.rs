@@ -16,7 +16,7 @@ use super::setting::Setting;
 use super::snapshot::Snapshot;
 use super::{ControlFile, ls, metrics, text};
 use crate::clock;
-use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, load_bytes};
+use crate::config::{ControlPlan, Defaults, LARGEST, Plan, Probe, Report, ThisMachine, load_bytes, names_in};
 use crate::engine::DiskStatus;
 use crate::units::Bytes;
 use nix::unistd::geteuid;
@@ -59,6 +59,11 @@ pub trait Machinery: Send + Sync {
     /// How the mount is served, once it is.
     fn service(&self) -> Option<Service>;
 
+    /// The process that keeps the mount, if there is one.
+    fn keeper(&self) -> Option<u32> {
+        self.service()?.processes.keeper
+    }
+
     /// Has another program serve the mount. Where that comes about this process ends, and whoever asked has his answer from the
     /// next one, which is asked again.
     ///
@@ -80,6 +85,9 @@ pub struct Control {
     running: Mutex<Running>,
     /// Held by whoever makes a change, from looking at what runs to what runs then.
     changing: Mutex<()>,
+    /// Why the text is not in force: what ran with a predecessor could not be. Nothing of it is there then, so a change of a part of
+    /// it would make the rest be forgotten.
+    trouble: Mutex<Option<Arc<str>>>,
     machinery: OnceLock<Arc<dyn Machinery>>,
 }
 
@@ -115,6 +123,7 @@ impl Control {
             journal,
             running: Mutex::new(running),
             changing: Mutex::default(),
+            trouble: Mutex::default(),
             machinery: OnceLock::new(),
         }
     }
@@ -124,6 +133,13 @@ impl Control {
         if self.machinery.set(machinery).is_err() {
             debug_assert!(false, "a configuration runs on one mount");
         }
+    }
+
+    /// The text is what ran with a predecessor, and cannot be in force: until somebody gives a whole configuration, nothing of it can
+    /// be changed, and what is known of it stays known.
+    pub fn cannot_begin(&self, why: &str) {
+        *self.troubled() = Some(why.into());
+        self.journal.change(|carried| carried.trouble = Some(why.to_owned()));
     }
 
     /// The events of this mount.
@@ -184,7 +200,8 @@ impl Control {
         also: impl FnOnce(&mut Carried),
     ) -> Result<(), Refusal> {
         self.change(origin, (asked, also), |machinery, plan| {
-            if is_empty(bytes) && !(plan.devices.is_empty() && plan.images.is_empty()) {
+            let is_nothing = plan.devices.is_empty() && plan.images.is_empty();
+            if is_empty(bytes) && (!is_nothing || self.troubled().is_some()) {
                 return Err(Refusal::invalid(
                     "line 1, column 1: an empty configuration would take every device and image away; if that is meant, write `devices: {}`",
                 ));
@@ -231,17 +248,14 @@ impl Control {
             .inspect_err(|refusal| self.events.add(&format!("refused: {refusal}")))?;
         let title = command.title();
         match command {
-            Command::Create(devices) => self.change(&title, and, |machinery, plan| {
-                let mut plan = plan.clone();
-                for (name, table) in &devices {
-                    plan = edit::create(&plan, name, table, machinery.defaults(), machinery.probe())?;
-                }
-                Ok((plan, None))
+            Command::Create(devices) => self.change_part(&title, and, |machinery, plan| {
+                let new = edit::create_all(plan, &devices, machinery.defaults(), machinery.probe())?;
+                Ok((new, None))
             }),
             Command::Remove(name) => {
-                self.change(&title, and, |_, plan| Ok((edit::remove(plan, &name)?, None)))
+                self.change_part(&title, and, |_, plan| Ok((edit::remove(plan, &name)?, None)))
             }
-            Command::Message { device, message } => self.change(&title, and, |machinery, plan| {
+            Command::Message { device, message } => self.change_part(&title, and, |machinery, plan| {
                 let new = edit::message(plan, &device, &message)?;
                 match message {
                     Message::Reset => machinery.reset(&device),
@@ -282,7 +296,7 @@ impl Control {
     /// Why not.
     pub fn set(&self, device: &str, setting: Setting, written: &str, asked: Asked) -> Result<(), Refusal> {
         let title = format!("devices/{device}/{}: {}", setting.name(), written.trim());
-        self.change(&title, (asked, |_: &mut Carried| {}), |_, plan| {
+        self.change_part(&title, (asked, |_: &mut Carried| {}), |_, plan| {
             let here = plan.devices.iter().find(|here| here.name == device).ok_or_else(|| gone(device))?;
             let mut new = plan.clone();
             for message in setting.messages(here, written)? {
@@ -337,6 +351,26 @@ impl Control {
         }
     }
 
+    /// Makes a change of a part of what runs.
+    fn change_part(
+        &self,
+        what: &str,
+        and: (Asked, impl FnOnce(&mut Carried)),
+        wanted: impl FnOnce(&dyn Machinery, &Plan) -> Result<Wanted, Refusal>,
+    ) -> Result<(), Refusal> {
+        self.change(what, and, |machinery, plan| {
+            if let Some(why) = &*self.troubled() {
+                return Err(Refusal::new(
+                    libc::EBUSY,
+                    format!(
+                        "what ran is not in force, and would be lost: {why}; see to that, or correct control.yaml, and save it as a whole first"
+                    ),
+                ));
+            }
+            wanted(machinery, plan)
+        })
+    }
+
     /// Makes a change, all of it or nothing, and tells of it as `what`. It is done once, also if it is asked for again.
     fn change(
         &self,
@@ -362,8 +396,10 @@ impl Control {
             if changes {
                 machinery.apply(&old, &wanted)?;
             }
+            let names = text.as_ref().map(|text| names_in(text, machinery.probe().accounts()));
             let text = text.unwrap_or_else(|| self.yaml().0);
             self.journal.change(|carried| {
+                carried.names = names.unwrap_or_else(|| std::mem::take(&mut carried.names));
                 machinery.write_down(carried);
                 self.run(Running { plan: Arc::new(plan), text, changed: clock::wall() }, carried);
                 also(carried);
@@ -384,6 +420,9 @@ impl Control {
     /// Writes down what a successor must know, of what has changed by itself.
     pub fn write_down(&self) {
         let _turn = self.turn();
+        if self.troubled().is_some() {
+            return;
+        }
         if let Ok(machinery) = self.machinery() {
             self.journal.change(|carried| machinery.write_down(carried));
         }
@@ -396,6 +435,8 @@ impl Control {
         carried.mountpoint = running.plan.mountpoint.clone();
         carried.text = Some(running.text.to_string());
         carried.changed = Some(running.changed.into());
+        carried.trouble = None;
+        *self.troubled() = None;
         *self.running() = running;
     }
 
@@ -403,7 +444,13 @@ impl Control {
     pub fn begin(&self, plan: Plan) {
         let running = self.running().clone();
         let running = Running { plan: Arc::new(settled(plan)), ..running };
-        self.journal.change(|carried| self.run(running, carried));
+        self.journal.change(|carried| {
+            // They stood for something when it ran first, and do so still.
+            if carried.text.as_deref() != Some(&running.text) {
+                carried.names = names_in(&running.text, &ThisMachine);
+            }
+            self.run(running, carried);
+        });
     }
 
     /// What a control file holds now.
@@ -424,7 +471,7 @@ impl Control {
             ControlFile::Events => self.events.text(),
             ControlFile::Pid => {
                 // The one that ends last.
-                let keeper = machinery.and_then(|machinery| machinery.service()?.processes.keeper);
+                let keeper = machinery.and_then(|machinery| machinery.keeper());
                 format!("{}\n", keeper.unwrap_or_else(std::process::id))
             }
             ControlFile::Ctl => String::new(),
@@ -449,6 +496,10 @@ impl Control {
 
     fn turn(&self) -> MutexGuard<'_, ()> {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn troubled(&self) -> MutexGuard<'_, Option<Arc<str>>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn running(&self) -> MutexGuard<'_, Running> {
@@ -491,4 +542,110 @@ fn is_empty(bytes: &[u8]) -> bool {
 
 fn gone(device: &str) -> Refusal {
     Refusal { errno: libc::ENXIO, sentence: format!("there is no ioband device {device} any more") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Found;
+    use crate::control::DeviceEntry;
+    use crate::ledger::Ledger;
+    use std::io;
+    use std::path::PathBuf;
+
+    /// A mount without a device, on a machine with two files.
+    struct Bare(Defaults);
+
+    impl Probe for Bare {
+        fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
+            let there = ["/a", "/b"].iter().position(|there| path == Path::new(there));
+            Ok(there.map(|at| Found {
+                size: Bytes(1 << 20),
+                kind: crate::config::FoundKind::File,
+                identity: Some((1, at as u64)),
+                number: None,
+            }))
+        }
+
+        fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    impl Machinery for Bare {
+        fn defaults(&self) -> &Defaults {
+            &self.0
+        }
+
+        fn probe(&self) -> &dyn Probe {
+            self
+        }
+
+        fn apply(&self, _: &Plan, _: &Plan) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn reset(&self, _: &str) {}
+
+        fn reopen(&self, _: &str) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn write_down(&self, carried: &mut Carried) {
+            carried.devices.clear();
+        }
+
+        fn disks(&self) -> Vec<DiskStatus> {
+            Vec::new()
+        }
+
+        fn images(&self) -> Vec<ImageLine> {
+            Vec::new()
+        }
+
+        fn service(&self) -> Option<Service> {
+            None
+        }
+
+        fn upgrade(&self, _: &Path, _: Asked) -> Result<(), Refusal> {
+            Ok(())
+        }
+
+        fn save(&self, _: &str) -> Result<String, Refusal> {
+            Ok("nowhere".into())
+        }
+    }
+
+    #[test]
+    fn what_could_not_begin_is_not_lost_by_a_command() {
+        let journal = Arc::new(Journal::new(Arc::new(Ledger::new().unwrap())).unwrap());
+        let text = "devices: {a: {path: /a}}\nimages: {a.img: {device: a}}\n";
+        let known =
+            DeviceEntry { path: "/a".into(), size: 1, number: None, identity: None, mark: Some("x".into()) };
+        journal.change(|carried| {
+            (carried.text, carried.devices) = (Some(text.to_owned()), vec![known.clone()]);
+        });
+        let bare = Bare(Defaults { owner: 0, group: 0, folder: PathBuf::new() });
+        let nothing = load_bytes(b"", "", &bare.0, &bare).unwrap();
+        let control = Control::new(Arc::default(), journal.clone(), nothing, text);
+        control.put_in_force_by(Arc::new(bare));
+        control.cannot_begin("/a is in use");
+        let asked = Asked::default();
+        let create = b"create b 0 8 ioband /b 2 0 0 none weight 0 :100";
+        for command in [&create[..], b"remove a", b"message a 0 weight 7"] {
+            let refused = control.command(command, asked).unwrap_err();
+            assert!(refused.errno == libc::EBUSY && refused.sentence.contains("/a is in use"), "{refused}");
+        }
+        // An editor that empties the file before it writes to it does not mean that.
+        assert_eq!(control.replace(b"", "control.yaml", asked).unwrap_err().errno, libc::EINVAL);
+        control.write_down();
+        let carried = journal.carried();
+        assert_eq!((carried.text.as_deref(), &carried.devices[..]), (Some(text), &[known][..]));
+        assert_eq!(carried.trouble.as_deref(), Some("/a is in use"));
+        // As a whole it can be in force again, and then be changed.
+        control.replace(text.as_bytes(), "control.yaml", asked).unwrap();
+        assert_eq!(journal.carried().trouble, None);
+        control.command(create, asked).unwrap();
+        assert_eq!(control.plan().devices.len(), 2);
+    }
 }

@@ -15,7 +15,7 @@ use super::edit::table;
 use super::grammar::{Message, TableLine};
 use super::refusal::Refusal;
 use crate::classify::{GroupId, GroupType};
-use crate::config::{DevicePlan, Images, group_id, quoted};
+use crate::config::{DevicePlan, Images, ThisMachine, group_id, quoted};
 use crate::sched::Policy;
 use std::collections::HashSet;
 
@@ -110,7 +110,7 @@ fn groups(device: &DevicePlan, written: &str) -> Result<Vec<Message>, Refusal> {
     let images = Images::new([]);
     let known = |word: &str| match device.group_type {
         GroupType::Image => Some(GroupId::Name(word.into())),
-        other => group_id(word, other, &device.name, &images, true).ok(),
+        other => group_id(word, other, &device.name, &images, &ThisMachine, true).ok(),
     };
     let mut messages: Vec<Message> = Vec::new();
     for word in written.split_whitespace() {

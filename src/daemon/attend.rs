@@ -1,6 +1,7 @@
 //! Looks after devices that fail: tells of it once, and takes them up again when they are back.
 //!
-//! Whoever serves only rings; all that may take its time, such as opening a device, is done by a thread of this.
+//! Whoever serves only rings. Opening a device may take its time, or for ever where its filesystem hangs: so each device that is
+//! looked for has a thread for that, and this one goes on with the others.
 
 use super::live::Live;
 use crate::clock::Clock;
@@ -10,6 +11,7 @@ use crate::units::Nanos;
 use nix::errno::Errno;
 use std::collections::HashMap;
 use std::io;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -56,6 +58,33 @@ struct Search {
     pause: Nanos,
     /// What was told of it last.
     told: Option<String>,
+    /// What comes of looking for it, while somebody does.
+    found: Option<Receiver<Result<bool, OpenError>>>,
+}
+
+impl Search {
+    fn new(now: Nanos) -> Self {
+        Self { next: now, pause: SOON, told: None, found: None }
+    }
+
+    /// What has come of looking for it, once.
+    fn answer(&mut self) -> Option<Result<bool, OpenError>> {
+        let found = self.found.as_ref()?.try_recv();
+        if !matches!(found, Err(TryRecvError::Empty)) {
+            self.found = None;
+        }
+        found.ok()
+    }
+
+    /// Nobody looks for it for a while.
+    fn rest(&mut self, target: &Target, now: Nanos) {
+        if target.is_awaited() {
+            self.next = now.after(OFTEN);
+        } else {
+            self.next = now.after(self.pause);
+            self.pause = self.pause.after(self.pause).min(SELDOM);
+        }
+    }
 }
 
 /// Starts the thread. `clock` is the one of the engines.
@@ -72,7 +101,7 @@ pub(super) fn start(
     let attend = move || {
         let mut holds = live.hold_awaited();
         loop {
-            let next = look(&live, &control, clock, &mut searches);
+            let next = look(&live, &control, &attention, clock, &mut searches);
             if holds {
                 holds = live.hold_awaited();
             }
@@ -86,32 +115,19 @@ pub(super) fn start(
 fn look(
     live: &Live,
     control: &Control,
+    attention: &Arc<Attention>,
     clock: Clock,
     searches: &mut HashMap<Arc<str>, Search>,
 ) -> Option<Nanos> {
     let events = control.events();
     let targets = live.targets();
-    searches.retain(|name, _| targets.iter().any(|(here, _)| here == name));
+    searches.retain(|name, _| targets.iter().any(|(here, ..)| here == name));
     let mut next: Option<Nanos> = None;
-    for (name, target) in targets {
-        let news = target.news(clock.now());
-        for trouble in news.began {
-            if let Some(text) = words(trouble, &target) {
-                events.add(&format!("device {name}: {} {text}", target.path().display()));
-            }
-        }
-        if let Some(failed) = news.ended {
-            let requests = if failed == 1 { "request" } else { "requests" };
-            events.add(&format!("device {name}: all is well again; {failed} {requests} failed"));
-        }
-        if !news.failing && !target.is_missing() {
-            searches.remove(&name);
-            continue;
-        }
-        let now = clock.now();
-        let search = searches.entry(name.clone()).or_insert(Search { next: now, pause: SOON, told: None });
-        if search.next <= now {
-            match target.come_back() {
+    for (name, target, errand) in targets {
+        if let Some(search) = searches.get_mut(&name)
+            && let Some(found) = search.answer()
+        {
+            match found {
                 Ok(true) => {
                     control.write_down();
                     events.add(&format!(
@@ -131,18 +147,50 @@ fn look(
                     }
                 }
             }
-            let now = clock.now();
-            if target.is_awaited() {
-                search.next = now.after(OFTEN);
-                if now > PATIENCE {
-                    target.give_up();
-                }
-            } else {
-                search.next = now.after(search.pause);
-                search.pause = search.pause.after(search.pause).min(SELDOM);
+            search.rest(&target, clock.now());
+        }
+        let news = target.news(clock.now());
+        for trouble in news.began {
+            if let Some(text) = words(trouble, &target) {
+                events.add(&format!("device {name}: {} {text}", target.path().display()));
             }
         }
-        next = Some(next.map_or(search.next, |next| next.min(search.next)));
+        if let Some(failed) = news.ended {
+            let requests = if failed == 1 { "request" } else { "requests" };
+            events.add(&format!("device {name}: all is well again; {failed} {requests} failed"));
+        }
+        if !news.failing && !target.is_missing() {
+            if searches.remove(&name).is_some() {
+                // It may have been found by who looked for it first, and has another number by now.
+                control.write_down();
+            }
+            continue;
+        }
+        let now = clock.now();
+        if target.is_awaited() && now >= PATIENCE {
+            target.give_up();
+        }
+        let search = searches.entry(name.clone()).or_insert_with(|| Search::new(now));
+        if search.found.is_none() && search.next <= now {
+            let (send, found) = channel();
+            let (missing, attention) = (target.clone(), attention.clone());
+            let begun = errand.begin(move || {
+                // The device may be gone from the configuration by now.
+                let _ = send.send(missing.come_back());
+                attention.ring();
+            });
+            if begun {
+                search.found = Some(found);
+            } else {
+                search.rest(&target, now);
+            }
+        }
+        // Who looks for it rings.
+        let again = match search.found {
+            Some(_) => target.is_awaited().then_some(PATIENCE),
+            None => Some(search.next),
+        };
+        next = next.into_iter().chain(again).min();
     }
     next
 }
@@ -154,7 +202,9 @@ fn words(trouble: Trouble, target: &Target) -> Option<String> {
         Trouble::Missing => return None,
         Trouble::Full => format!("has no room for what is written: that is ENOSPC{more}"),
         Trouble::Cut => {
-            let size = target.size_now().map(|size| format!(" to {size}")).unwrap_or_default();
+            // Where the question might hang it is not asked.
+            let size = (!target.is_remote()).then(|| target.size_now()).flatten();
+            let size = size.map(|size| format!(" to {size}")).unwrap_or_default();
             format!("was truncated{size}: what lay behind is lost, and is answered EIO{more}")
         }
         Trouble::Error(errno) => {

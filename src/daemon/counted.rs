@@ -86,14 +86,15 @@ impl Counted {
         self.engines.load().iter().for_each(|engine| engine.set_activity(self.activity.clone()));
     }
 
-    /// Writes down what there is now. False if that is written down already.
+    /// Writes down what there is now. False if that is written down already, or cannot be.
     pub(super) fn write(&self) -> bool {
         self.events.keep();
+        // First: what is looked at by somebody else meanwhile would be newer, and be written over by this.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let all = self.engines.load();
         // One whose disk has gone waits for another one.
         let learned = all.iter().map(|engine| engine.learned()).filter(|learned| !learned.bands.is_empty());
         let learned: Vec<_> = learned.collect();
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         if *last == learned {
             return false;
         }
@@ -101,7 +102,9 @@ impl Counted {
             .map_err(io::Error::other)
             .and_then(|bytes| self.ledger.put(Page::Counters, &bytes));
         if let Err(error) = written {
+            // With the next request it is tried again.
             tracing::error!(%error, "cannot write down the counters for a successor");
+            return false;
         }
         *last = learned;
         true

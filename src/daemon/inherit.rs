@@ -7,11 +7,12 @@ use crate::control::{Carried, Events, Journal};
 use crate::fuse::{Connection, Face};
 use crate::keeper::{Facts, Kept};
 use crate::ledger::{Ledger, LedgerError};
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fuser::SessionACL;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The connection of a mount that is there already.
 pub(super) fn connection(facts: &Facts, kept: &Kept) -> io::Result<Connection> {
@@ -21,12 +22,45 @@ pub(super) fn connection(facts: &Facts, kept: &Kept) -> io::Result<Connection> {
     Ok(Connection { descriptors, acl, init: Some(facts.init.clone()), place: facts.place.clone(), memory })
 }
 
+/// How often the ledger of one that still serves is read again, and after how long.
+const TRIES: usize = 20;
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// Whether what a predecessor has left makes sense to this program: to be known while that still serves.
-pub(super) fn understands(ledger: &Arc<Ledger>) -> Result<(), LedgerError> {
-    Events::default().keep_in(ledger.clone())?;
-    Journal::new(ledger.clone())?;
-    Counted::inherited(ledger)?;
-    Face::understands(ledger)
+///
+/// # Errors
+/// Why not.
+pub(super) fn understands(
+    ledger: &Arc<Ledger>,
+    defaults: &Defaults,
+    probe: &dyn Probe,
+) -> anyhow::Result<()> {
+    let carried = read(ledger)?;
+    // What is not in force with the predecessor either is no reason to keep that.
+    if carried.text.is_some()
+        && carried.trouble.is_none()
+        && let Some(trouble) = Running::inherited(&carried, defaults, probe)?.trouble
+    {
+        bail!("what runs cannot be read by this program: {trouble}");
+    }
+    Ok(())
+}
+
+/// Reads all of the ledger, and again where it makes no sense: whoever serves may be writing to it.
+fn read(ledger: &Arc<Ledger>) -> Result<Carried, LedgerError> {
+    let read = || {
+        Events::default().keep_in(ledger.clone())?;
+        Counted::inherited(ledger)?;
+        Face::understands(ledger)?;
+        Ok(Journal::new(ledger.clone())?.carried())
+    };
+    for _ in 1..TRIES {
+        match read() {
+            Err(LedgerError::Content(_)) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    read()
 }
 
 /// What is to run.
@@ -46,7 +80,7 @@ impl Running {
         probe: &dyn Probe,
     ) -> anyhow::Result<Self> {
         let text = carried.text.clone().context("the ledger does not say what runs")?;
-        let probe = Remembering { probe, devices: &carried.devices };
+        let probe = Remembering { probe, devices: &carried.devices, names: &carried.names };
         match load_bytes(text.as_bytes(), "control.yaml", defaults, &probe) {
             Ok(plan) => Ok(Self { plan, text, trouble: None }),
             Err(report) => {

@@ -6,7 +6,9 @@
 
 use super::attend::Attention;
 use super::counted::Counted;
+use super::errand::Errand;
 use super::exchange::{close_what_changes, is_like, removed};
+use super::replace::is_replaced;
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
 use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
@@ -22,6 +24,7 @@ use crate::sched::Settings;
 use crate::units::Bytes;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +33,15 @@ use std::time::Duration;
 /// The others are not kept waiting for longer than this: what comes for one whose disk is not free by then is held, and the disk
 /// looked for meanwhile.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// A disk that answers does so within this, however late it has become until it is asked.
+const ANSWER: Duration = Duration::from_millis(100);
+/// How long whoever asks for a device to be opened again waits for it.
+const REOPENING: Duration = Duration::from_secs(5);
 
 /// A mount that changes.
 pub(super) struct Live {
     defaults: Defaults,
-    probe: Box<dyn Probe + Send + Sync>,
+    probe: Arc<dyn Probe + Send + Sync>,
     /// The configuration that was mounted.
     file: PathBuf,
     face: Arc<Face>,
@@ -45,8 +52,10 @@ pub(super) struct Live {
     upgraded: Option<Upgrade>,
     clock: Clock,
     unscheduled: bool,
-    /// The keeper, once it knows that the mount is served, and how many workers there were before.
-    keeper: OnceLock<(Arc<Keeper>, u32)>,
+    /// The process of the keeper, and how many workers there were before.
+    began: OnceLock<(u32, u32)>,
+    /// The keeper, once it knows that the mount is served.
+    keeper: OnceLock<Arc<Keeper>>,
     /// The number of the mount among all filesystems, once it is mounted.
     number: OnceLock<u64>,
     devices: Mutex<Devices>,
@@ -76,7 +85,13 @@ struct Held {
     path: PathBuf,
     /// What was at that path when it was opened.
     identity: Option<(u64, u64)>,
+    /// Its `MAJOR:MINOR`, for as long as it is missing.
+    number: Option<(u64, u64)>,
+    /// So much of it is described by the configuration; what is used of it may be less, by a part of a block.
+    size: Bytes,
     id: u32,
+    /// For what may hang.
+    errand: Errand,
 }
 
 impl Held {
@@ -84,8 +99,8 @@ impl Held {
     fn entry(&self) -> DeviceEntry {
         DeviceEntry {
             path: self.path.clone(),
-            size: self.target.size().0,
-            number: self.target.number(),
+            size: self.target.size().0.max(self.size.0),
+            number: self.target.number().or(self.number),
             identity: self.identity,
             mark: self.target.mark().map(|mark| mark.to_string()),
         }
@@ -97,7 +112,16 @@ enum Fate {
     /// It stays.
     Stays(Held),
     /// It is new, on something that is opened for it, or that another device was on.
-    Comes { target: Arc<Target>, identity: Option<(u64, u64)> },
+    Comes(Opened),
+}
+
+/// What a device is to be on.
+#[derive(Clone)]
+struct Opened {
+    target: Arc<Target>,
+    identity: Option<(u64, u64)>,
+    number: Option<(u64, u64)>,
+    errand: Errand,
 }
 
 /// Takes back what was made for a change, unless it comes about.
@@ -130,7 +154,7 @@ impl Live {
     ) -> Self {
         Self {
             defaults,
-            probe,
+            probe: probe.into(),
             file,
             face,
             engines: counted.engines(),
@@ -139,6 +163,7 @@ impl Live {
             upgraded: None,
             clock,
             unscheduled,
+            began: OnceLock::new(),
             keeper: OnceLock::new(),
             number: OnceLock::new(),
             devices: Mutex::default(),
@@ -153,19 +178,54 @@ impl Live {
         Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
     }
 
-    /// Opens what a device is to be on. What a predecessor had may be missing: its images are there all the same.
+    /// Opens what a device is to be on.
     fn open(&self, device: &DevicePlan, read_only: bool) -> Result<Target, Refusal> {
         let mode = OpenMode { read_only, ..OpenMode::default() };
-        let DevicePlan { path, size, create, .. } = device;
-        if let Some(DeviceEntry { size: was, mark, .. }) = self.inherited_device(path) {
-            // Every text is a mark.
-            let mark = mark.and_then(|mark| mark.parse().ok());
-            let spent: Duration = self.clock.now().into();
-            let mode = OpenMode { patience: Some(PATIENCE.saturating_sub(spent)), ..mode };
-            return Ok(Target::open_or_missing(path, Bytes(was.max(size.0)), mark.as_ref(), mode));
-        }
-        Target::open(path, *create, mode)
+        Target::open(&device.path, device.create, mode)
             .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))
+    }
+
+    /// Opens what a predecessor had, each in a thread of its own, since its filesystem may be one that hangs. What is not found
+    /// in time is missing, and awaited: its images are there all the same.
+    fn open_inherited(&self, new: &Plan, devices: &Devices) -> HashMap<PathBuf, Opened> {
+        let left = || PATIENCE.saturating_sub(self.clock.now().into());
+        let begin = |(index, device): (usize, &DevicePlan)| {
+            if devices.values().any(|held| held.path == device.path) {
+                return None;
+            }
+            let was = self.inherited_device(&device.path)?;
+            // Every text is a mark.
+            let mark = was.mark.as_ref().and_then(|mark| mark.parse().ok());
+            let (size, read_only) = (Bytes(was.size.max(device.size.0)), is_only_read(new, index));
+            let target = Arc::new(Target::missing(&was.path, size, mark.as_ref(), read_only));
+            let attention = self.attention.clone();
+            target.on_news(move || attention.ring());
+            let (number, identity, errand) = (was.number, was.identity, Errand::default());
+            let opened = Opened { target: target.clone(), identity, number, errand };
+            let (send, found) = channel();
+            let (probe, mount, patience) = (self.probe.clone(), self.number.get().copied(), left());
+            let attention = self.attention.clone();
+            opened.errand.begin(move || {
+                if mount.is_some_and(|mount| stands_on(&was.path, mount)) {
+                    tracing::warn!(path = %was.path.display(), "a device is in its own mount by now");
+                    target.give_up();
+                } else {
+                    target.find(Some(patience));
+                }
+                // It may have another number by now.
+                let identity = (!target.is_missing()).then(|| identity_of(&*probe, &was.path)).flatten();
+                // Whoever waits may have given up, and is told of it otherwise.
+                let _ = send.send(identity);
+                attention.ring();
+            });
+            Some((opened, found))
+        };
+        let all: Vec<_> = new.devices.iter().enumerate().filter_map(begin).collect();
+        let wait = |(opened, found): (Opened, Receiver<Option<(u64, u64)>>)| {
+            let now = found.recv_timeout(left().max(ANSWER)).ok().flatten();
+            (opened.target.path().to_owned(), Opened { identity: now.or(opened.identity), ..opened })
+        };
+        all.into_iter().map(wait).collect()
     }
 
     /// What a predecessor had at this path.
@@ -179,9 +239,20 @@ impl Live {
         &*self.probe
     }
 
-    /// The device of ours that is at this path.
+    /// The device of ours that is at this path, or was a predecessor's, as large as it is now.
     pub(super) fn device_at(&self, path: &Path) -> Option<DeviceEntry> {
-        self.devices().values().find(|held| held.path == path).map(Held::entry)
+        // As they are written: there may be many, and paths are compared slowly.
+        let held = self.devices().values().find(|held| held.path.as_os_str() == path.as_os_str()).cloned();
+        let Some(held) = held else { return self.inherited_device(path) };
+        let target = held.target.clone();
+        let now = if target.is_remote() {
+            held.errand.within(ANSWER, move || target.size_now()).flatten()
+        } else {
+            target.size_now()
+        };
+        let entry = held.entry();
+        // That it has shrunk is nothing that helps anybody.
+        Some(DeviceEntry { size: now.map_or(entry.size, |now| now.0.max(entry.size)), ..entry })
     }
 
     /// Holds what comes for disks whose devices are still with a predecessor, and for no others. Whether there are any.
@@ -202,9 +273,20 @@ impl Live {
         engines.values().any(|(_, awaited)| *awaited)
     }
 
-    /// The devices that there are, by their names.
-    pub(super) fn targets(&self) -> Vec<(Arc<str>, Arc<Target>)> {
-        self.devices().iter().map(|(name, held)| (name.clone(), held.target.clone())).collect()
+    /// The devices that there are, by their names, each with what to do about it what may hang.
+    pub(super) fn targets(&self) -> Vec<(Arc<str>, Arc<Target>, Errand)> {
+        let devices = self.devices();
+        let all = devices.iter();
+        all.map(|(name, held)| (name.clone(), held.target.clone(), held.errand.clone())).collect()
+    }
+
+    /// Block devices have the numbers in a plan that they have now, and not those of a predecessor.
+    pub(super) fn number(&self, plan: &mut Plan) {
+        let devices = self.devices();
+        for device in &mut plan.devices {
+            let now = devices.get(device.name.as_str()).and_then(|held| held.target.number());
+            device.number = now.or(device.number);
+        }
     }
 
     fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
@@ -281,15 +363,18 @@ impl Live {
 
     /// What becomes of each device: opens what is to be opened.
     fn fates(&self, new: &Plan, devices: &Devices, undo: &mut Undo) -> Result<Vec<Fate>, Refusal> {
+        let mut inherited = self.open_inherited(new, devices);
         new.devices
             .iter()
             .enumerate()
             .map(|(index, device)| {
-                let images = || new.images.iter().filter(|image| image.device == index);
-                let read_only = images().next().is_some() && images().all(|image| image.read_only);
+                if let Some(opened) = inherited.remove(&device.path) {
+                    return Ok(Fate::Comes(opened));
+                }
+                let read_only = is_only_read(new, index);
                 let here = devices.get(device.name.as_str());
                 // What is known already is not asked for: its filesystem may be the one that hangs.
-                let identity = match here.filter(|held| held.path == device.path) {
+                let identity = match devices.values().find(|held| held.path == device.path) {
                     Some(held) => held.identity,
                     None => self.identity(&device.path),
                 };
@@ -297,7 +382,7 @@ impl Live {
                 // What it was opened on stays what it is on, whatever is at that path by now.
                 let here = here.filter(|held| held.path == device.path || same(held));
                 let known = here.or_else(|| devices.values().find(|held| same(held)));
-                if let Some(Held { target, .. }) = known {
+                if let Some(Held { target, number, errand, .. }) = known {
                     if target.is_read_only() && !read_only {
                         return Err(Refusal {
                             errno: libc::EBUSY,
@@ -311,8 +396,14 @@ impl Live {
                     }
                     return Ok(match here.filter(|held| held.id == device.id) {
                         // Maybe by another name of the same thing.
-                        Some(held) => Fate::Stays(Held { path: device.path.clone(), ..held.clone() }),
-                        None => Fate::Comes { target: target.clone(), identity },
+                        Some(held) => {
+                            let (path, size) = (device.path.clone(), device.size);
+                            Fate::Stays(Held { path, size, ..held.clone() })
+                        }
+                        None => {
+                            let (target, number, errand) = (target.clone(), *number, errand.clone());
+                            Fate::Comes(Opened { target, identity, number, errand })
+                        }
                     });
                 }
                 if self.is_inside(&device.path) {
@@ -328,13 +419,15 @@ impl Live {
                         format!("device {name}: {path} counts from the folder that this runs in, which is not there any more"),
                     ));
                 }
+                let is_new = device.create.is_some() && !device.path.exists();
                 let target = self.open(device, read_only)?;
                 let attention = self.attention.clone();
                 target.on_news(move || attention.ring());
-                undo.files.extend(device.create.map(|_| device.path.clone()));
+                undo.files.extend(is_new.then(|| device.path.clone()));
                 // One that was just made has one only now.
                 let identity = identity.or_else(|| self.identity(&device.path));
-                Ok(Fate::Comes { target: Arc::new(target), identity })
+                let (number, errand) = (device.number, Errand::default());
+                Ok(Fate::Comes(Opened { target: Arc::new(target), identity, number, errand }))
             })
             .collect()
     }
@@ -345,10 +438,16 @@ impl Live {
         let _ = self.number.set(number);
     }
 
-    /// It is kept by this keeper, and has been served by so many before.
-    pub(super) fn kept_by(&self, keeper: Arc<Keeper>, before: u32) {
+    /// It is kept by this process, and has been served by so many before: to be known before anybody can ask.
+    pub(super) fn began_with(&self, keeper: u32, before: u32) {
         // Once.
-        let _ = self.keeper.set((keeper, before));
+        let _ = self.began.set((keeper, before));
+    }
+
+    /// From now on this can be said to the keeper.
+    pub(super) fn kept_by(&self, keeper: Arc<Keeper>) {
+        // Once.
+        let _ = self.keeper.set(keeper);
     }
 
     /// Whether a path is in the mount itself, or a device on a file that is: to serve it we would wait for ourselves.
@@ -358,7 +457,7 @@ impl Live {
 
     /// What tells the file or block device at a path from others.
     fn identity(&self, path: &Path) -> Option<(u64, u64)> {
-        self.probe.probe(path).ok().flatten().and_then(|found| found.identity)
+        identity_of(&*self.probe, path)
     }
 
     /// Makes the bands of the devices that come; all devices that there are then, in the order of the plan.
@@ -376,12 +475,12 @@ impl Live {
         let mut next = all.len();
         let mut held = Vec::with_capacity(fates.len());
         for (device, fate) in new.devices.iter().zip(fates) {
-            let (target, identity) = match fate {
+            let Opened { target, identity, number, errand } = match fate {
                 Fate::Stays(here) => {
                     held.push((device.name.clone(), here));
                     continue;
                 }
-                Fate::Comes { target, identity } => (target, identity),
+                Fate::Comes(opened) => opened,
             };
             let engine = by_id.entry(device.id).or_insert_with(|| {
                 if let Some(engine) = idle.next() {
@@ -389,7 +488,7 @@ impl Live {
                     return engine.clone();
                 }
                 // There are fewer disks than 16 bits number: a configuration that is small enough to be read has no more.
-                let number = u16::try_from(next).unwrap_or(u16::MAX);
+                let disk = u16::try_from(next).unwrap_or(u16::MAX);
                 next += 1;
                 let settings = EngineSettings {
                     id: device.id,
@@ -398,7 +497,7 @@ impl Live {
                     simulate: simulate(device),
                     budget: self.engines.budget().clone(),
                 };
-                let engine = Arc::new(Engine::new(number, settings, self.clock));
+                let engine = Arc::new(Engine::new(disk, settings, self.clock));
                 self.engines.extend([engine.clone()]);
                 engine
             });
@@ -413,9 +512,10 @@ impl Live {
             });
             undo.bands.push((engine.clone(), band));
             let path = device.path.clone();
+            let (engine, size, id) = (engine.clone(), device.size, device.id);
             held.push((
                 device.name.clone(),
-                Held { engine: engine.clone(), band, target, path, identity, id: device.id },
+                Held { engine, band, target, path, identity, number, size, id, errand },
             ));
         }
         held
@@ -547,10 +647,20 @@ impl Machinery for Live {
 
     fn reopen(&self, device: &str) -> Result<(), Refusal> {
         // Without the lock: opening may take its time.
-        let target = self.devices().get(device).map(|held| held.target.clone());
+        let held = self.devices().get(device).cloned();
         let gone = || Refusal::new(libc::ENXIO, format!("there is no ioband device {device}"));
-        let opened = target.ok_or_else(gone)?.reopen();
-        opened.map_err(|error| Refusal::new(error.errno(), format!("device {device}: {error}")))
+        let Held { target, errand, path, .. } = held.ok_or_else(gone)?;
+        // Somebody may be looking at it just now.
+        errand.wait(REOPENING);
+        match errand.within(REOPENING, move || target.reopen()) {
+            Some(opened) => {
+                opened.map_err(|error| Refusal::new(error.errno(), format!("device {device}: {error}")))
+            }
+            None => Err(Refusal::new(
+                libc::ETIMEDOUT,
+                format!("device {device}: {} does not answer; try again when it does", path.display()),
+            )),
+        }
     }
 
     fn write_down(&self, carried: &mut Carried) {
@@ -574,14 +684,20 @@ impl Machinery for Live {
 
     fn service(&self) -> Option<Service> {
         let server = self.server.get()?;
-        let keeper = self.keeper.get();
         let processes = Processes {
-            keeper: keeper.and_then(|(keeper, _)| keeper.process()),
+            keeper: self.keeper(),
             worker: std::process::id(),
-            before: keeper.map_or(0, |(_, before)| *before),
-            survives: keeper.is_some() && server.survives(),
+            before: self.began.get().map_or(0, |(_, before)| *before),
+            survives: self.keeper.get().is_some() && server.survives(),
         };
         Some(Service { processes, sandbox: self.sandbox.clone(), ..server.service() })
+    }
+
+    fn keeper(&self) -> Option<u32> {
+        match self.keeper.get() {
+            Some(keeper) => keeper.process(),
+            None => self.began.get().map(|(keeper, _)| *keeper),
+        }
     }
 
     fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
@@ -590,7 +706,7 @@ impl Machinery for Live {
         {
             return tried.failed.as_ref().map_or(Ok(()), |why| Err(Refusal::new(libc::ENOEXEC, why.clone())));
         }
-        let Some((keeper, _)) = self.keeper.get() else {
+        let Some(keeper) = self.keeper.get() else {
             return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
         };
         let server = self.server.get();
@@ -612,12 +728,29 @@ impl Machinery for Live {
         if self.is_inside(&self.file) {
             return Err(Refusal::invalid(format!("{name} is in this very mount; save to a file elsewhere")));
         }
+        if !is_replaced(&self.file) {
+            // Nobody may ever read from a pipe, and other changes wait for this one.
+            return Err(Refusal::invalid(format!(
+                "{name} is no regular file; `ioband save FILE` saves to another one"
+            )));
+        }
         super::replace_file(&self.file, text.as_bytes()).map_err(|error| {
             let errno = error.raw_os_error().unwrap_or(libc::EIO);
             Refusal::new(errno, format!("{name} cannot be written: {error}"))
         })?;
         Ok(name)
     }
+}
+
+/// Whether all images of a device are for reading only, and there are some.
+fn is_only_read(plan: &Plan, device: usize) -> bool {
+    let images = || plan.images.iter().filter(|image| image.device == device);
+    images().next().is_some() && images().all(|image| image.read_only)
+}
+
+/// What tells the file or block device at a path from others.
+fn identity_of(probe: &dyn Probe, path: &Path) -> Option<(u64, u64)> {
+    probe.probe(path).ok().flatten().and_then(|found| found.identity)
 }
 
 /// What a mount keeps for as long as it is there.

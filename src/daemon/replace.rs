@@ -37,6 +37,11 @@ pub fn replace_file(path: &Path, text: &[u8]) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
+/// Whether a file is replaced by that, or made. Anything else is written to, which may have to wait for whoever reads it.
+pub(super) fn is_replaced(path: &Path) -> bool {
+    path.metadata().map_or(true, |old| old.is_file())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,6 +92,7 @@ mod tests {
         assert_eq!(replace_file(&missing, b"x").unwrap_err().kind(), io::ErrorKind::NotFound);
         let pipe = folder.path().join("pipe");
         nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(!is_replaced(&pipe) && !is_replaced(folder.path()) && is_replaced(&missing));
         let reader = std::thread::spawn({
             let pipe = pipe.clone();
             move || fs::read(pipe).unwrap()

@@ -34,8 +34,7 @@ const MOST_LINKS: usize = 40;
 pub(super) fn start(path: PathBuf, control: Arc<Control>) -> anyhow::Result<()> {
     let inotify = Inotify::init().context("cannot watch files")?;
     let (clock, folders) = (Clock::start(), HashMap::new());
-    let mut watch = Watch { inotify, clock, path, control, folders, file: None, state: State::There };
-    watch.follow().with_context(|| format!("cannot watch {}", watch.path.display()))?;
+    let watch = Watch { inotify, clock, path, control, folders, file: None, state: State::There };
     thread::Builder::new().name("watch".into()).spawn(move || watch.run())?;
     Ok(())
 }
@@ -63,6 +62,10 @@ enum State {
 
 impl Watch {
     fn run(mut self) {
+        // Not before: where its filesystem hangs, this thread does, and no other one.
+        if let Err(error) = self.follow() {
+            return self.give_up("is not watched", &error);
+        }
         // It may have changed between being read and being watched; but what a predecessor has seen is no news.
         if !read(&self.path).is_ok_and(|bytes| self.control.has_seen(&bytes)) {
             self.look();
@@ -78,15 +81,14 @@ impl Watch {
                             .add(&format!("reading {} failed inside ioband", self.path.display()));
                     }
                 }
-                Err(error) => {
-                    let name = self.path.display();
-                    return self
-                        .control
-                        .events()
-                        .add(&format!("{name} is not watched any more: {error}; edit control.yaml instead"));
-                }
+                Err(error) => return self.give_up("is not watched any more", &error),
             }
         }
+    }
+
+    fn give_up(&self, what: &str, error: &io::Error) {
+        let name = self.path.display();
+        self.control.events().add(&format!("{name} {what}: {error}; edit control.yaml instead"));
     }
 
     /// Waits until something has happened on the way to the file, and it is quiet again.
@@ -128,7 +130,13 @@ impl Watch {
                 concerned |= !written;
                 continue;
             }
-            if event.mask.contains(EventMask::Q_OVERFLOW) || event.name.is_none() {
+            if event.mask.contains(EventMask::Q_OVERFLOW) {
+                // That it was closed may be among what is lost. It is looked at as it is; one that is half written is looked at
+                // again when it is closed.
+                (self.state, concerned) = (State::There, true);
+                continue;
+            }
+            if event.name.is_none() {
                 concerned = true;
                 continue;
             }

@@ -9,6 +9,7 @@ use std::fs::{self, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::UNIX_EPOCH;
 
 /// What was at a path. As text it is one line, without blanks at its ends, and reads back as itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,13 +18,22 @@ pub struct Mark {
     exact: String,
     /// What stays when a device is taken out and put in again: what it says of itself, such as a serial number.
     lasting: Option<String>,
+    /// When a file was made, where its filesystem says so: the next file may get the number of one that was removed.
+    born: Option<String>,
 }
+
+/// How the time of birth begins in a text, at the place where a device has what lasts. There, a program that does not know it
+/// does not miss it.
+const BORN: &str = "born:";
 
 impl Mark {
     /// Of the file or block device that this was seen of.
     pub(super) fn of(seen: &Metadata) -> Self {
         if !seen.file_type().is_block_device() {
-            return Self { exact: format!("file:{}:{}", seen.dev(), seen.ino()), lasting: None };
+            let exact = format!("file:{}:{}", seen.dev(), seen.ino());
+            let born = seen.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            let born = born.map(|born| format!("{}.{:09}", born.as_secs(), born.subsec_nanos()));
+            return Self { exact, lasting: None, born };
         }
         let (major, minor) = kernel::split(seen.rdev());
         let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
@@ -32,12 +42,13 @@ impl Mark {
         let place = part.map(|part| part.0).unwrap_or_default();
         let exact =
             format!("block:{major}:{minor}:{}{place}", read(&disk.join("diskseq")).unwrap_or_default());
-        Self { exact, lasting: says_of_itself(&disk).map(|name| name + &place) }
+        Self { exact, lasting: says_of_itself(&disk).map(|name| name + &place), born: None }
     }
 
     /// Whether this is what that was, with nothing in between.
     pub fn is(&self, other: &Mark) -> bool {
-        self.exact == other.exact
+        let born = self.born.as_ref().zip(other.born.as_ref());
+        self.exact == other.exact && born.is_none_or(|(one, two)| one == two)
     }
 
     /// Whether this is what that was, maybe taken out and put in again. A disk that says nothing of itself cannot be known
@@ -79,7 +90,8 @@ fn read(path: &Path) -> Option<String> {
 impl fmt::Display for Mark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.exact)?;
-        self.lasting.iter().try_for_each(|lasting| write!(f, "|{lasting}"))
+        self.lasting.iter().try_for_each(|lasting| write!(f, "|{lasting}"))?;
+        self.born.iter().try_for_each(|born| write!(f, "|{BORN}{born}"))
     }
 }
 
@@ -87,11 +99,17 @@ impl FromStr for Mark {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (exact, lasting) = match text.split_once('|') {
-            Some((exact, lasting)) => (exact, Some(lasting)),
+        let (exact, more) = match text.split_once('|') {
+            Some((exact, more)) => (exact, Some(more)),
             None => (text, None),
         };
-        Ok(Self { exact: exact.to_owned(), lasting: lasting.map(str::to_owned) })
+        let born = more.and_then(|more| more.strip_prefix(BORN));
+        let lasting = more.filter(|_| born.is_none());
+        Ok(Self {
+            exact: exact.to_owned(),
+            lasting: lasting.map(str::to_owned),
+            born: born.map(str::to_owned),
+        })
     }
 }
 
@@ -127,5 +145,17 @@ mod tests {
         let at = |path| Mark::of(&fs::metadata(path).unwrap());
         assert!(at(&two).is_known_as(&first) && !at(&one).is_known_as(&first));
         assert_eq!(mark(&first.to_string()), first);
+    }
+
+    #[test]
+    fn a_file_that_has_got_the_number_of_another_one_is_not_that() {
+        let file = mark("file:1:2|born:1700000000.000000005");
+        assert_eq!(file.to_string(), "file:1:2|born:1700000000.000000005");
+        let next = mark("file:1:2|born:1700000009.000000005");
+        assert!(!next.is(&file) && !next.is_known_as(&file));
+        // Born in the same moment is nothing that lasts.
+        assert!(!mark("file:1:3|born:1700000000.000000005").is_known_as(&file));
+        // Where nobody said when, the number has to do.
+        assert!(mark("file:1:2").is_known_as(&file) && file.is_known_as(&mark("file:1:2")));
     }
 }

@@ -9,7 +9,7 @@ use super::users;
 use crate::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -77,26 +77,26 @@ impl OpenError {
 
 impl Target {
     /// Opens `path`; with `create`, first makes it as a sparse file of that size (it must not exist yet, and is
-    /// removed again if anything fails).
+    /// removed again if anything fails). An empty file is one that somebody has begun to make, and has not given its size.
     pub fn open(path: &Path, create: Option<Bytes>, mode: OpenMode) -> Result<Target, OpenError> {
         let Some(size) = create else { return Self::open_existing(path, mode) };
-        let made =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(|source| {
-                let path = path.to_owned();
-                match source.kind() {
-                    io::ErrorKind::AlreadyExists => OpenError::Exists { path, source },
-                    _ => OpenError::Io { path, action: "creating the file", source },
-                }
-            })?;
-        let sized = made.set_len(size.0).map_err(|source| OpenError::Io {
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+        let is_new = made.is_ok();
+        let file = match made {
+            Err(source) if source.kind() == io::ErrorKind::AlreadyExists => {
+                begun(path).ok_or_else(|| OpenError::Exists { path: path.to_owned(), source })?
+            }
+            made => made.map_err(|source| failed(path, "creating the file", source))?,
+        };
+        let sized = file.set_len(size.0).map_err(|source| OpenError::Io {
             path: path.to_owned(),
             action: "giving the new file its size",
             source,
         });
-        drop(made);
+        drop(file);
         sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|error| {
-            // Somebody who was quick enough to lock it keeps it.
-            if !matches!(error, OpenError::Locked { .. }) {
+            // Somebody who was quick enough to lock it keeps it, and what was there stays.
+            if is_new && !matches!(error, OpenError::Locked { .. }) {
                 // The first error is the one to tell.
                 let _ = std::fs::remove_file(path);
             }
@@ -104,7 +104,7 @@ impl Target {
     }
 
     fn open_existing(path: &Path, mode: OpenMode) -> Result<Target, OpenError> {
-        let medium = Medium::open_patiently(path, mode)?;
+        let medium = Medium::open_patiently(path, mode, None)?;
         let size = medium.size_now().map_err(|source| failed(path, "asking for its size", source))?;
         Ok(Target::new(path, size, mode.read_only, Some(medium)))
     }
@@ -112,18 +112,27 @@ impl Target {
     /// What a successor opens: what its predecessor had at `path`, of `size` bytes, or nothing as yet. It must go on whatever
     /// has become of the disk, and must not write to another one: with a `mark`, what is there has to be known as that.
     pub fn open_or_missing(path: &Path, size: Bytes, mark: Option<&Mark>, mode: OpenMode) -> Target {
-        let target = Target::new(path, size.0, mode.read_only, None);
-        *target.last_mark() = mark.cloned();
-        let found = Medium::mark_at(path).and_then(|there| match mark {
-            Some(mark) if !there.is_known_as(mark) => Err(OpenError::Another { path: path.to_owned() }),
-            _ => target.take(Medium::open_patiently(path, mode)?),
-        });
-        if let Err(error) = found {
-            let in_use = matches!(error, OpenError::InUse { .. } | OpenError::Locked { .. });
-            target.awaited.store(in_use, Ordering::Release);
-            tracing::warn!(path = %path.display(), %error, "a device is missing");
-        }
+        let target = Target::missing(path, size, mark, mode.read_only);
+        target.find(mode.patience);
         target
+    }
+
+    /// The same before anybody has looked: it is missing, and awaited until [`Target::find`] has.
+    pub fn missing(path: &Path, size: Bytes, mark: Option<&Mark>, read_only: bool) -> Target {
+        let target = Target::new(path, size.0, read_only, None);
+        *target.last_mark() = mark.cloned();
+        target.awaited.store(true, Ordering::Release);
+        target
+    }
+
+    /// Opens for the first time what is missing. It is awaited no longer, unless somebody has it. May take its time.
+    pub fn find(&self, patience: Option<Duration>) {
+        let found = self.take_known(patience);
+        let in_use = matches!(found, Err(OpenError::InUse { .. } | OpenError::Locked { .. }));
+        self.awaited.store(in_use, Ordering::Release);
+        if let Err(error) = found {
+            tracing::warn!(path = %self.path.display(), %error, "a device is missing");
+        }
     }
 
     /// Looks whether it has to be opened again, and does so: it was missing, or another device is at its path by now, which
@@ -133,14 +142,10 @@ impl Target {
     /// Why there is nothing to open: another disk is at its path, which only [`Target::reopen`] takes, or none is.
     pub fn come_back(&self) -> Result<bool, OpenError> {
         let there = Medium::mark_at(&self.path)?;
-        let known = self.mark();
-        if !self.is_missing() && known.as_ref().is_some_and(|known| there.is(known)) {
+        if !self.is_missing() && self.mark().is_some_and(|known| there.is(&known)) {
             return Ok(false);
         }
-        if known.is_some_and(|known| !there.is_known_as(&known)) {
-            return Err(OpenError::Another { path: self.path.clone() });
-        }
-        self.reopen()?;
+        self.take_known(None)?;
         self.give_up();
         Ok(true)
     }
@@ -157,7 +162,13 @@ impl Target {
             // It is open, by us; a second time it could not be.
             return Ok(());
         }
-        self.take(Medium::open(&self.path, mode)?)
+        self.take(Medium::open(&self.path, mode, None)?)
+    }
+
+    /// Goes on with what is at its path now, if that is known as what it was.
+    fn take_known(&self, patience: Option<Duration>) -> Result<(), OpenError> {
+        let mode = OpenMode { read_only: self.read_only, patience };
+        self.take(Medium::open_patiently(&self.path, mode, self.mark().as_ref())?)
     }
 
     /// Is on this from now on.
@@ -172,6 +183,15 @@ impl Target {
         self.health.renewed();
         Ok(())
     }
+}
+
+/// A regular file without a byte, to be written to.
+fn begun(path: &Path) -> Option<File> {
+    let is_begun = |seen: std::fs::Metadata| seen.is_file() && seen.len() == 0;
+    // Looked at before it is opened: opening a pipe can block.
+    std::fs::metadata(path).ok().filter(|seen| is_begun(seen.clone()))?;
+    let file = OpenOptions::new().write(true).open(path).ok()?;
+    file.metadata().is_ok_and(is_begun).then_some(file)
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> OpenError {
@@ -191,20 +211,20 @@ impl Medium {
     }
 
     /// Opens it, and waits as long as `mode` says for somebody else to let go of it.
-    fn open_patiently(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+    fn open_patiently(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
         let tries = mode.patience.unwrap_or_default().as_millis() / PAUSE.as_millis();
         for _ in 0..tries {
-            match Self::try_open(path, mode) {
+            match Self::try_open(path, mode, known) {
                 Err(OpenError::InUse { .. } | OpenError::Locked { .. }) => std::thread::sleep(PAUSE),
                 opened => return opened,
             }
         }
-        Self::open(path, mode)
+        Self::open(path, mode, known)
     }
 
     /// Opens it, or says who uses it.
-    fn open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
-        Self::try_open(path, mode).map_err(|error| match error {
+    fn open(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
+        Self::try_open(path, mode, known).map_err(|error| match error {
             OpenError::InUse { path, source, .. } => {
                 let number = std::fs::metadata(&path).map_or((0, 0), |seen| kernel::split(seen.rdev()));
                 OpenError::InUse { path, by: users::of_device(number), source }
@@ -213,7 +233,13 @@ impl Medium {
         })
     }
 
-    fn try_open(path: &Path, mode: OpenMode) -> Result<Medium, OpenError> {
+    /// Opens it. With a mark to be `known` as, another disk is refused: before it is opened, which would keep its owner from it,
+    /// and after that, since its name may have got to another one in between.
+    fn try_open(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
+        let is_known = |there: &Mark| match known {
+            Some(known) if !there.is_known_as(known) => Err(OpenError::Another { path: path.to_owned() }),
+            _ => Ok(()),
+        };
         let failed = |action, source| failed(path, action, source);
         let refused = |source: io::Error| match source.raw_os_error() {
             Some(libc::ENOENT) => OpenError::Missing { path: path.to_owned(), source },
@@ -231,6 +257,7 @@ impl Medium {
             Kind::File => 0,
             Kind::Other(what) => return Err(OpenError::NotADisk { path: path.to_owned(), what }),
         };
+        is_known(&Mark::of(&seen))?;
         let file = OpenOptions::new()
             .read(true)
             .write(!mode.read_only)
@@ -242,13 +269,16 @@ impl Medium {
             let source = io::Error::from_raw_os_error(libc::EAGAIN);
             return Err(failed("opening (it was exchanged meanwhile)", source));
         }
+        // What is open cannot be exchanged.
+        let mark = Mark::of(&opened);
+        is_known(&mark)?;
         // O_NONBLOCK was for the opening only; io_uring would take it for the wish not to wait for the device.
         let flags = kernel::status_flags(&file).map_err(|source| failed("reading its flags", source))?;
         kernel::set_flags(&file, flags - OFlag::O_NONBLOCK)
             .map_err(|source| failed("setting its flags", source))?;
 
         let medium = Medium {
-            mark: Mark::of(&opened),
+            mark,
             number: None,
             alignment: Alignment { block: 1, memory: 1 },
             direct: false,
@@ -305,5 +335,49 @@ impl Medium {
         };
         tracing::warn!(path = %path.display(), "this file goes through the page cache, because {why}");
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_somebody_has_begun_to_make_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        std::fs::write(&disk, "").unwrap();
+        let target = Target::open(&disk, Some(Bytes(4096)), OpenMode::default()).unwrap();
+        assert_eq!((target.size(), disk.metadata().unwrap().len()), (Bytes(4096), 4096));
+        // One that holds anything is not touched, and one that was there is not removed.
+        let again = Target::open(&disk, Some(Bytes(8192)), OpenMode::default());
+        assert!(matches!(again, Err(OpenError::Exists { .. })));
+        std::fs::write(&other, "").unwrap();
+        Target::open(&other, Some(Bytes(u64::MAX)), OpenMode::default()).unwrap_err();
+        assert!(other.exists());
+    }
+
+    #[test]
+    fn what_is_opened_is_what_was_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        let size = Bytes(4096);
+        let target = Target::open(&disk, Some(size), OpenMode::default()).unwrap();
+        let mark = target.mark();
+        // Somebody has it, and it is exchanged while he is waited for.
+        let patient = OpenMode { patience: Some(Duration::from_secs(60)), ..OpenMode::default() };
+        let waiting = std::thread::spawn({
+            let (disk, mark) = (disk.clone(), mark.clone());
+            move || Target::open_or_missing(&disk, size, mark.as_ref(), patient)
+        });
+        std::fs::write(&other, [0; 4096]).unwrap();
+        std::fs::rename(&other, &disk).unwrap();
+        drop(target);
+        let successor = waiting.join().unwrap();
+        assert!(successor.is_missing() && !successor.is_awaited());
+        assert!(matches!(successor.come_back(), Err(OpenError::Another { .. })));
+        // Unless somebody says that it is right.
+        successor.reopen().unwrap();
+        assert!(!successor.is_missing() && successor.mark() != mark);
     }
 }

@@ -161,6 +161,11 @@ impl Target {
         medium.size_now().ok().map(Bytes)
     }
 
+    /// Whether the simplest question about it may have to wait for a process or a network.
+    pub fn is_remote(&self) -> bool {
+        self.medium.load().as_ref().is_some_and(|medium| medium.remote)
+    }
+
     /// Makes it fail in this way from now on, or no longer. What was accepted before goes on as it was to.
     pub fn set_faults(&self, faults: Option<&Faults>) {
         let mut injector = self.injector();

@@ -368,6 +368,17 @@ impl Metadata {
         };
         Ok(match handle {
             Handle::Text(text) | Handle::Setting { text, .. } => piece(text),
+            Handle::Later { ino, text } => {
+                let text = match text.get() {
+                    Some(text) => text,
+                    None => {
+                        // A device that has gone with its files.
+                        let now = self.text_of(*ino).ok_or(Errno::ESTALE)?;
+                        text.get_or_init(|| now)
+                    }
+                };
+                piece(text)
+            }
             Handle::Draft(draft) => lock(draft).read(offset, size).to_vec(),
             Handle::Scratch(file) => file.read(offset, size),
             Handle::Events(follower) => {
@@ -456,7 +467,9 @@ impl Metadata {
                 });
             }
             Handle::Lost => reply.error(Errno::EIO),
-            Handle::Text(_) | Handle::Events(_) | Handle::Image { .. } => reply.error(Errno::EPERM),
+            Handle::Text(_) | Handle::Later { .. } | Handle::Events(_) | Handle::Image { .. } => {
+                reply.error(Errno::EPERM)
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use crate::control::{Asked, Follower, Setting};
 use crate::device::Seek;
 use fuser::{Errno, FileHandle, FopenFlags, INodeNo, OpenAccMode, OpenFlags, ReplyLseek, Request, TimeOrNow};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// An open file.
 #[derive(Debug)]
@@ -23,6 +23,9 @@ pub(super) enum Handle {
     Image { node: Arc<ImageNode>, opener: Identity },
     /// A control file as it was when it was opened.
     Text(Vec<u8>),
+    /// One that was open when a predecessor served, with what it says now: from when it is read first, since there is nothing to say
+    /// before the mount is served again.
+    Later { ino: u64, text: OnceLock<Vec<u8>> },
     /// The running configuration, being written.
     Draft(Mutex<KeptDraft>),
     /// An editor's own file.

@@ -12,7 +12,7 @@ use crate::control::Carried;
 use crate::ledger::{Ledger, LedgerError};
 use fuser::INodeNo;
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 impl Face {
     /// Goes on with the open files of a predecessor, once the tree is the one that it had. What is not there any more stays
@@ -29,7 +29,7 @@ impl Face {
         for (index, entry) in OpenFiles::inherited(ledger)? {
             let handle = match &entry.what {
                 What::Image { .. } => self.image_handle(&entry.what),
-                What::Text { ino } => self.text_of(*ino).map(Handle::Text),
+                What::Text { ino } => Some(Handle::Later { ino: *ino, text: OnceLock::new() }),
                 What::Draft => {
                     let draft = KeptDraft::go_on(ledger.clone(), index, LARGEST as usize + 1);
                     found(draft).map(|draft| Handle::Draft(Mutex::new(draft)))
@@ -55,7 +55,7 @@ impl Face {
     }
 
     /// The text of a file that is read as it was when it was opened: it is as it is now.
-    fn text_of(&self, ino: u64) -> Option<Vec<u8>> {
+    pub(super) fn text_of(&self, ino: u64) -> Option<Vec<u8>> {
         match self.node(INodeNo(ino))? {
             Node::ControlFile(file) => Some(self.control.text(file).into_bytes()),
             Node::Setting(device, setting) => self.control.setting(&device, setting).map(String::into_bytes),

@@ -38,6 +38,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend([
         // What is in the rings of a worker ends with it.
         trial("faults: a device that goes while nobody serves, and is back", LOOP, gone::between_workers),
+        trial("faults: a worker that dies while a device hangs", MOUNT, stalled::successor),
         trial("faults: another disk in its place is not written to", LOOP, gone::another),
         trial("faults: a device on an image of the mount", LOOP, stalled::on_itself),
         trial("faults: a disk is let go when its last write has landed", LOOP, stalled::fence),

@@ -107,6 +107,40 @@ fn goes_on_without(below: &Vmdisk, path: &Path, by: Transport) {
     assert!(mount.ended(), "the daemon ends with its last file");
 }
 
+/// A worker dies while one of its disks hangs: the next one serves the other disk, and takes edits, as if that were all.
+pub(super) fn successor() {
+    let below = below();
+    let config = format!(
+        "devices:\n  slow: {{path: {}}}\n  good: {{path: good.disk, size: 8MiB, id: 2}}\n\
+         images: {{slow.img: {{device: slow}}, good.img: {{device: good}}}}\n",
+        below.file("disk.img").display()
+    );
+    let mount = Vmdisk::mount_in(folder(), &config, &Transport::Dev.and(&[]));
+    let [slow, good] = ["slow.img", "good.img"].map(|name| open_file(&mount, name, libc::O_DIRECT));
+    slow.write_all_at(&[1; 4096], 0).expect("writing");
+    let stopped = Stopped::new(&below);
+    let worker = mount.worker().expect("a worker");
+    kill(worker, Signal::SIGKILL).expect("it is ours");
+    let file = good.try_clone().expect("a descriptor");
+    soon("another disk", move || {
+        file.write_all_at(&[2; 4096], 0).expect("another disk");
+        assert_eq!(read(&file, 0, 4096).expect("another disk"), [2; 4096]);
+    });
+    assert_ne!(mount.worker(), Some(worker));
+    let control = mount.path().join(".ioband/control.yaml");
+    let edited = config.replace("id: 2", "id: 2, weight: 70");
+    soon("an edit", move || std::fs::write(control, edited).expect("an edit"));
+    for command in [&["ls"][..], &["table"], &["status"], &["message", "slow", "0", "weight", "20"]] {
+        let output = say(&mount, command);
+        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let table = say(&mount, &["table"]).stdout;
+    let table = String::from_utf8_lossy(&table);
+    assert!(table.contains(":70") && table.contains(":20"), "{table}");
+    drop(stopped);
+    wait_until(|| read(&slow, 0, 4096).is_ok_and(|bytes| bytes == [1; 4096]), || mount.control("events"));
+}
+
 /// A device cannot stand on the mount that it is for, however far below.
 pub(super) fn on_itself() {
     let config = "devices: {d: {path: disk, size: 16MiB}}\nimages: {a.img: {device: d}}\n";

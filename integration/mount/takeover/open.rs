@@ -48,8 +48,15 @@ fn half_written() {
     let mut ctl = open_to(&mount, "ctl", &mut read_write());
     ctl.write_all(b"message d 0 wei").expect("a write");
     let before = note.metadata().expect("attributes");
+    // A text that is read for the first time with the next one.
+    let [status, ls, pid] =
+        ["status", "ls", "pid"].map(|name| open_to(&mount, name, OpenOptions::new().read(true)));
+    let keeper = mount.control("pid");
 
     kill_worker(&mount);
+    assert!(at_start(&status).starts_with("d: 0 16384 ioband 1 "), "{}", at_start(&status));
+    assert!(at_start(&ls).contains("a.img"), "{}", at_start(&ls));
+    assert_eq!(at_start(&pid), keeper);
     assert_eq!(at_start(&note), "one, two");
     let now = note.metadata().expect("attributes");
     assert_eq!((now.ino(), now.modified().unwrap()), (before.ino(), before.modified().unwrap()));

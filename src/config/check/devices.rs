@@ -127,7 +127,10 @@ fn inspect(
     let backing = match (&device.size, found) {
         (Err(Bad), _) => None,
         (Ok(stated), None) => missing(path, stated.as_ref(), probe, problems),
-        (Ok(stated), Some(found)) => usable(written, stated.as_ref(), found, problems),
+        (Ok(stated), Some(found)) => {
+            let stated = stated.as_ref().filter(|_| !probe.runs(full));
+            usable(written, stated, found, problems)
+        }
     };
     (found, backing.and_then(|backing| beginning(device, written, backing, problems)))
 }
@@ -144,6 +147,10 @@ fn usable(
         let hint = "the path of a device is a block device or a regular file";
         problems.add(path.at, format!("{shown} is a {kind}"), hint);
         return None;
+    }
+    if let (0, FoundKind::File, Some(stated)) = (size.0, kind, stated) {
+        // Somebody has begun to make it, and was ended before it had its size.
+        return Some(Backing { size: stated.value, create: Some(stated.value), number: None });
     }
     let whole = Bytes(size.0 - size.0 % SECTOR_SIZE);
     if whole.0 == 0 {

@@ -4,6 +4,7 @@ use super::limits;
 use crate::classify::{GroupId, GroupType};
 use crate::config::fields::At;
 use crate::config::group_id::{Images, group_id};
+use crate::config::names::Accounts;
 use crate::config::plan::GroupPlan;
 use crate::config::report::{Problems, quoted};
 use crate::config::shape::Device;
@@ -12,7 +13,12 @@ use crate::sched::Limits;
 use std::collections::HashMap;
 
 /// The groups of one device.
-pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problems) -> Vec<GroupPlan> {
+pub(super) fn check(
+    device: &Device,
+    images: &Images<'_>,
+    accounts: &dyn Accounts,
+    problems: &mut Problems,
+) -> Vec<GroupPlan> {
     let all_limits: Vec<Limits> =
         device.groups.iter().map(|group| limits::check(device, &group.limits, problems)).collect();
     // A bad type has been reported; what the ids mean is then anybody's guess.
@@ -31,7 +37,7 @@ pub(super) fn check(device: &Device, images: &Images<'_>, problems: &mut Problem
     let mut plans = Vec::with_capacity(device.groups.len());
     for (group, limits) in device.groups.iter().zip(all_limits) {
         let word = &group.id.value;
-        let id = match group_id(word, group_type, &device.name.value, images, problems.are_many()) {
+        let id = match group_id(word, group_type, &device.name.value, images, accounts, problems.are_many()) {
             Ok(id) => id,
             Err(Wrong { reason, hint }) => {
                 problems.add(

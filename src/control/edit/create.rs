@@ -10,8 +10,8 @@ use crate::control::Refusal;
 use crate::control::grammar::{LimitKey, Share, TableDevice, TableLine};
 use crate::sched::{DEFAULT_TOKEN_BASE, Limits, Policy};
 use crate::units::{Bytes, SECTOR_SIZE};
-use std::collections::HashSet;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
 
 /// The plan with a device after this table, and an image of its name that is all of it, for the user of `defaults` only.
 ///
@@ -26,6 +26,34 @@ pub fn create(
     defaults: &Defaults,
     probe: &dyn Probe,
 ) -> Result<Plan, Refusal> {
+    create_all(plan, &[(name.to_owned(), line.clone())], defaults, probe)
+}
+
+/// The same with several, or none.
+///
+/// # Errors
+/// As [`create`].
+pub fn create_all(
+    plan: &Plan,
+    lines: &[(String, TableLine)],
+    defaults: &Defaults,
+    probe: &dyn Probe,
+) -> Result<Plan, Refusal> {
+    let mut new = plan.clone();
+    let mut taken = Taken::of(plan, probe);
+    for (name, line) in lines {
+        add(&mut new, &mut taken, (name, line), defaults, probe)?;
+    }
+    Ok(new)
+}
+
+fn add(
+    plan: &mut Plan,
+    taken: &mut Taken,
+    (name, line): (&str, &TableLine),
+    defaults: &Defaults,
+    probe: &dyn Probe,
+) -> Result<(), Refusal> {
     free(plan, name)?;
     if let Some(other) = line.name.as_deref().filter(|other| *other != name) {
         let (other, name) = (quoted(other), quoted(name));
@@ -34,7 +62,8 @@ pub fn create(
         )));
     }
     let (path, found) = look(line, defaults, probe)?;
-    alone(plan, &path, &found, probe)?;
+    taken.check(&path, &found)?;
+    taken.add(&path, found.identity, name);
     let whole = Bytes(found.size.0 - found.size.0 % SECTOR_SIZE);
     let size = Bytes(line.length.0.saturating_mul(SECTOR_SIZE));
     if size > whole {
@@ -71,10 +100,9 @@ pub fn create(
         mode: 0o600,
         read_only: false,
     };
-    let mut new = plan.clone();
-    new.devices.push(device);
-    new.images.push(image);
-    Ok(new)
+    plan.devices.push(device);
+    plan.images.push(image);
+    Ok(())
 }
 
 /// The plan without a device, and without the images on it.
@@ -156,21 +184,39 @@ fn look(line: &TableLine, defaults: &Defaults, probe: &dyn Probe) -> Result<(Pat
     Ok((path, found))
 }
 
-/// Nobody else uses what is behind the device.
-fn alone(plan: &Plan, path: &PathBuf, found: &Found, probe: &dyn Probe) -> Result<(), Refusal> {
-    let same = |device: &&DevicePlan| {
-        device.path == *path
-            || found.identity.is_some()
-                && probe
-                    .probe(&device.path)
-                    .ok()
-                    .flatten()
-                    .is_some_and(|there| there.identity == found.identity)
-    };
-    let Some(other) = plan.devices.iter().find(same) else { return Ok(()) };
-    let (shown, other) = (quoted(&path.to_string_lossy()), quoted(&other.name));
-    let message = format!("{shown} is behind device {other} already; remove that, or share it by images");
-    Err(Refusal::new(libc::EBUSY, message))
+/// What is behind devices already, looked up once: there may be many devices, and many new ones.
+#[derive(Default)]
+struct Taken {
+    /// By whom.
+    paths: HashMap<PathBuf, String>,
+    identities: HashMap<(u64, u64), String>,
+}
+
+impl Taken {
+    fn of(plan: &Plan, probe: &dyn Probe) -> Self {
+        let mut taken = Self::default();
+        for device in &plan.devices {
+            let there = probe.probe(&device.path).ok().flatten();
+            taken.add(&device.path, there.and_then(|there| there.identity), &device.name);
+        }
+        taken
+    }
+
+    fn add(&mut self, path: &Path, identity: Option<(u64, u64)>, name: &str) {
+        self.paths.entry(path.to_owned()).or_insert_with(|| name.to_owned());
+        if let Some(identity) = identity {
+            self.identities.entry(identity).or_insert_with(|| name.to_owned());
+        }
+    }
+
+    /// Nobody else uses what is behind a device.
+    fn check(&self, path: &Path, found: &Found) -> Result<(), Refusal> {
+        let there = || found.identity.and_then(|identity| self.identities.get(&identity));
+        let Some(other) = self.paths.get(path).or_else(there) else { return Ok(()) };
+        let (shown, other) = (quoted(&path.to_string_lossy()), quoted(other));
+        let message = format!("{shown} is behind device {other} already; remove that, or share it by images");
+        Err(Refusal::new(libc::EBUSY, message))
+    }
 }
 
 /// What belongs to the disk: a new device takes what the others have.
@@ -204,6 +250,9 @@ fn join_disk(device: &mut DevicePlan, plan: &Plan) -> Result<(), Refusal> {
 
 /// The groups of the table.
 fn groups(plan: &Plan, name: &str, line: &TableLine) -> Result<Vec<GroupPlan>, Refusal> {
+    if line.groups.is_empty() {
+        return Ok(Vec::new());
+    }
     let here = [(name, Some(name))];
     let device = |image: &ImagePlan| plan.devices.get(image.device).map(|device| device.name.as_str());
     let images = plan.images.iter().map(|image| (image.name.as_str(), device(image)));
@@ -235,4 +284,55 @@ fn limits(whom: &str, policy: Policy, share: &Share) -> Result<Limits, Refusal> 
         }
     }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::io;
+
+    /// A machine with as many disks as you like, that counts how often it is asked.
+    #[derive(Default)]
+    struct Counting(Cell<usize>);
+
+    impl Probe for Counting {
+        fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
+            self.0.set(self.0.get() + 1);
+            let disk = path.to_str().and_then(|path| path.strip_prefix("/disk")?.parse().ok());
+            let size = Bytes(1 << 20);
+            Ok(disk.map(|disk| Found {
+                size,
+                kind: FoundKind::File,
+                identity: Some((1, disk)),
+                number: None,
+            }))
+        }
+
+        fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+            None
+        }
+    }
+
+    #[test]
+    fn each_device_is_looked_at_once() {
+        let defaults = Defaults { owner: 0, group: 0, folder: PathBuf::new() };
+        let probe = Counting::default();
+        let nothing = crate::config::load("", "", &defaults, &probe).unwrap();
+        let line = |disk: usize| {
+            let line = format!("0 8 ioband /disk{disk} 1 0 0 none weight 0 :100");
+            (format!("d{disk}"), line.parse::<TableLine>().unwrap())
+        };
+        let first: Vec<_> = (0..50).map(line).collect();
+        let plan = create_all(&nothing, &first, &defaults, &probe).unwrap();
+        assert_eq!((plan.devices.len(), probe.0.take()), (50, 50));
+        let more: Vec<_> = (50..100).map(line).collect();
+        assert_eq!(create_all(&plan, &more, &defaults, &probe).unwrap().devices.len(), 100);
+        assert_eq!(probe.0.take(), 100);
+        // Also of several that come at once, one may be in the way of another, by another name.
+        let twice =
+            [line(7), ("other".to_owned(), "0 8 ioband /disk07 1 0 0 none weight 0 :1".parse().unwrap())];
+        let refused = create_all(&nothing, &twice, &defaults, &probe).unwrap_err();
+        assert!(refused.errno == libc::EBUSY && refused.sentence.contains("d7"), "{refused}");
+    }
 }
