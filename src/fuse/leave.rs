@@ -2,6 +2,7 @@
 
 use super::handover::{Filler, Leaving};
 use super::server::Server;
+use crate::units::Nanos;
 use nix::unistd::geteuid;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -61,20 +62,36 @@ impl Server {
         });
         took("nothing more is looked at");
         self.shared.leaving.store(true, Ordering::Release);
-        for engine in self.shared.engines.load().iter() {
-            engine.pause(&self.wakers, LONGEST_LEAVE);
-        }
+        let hangs = self.pause_engines();
         took("nothing is with the devices any more");
         if let Some((leaving, _)) = &leaving {
             leaving.end(&self.wakers);
         }
         took("nothing more is answered");
-        self.end_threads();
+        if hangs {
+            // The kernel ends a thread only when what it has asked of a device is done.
+            self.stop_threads();
+        } else {
+            self.end_threads();
+        }
         took("the threads have ended");
         if let Some((leaving, place)) = leaving
             && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
         {
             tracing::error!(%error, "cannot write down for a successor what is in the rings");
         }
+    }
+
+    /// Hands nothing more to any device, and waits for what is with them, for as long as for one; whether one still has some.
+    fn pause_engines(&self) -> bool {
+        let clock = self.shared.clock;
+        let end = clock.now().after(Nanos::from(LONGEST_LEAVE));
+        let engines = self.shared.engines.load();
+        for engine in engines.iter() {
+            engine.pause(&self.wakers, Duration::ZERO);
+        }
+        // The last ones are not to find that the first ones have used up the time.
+        let left = || Duration::from(end.since(clock.now()));
+        engines.iter().filter(|engine| !engine.pause(&self.wakers, left())).count() > 0
     }
 }

@@ -343,11 +343,16 @@ impl Server {
         self.end_threads();
     }
 
+    /// Has the threads end without waiting for that.
+    pub(super) fn stop_threads(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
     pub(super) fn end_threads(&self) {
         // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and
         // would keep the devices for so long.
-        self.shared.stopping.store(true, Ordering::Release);
-        self.wakers.iter().for_each(Waker::wake);
+        self.stop_threads();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             // That it panicked was told when it did.

@@ -25,8 +25,10 @@ use std::time::Duration;
 
 /// A successor that was told to wait has so long to say whether it could serve.
 const FITNESS: Duration = Duration::from_secs(5);
-/// And a predecessor so long to leave.
-const ANSWER: Duration = Duration::from_secs(30);
+/// And a predecessor so long to leave, if the next one can do without what it leaves.
+const LEAVE: Duration = Duration::from_secs(5);
+/// If it cannot, the mount ends with one that takes longer.
+const LEAVE_IN_ORDER: Duration = Duration::from_secs(30);
 
 /// A dead worker that has not ended after so long waits for something; and so often it is given as long again.
 const LAST_BREATH: Duration = Duration::from_millis(200);
@@ -176,15 +178,11 @@ where
                 }
             }
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
-            // Waits for no longer than somebody notices.
-            ToKeeper::Look { thread } => {
-                let how = Ending::of_thread(thread).map(|Ending(how)| how);
-                note("cannot answer the worker", worker.link.say(&ToWorker::Ending { how }));
-            }
+            ToKeeper::Look { thread } => look(&worker.link, thread),
             ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
-            ToKeeper::Fit | ToKeeper::Unfit { .. } => {}
+            ToKeeper::Fit | ToKeeper::Unfit { .. } | ToKeeper::Stays { .. } => {}
         }
         Ok(worker)
     }
@@ -382,27 +380,22 @@ where
         let prepared = Program::open_trusted(program)
             .and_then(|program| Ok((self.start(&program, &begin)?, program)))
             .map_err(|error| format!("{} cannot be started: {error}", program.display()));
-        let (mut successor, program) = match prepared {
+        let (successor, program) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 self.not_upgraded(&worker, unique, why);
                 return Ok(worker);
             }
         };
-        if let Err(why) = self.is_fit(&successor, &worker) {
-            successor.kill();
-            note("cannot wait for a worker", successor.end());
+        let mut worker = worker;
+        let left = self.is_fit(&successor, &worker).and_then(|()| self.has_left(&mut worker));
+        if let Err(why) = left {
+            self.dismiss(successor);
             self.not_upgraded(&worker, unique, why);
             return Ok(worker);
         }
-        // It may have died meanwhile, which comes to the same.
-        let _ = worker.link.say(&ToWorker::Leave);
-        let mut worker = worker;
-        if let [false] = until_readable([worker.process.as_fd()], Some(ANSWER)) {
-            tracing::error!("the old worker does not leave, and is ended");
-            worker.kill();
-        }
-        worker.end().context("cannot wait for a worker")?;
+        // A device may hold it up.
+        self.let_go(worker)?;
         self.before += 1;
         self.serves = None;
         self.upgrade = begin.upgrade;
@@ -410,6 +403,47 @@ where
         // Should it have died by now, that is seen next.
         let _ = successor.link.say(&ToWorker::TakeOver);
         Ok(successor)
+    }
+
+    /// Has a worker leave. If it stays, why.
+    fn has_left(&self, worker: &mut Worker) -> Result<(), String> {
+        // It may have died meanwhile, which comes to the same.
+        let _ = worker.link.say(&ToWorker::Leave);
+        let patience = if self.survives { LEAVE } else { LEAVE_IN_ORDER };
+        let end = self.clock.now().after(Nanos::from(patience));
+        let mut talks = true;
+        loop {
+            // What it leaves in rings it has written down when it has ended, and not before.
+            let gone = if self.survives { worker.death() } else { worker.process.as_fd() };
+            let left = Some(end.since(self.clock.now()).into());
+            let [ended, said] = if talks {
+                until_readable([gone, worker.link.as_fd()], left)
+            } else {
+                let [ended] = until_readable([gone], left);
+                [ended, false]
+            };
+            match said.then(|| worker.link.hear()) {
+                Some(Ok(Some((ToKeeper::Stays { why }, _)))) => return Err(why),
+                Some(Ok(Some((ToKeeper::Look { thread }, _)))) => look(&worker.link, thread),
+                Some(Ok(Some(_))) => {}
+                Some(Ok(None) | Err(_)) => talks = false,
+                None if ended => return Ok(()),
+                None => {
+                    tracing::error!("the old worker does not leave, and is ended");
+                    worker.kill();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Ends a worker that is not to serve; if that takes longer than a moment, nobody waits for it.
+    fn dismiss(&mut self, mut worker: Worker) {
+        worker.kill();
+        match until_readable([worker.process.as_fd()], Some(LAST_BREATH)) {
+            [true] => note("cannot wait for a worker", worker.end()),
+            [false] => self.stragglers.push(worker),
+        }
     }
 
     /// Says why not, to who asked; should that be one that has died meanwhile, the next one is asked again and knows it.
@@ -473,6 +507,12 @@ where
         drop(descriptors);
         note("could not unmount", place.detach_dead());
     }
+}
+
+/// Says how a thread comes to an end. Waits for no longer than somebody notices.
+fn look(link: &Link, thread: u32) {
+    let how = Ending::of_thread(thread).map(|Ending(how)| how);
+    note("cannot answer the worker", link.say(&ToWorker::Ending { how }));
 }
 
 /// Says what went wrong where nothing can be done about it.

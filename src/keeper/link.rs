@@ -122,6 +122,11 @@ pub(super) enum ToKeeper {
     },
     /// Could take over.
     Fit,
+    /// Does not leave, although it was told to.
+    Stays {
+        /// Why.
+        why: String,
+    },
     /// Could not take over, or not serve.
     Unfit {
         /// Why.
