@@ -141,14 +141,19 @@ pub fn serve(
             .add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
     }
 
-    match ends.wait(&keeper, control.events())? {
-        End::ForGood => server.finish(),
-        End::ForASuccessor => {
-            server.leave();
-            counted.write();
+    loop {
+        match ends.wait(&keeper, control.events())? {
+            End::ForGood => server.finish(),
+            End::ForASuccessor => match server.leave() {
+                Ok(()) => _ = counted.write(),
+                Err(why) => {
+                    keeper.stays(why);
+                    continue;
+                }
+            },
         }
+        return Ok(());
     }
-    Ok(())
 }
 
 /// What a worker consists of before it serves.

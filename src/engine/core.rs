@@ -319,6 +319,12 @@ impl Engine {
         !waited.timed_out()
     }
 
+    /// Hands to the device again what is held since [`Engine::pause`]. The threads are to be woken.
+    pub fn resume(&self) {
+        self.lock().paused = false;
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
     /// The state; also after a panic elsewhere: what matters then is that callers get their answers.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

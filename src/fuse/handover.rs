@@ -136,6 +136,11 @@ impl Departure {
         self.frozen.load(Ordering::Acquire)
     }
 
+    /// Everything is answered again, also the fillers.
+    pub(super) fn stay(&self) {
+        self.filling.store(false, Ordering::Release);
+    }
+
     /// A thread has answered what it is going to answer, and the kernel knows of it.
     pub(super) fn settle(&self) {
         self.settled.fetch_add(1, Ordering::AcqRel);

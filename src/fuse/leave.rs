@@ -2,6 +2,7 @@
 
 use super::handover::{Filler, Leaving};
 use super::server::Server;
+use crate::device::Waker;
 use crate::units::Nanos;
 use nix::unistd::geteuid;
 use std::sync::PoisonError;
@@ -49,7 +50,10 @@ impl Server {
 
     /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
     /// unanswered, to be sent again to whoever succeeds, or where it lies.
-    pub fn leave(&self) {
+    ///
+    /// # Errors
+    /// Why no successor could go on; everything is served as before.
+    pub fn leave(&self) -> Result<(), String> {
         let clock = self.shared.clock;
         let begun = clock.now();
         let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
@@ -63,12 +67,21 @@ impl Server {
         took("nothing more is looked at");
         self.shared.leaving.store(true, Ordering::Release);
         let hangs = self.pause_engines();
+        if let Some(disk) = hangs.as_deref().filter(|_| leaving.is_some()) {
+            // It has the memory that the request lies in, and would write to it when a successor has answered that, and the
+            // next one lies there.
+            self.go_on();
+            return Err(format!(
+                "{disk} did not complete within {LONGEST_LEAVE:?} what it has, and requests that came by io_uring cannot be \
+                 handed over before it does"
+            ));
+        }
         took("nothing is with the devices any more");
         if let Some((leaving, _)) = &leaving {
             leaving.end(&self.wakers);
         }
         took("nothing more is answered");
-        if hangs {
+        if hangs.is_some() {
             // The kernel ends a thread only when what it has asked of a device is done.
             self.stop_threads();
         } else {
@@ -80,10 +93,20 @@ impl Server {
         {
             tracing::error!(%error, "cannot write down for a successor what is in the rings");
         }
+        Ok(())
     }
 
-    /// Hands nothing more to any device, and waits for what is with them, for as long as for one; whether one still has some.
-    fn pause_engines(&self) -> bool {
+    /// Serves as before: what came meanwhile is looked at, and what is held passes in its turn.
+    fn go_on(&self) {
+        self.shared.engines.load().iter().for_each(|engine| engine.resume());
+        self.shared.departure.stay();
+        self.shared.leaving.store(false, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Hands nothing more to any device, and waits for what is with them, for as long as for one; the name of one that still
+    /// has some.
+    fn pause_engines(&self) -> Option<String> {
         let clock = self.shared.clock;
         let end = clock.now().after(Nanos::from(LONGEST_LEAVE));
         let engines = self.shared.engines.load();
@@ -92,6 +115,10 @@ impl Server {
         }
         // The last ones are not to find that the first ones have used up the time.
         let left = || Duration::from(end.since(clock.now()));
-        engines.iter().filter(|engine| !engine.pause(&self.wakers, left())).count() > 0
+        let all: Vec<_> = engines.iter().map(|engine| engine.pause(&self.wakers, left())).collect();
+        let (hangs, _) = engines.iter().zip(all).find(|(_, paused)| !paused)?;
+        let status = hangs.status();
+        let name = status.bands.first().map(|band| format!("the disk of {}", band.name));
+        Some(name.unwrap_or_else(|| "a disk".to_owned()))
     }
 }

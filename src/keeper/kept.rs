@@ -239,6 +239,12 @@ impl Keeper {
         Err(answer.recv().unwrap_or_else(|_| gone()))
     }
 
+    /// Says why this worker does not leave, although it was told to: the upgrade does not come about.
+    pub fn stays(&self, why: String) {
+        // If there is no keeper any more, there is no successor either.
+        let _ = self.link.say(&ToKeeper::Stays { why });
+    }
+
     /// Lets the keeper see when this thread ends. A process has ended when all of its threads have; and one that waits for an
     /// answer of the mount itself would wait for the next worker, which is started after that.
     fn be_watched(&self) {
