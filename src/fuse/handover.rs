@@ -136,9 +136,10 @@ impl Departure {
         self.frozen.load(Ordering::Acquire)
     }
 
-    /// Everything is answered again, also the fillers.
+    /// Everything is answered again, also what was to be answered meanwhile, and the fillers.
     pub(super) fn stay(&self) {
         self.filling.store(false, Ordering::Release);
+        self.frozen.store(false, Ordering::Release);
     }
 
     /// A thread has answered what it is going to answer, and the kernel knows of it.
@@ -230,14 +231,21 @@ impl Leaving<'_> {
         }
     }
 
-    /// Once nothing is with the devices: answers nothing more, and fills the other entries.
-    pub(super) fn end(&self, wakers: &[Waker]) {
+    /// Once nothing is with the devices: answers nothing more, and fills the other entries. False if they do not fill, and
+    /// somebody's request would be lost in each that waits for one.
+    pub(super) fn end(&self, wakers: &[Waker]) -> bool {
         let Departure { frozen, settled, .. } = &self.shared.departure;
+        // It may not be the first time.
+        settled.store(0, Ordering::Release);
         frozen.store(true, Ordering::Release);
         wakers.iter().for_each(Waker::wake);
         let clock = &self.shared.clock;
         let end = clock.now().after(PATIENCE);
-        while settled.load(Ordering::Acquire) < wakers.len() && clock.now() < end {
+        while settled.load(Ordering::Acquire) < wakers.len() {
+            if clock.now() >= end {
+                tracing::error!("a thread goes on answering");
+                return false;
+            }
             thread::sleep(LOOK);
         }
         let end = clock.now().after(PATIENCE);
@@ -247,10 +255,10 @@ impl Leaving<'_> {
             loop {
                 let left: u32 = self.wanted(0).iter().sum();
                 match clock.now() {
-                    _ if left == 0 => return,
+                    _ if left == 0 => return true,
                     now if now >= end => {
-                        // Each takes a request along if one comes while the thread ends.
-                        return tracing::error!(left, "ring entries still wait for requests");
+                        tracing::error!(left, "ring entries still wait for requests");
+                        return false;
                     }
                     now if now >= again => break,
                     _ => thread::sleep(LOOK),

@@ -77,8 +77,13 @@ impl Server {
             ));
         }
         took("nothing is with the devices any more");
-        if let Some((leaving, _)) = &leaving {
-            leaving.end(&self.wakers);
+        if let Some((leaving, _)) = &leaving
+            && !leaving.end(&self.wakers)
+        {
+            self.go_on();
+            return Err(
+                "the kernel's rings could not be filled, and requests would be lost; try again".to_owned()
+            );
         }
         took("nothing more is answered");
         if hangs.is_some() {

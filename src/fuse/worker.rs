@@ -73,6 +73,8 @@ pub(super) struct Worker<'t> {
     fillers: Vec<(Slot, u64)>,
     /// What came by a ring while this process was about to leave: a successor finds it where it lies.
     late: Vec<Slot>,
+    /// What was to be answered while no ring entry is.
+    unanswered: Vec<(Slot, Answered)>,
     /// No ring entry is answered any more; and the kernel knows all that were.
     frozen: bool,
     settled: bool,
@@ -94,6 +96,7 @@ impl<'t> Worker<'t> {
             outbox: Outbox::default(),
             fillers: Vec::new(),
             late: Vec::new(),
+            unanswered: Vec::new(),
             frozen: false,
             settled: false,
             events: Vec::new(),
@@ -126,6 +129,9 @@ impl<'t> Worker<'t> {
     pub(super) fn serve(&mut self) -> io::Result<()> {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.frozen = self.shared.departure.is_frozen();
+            if !self.frozen && (self.settled || !self.unanswered.is_empty()) {
+                self.thaw();
+            }
             self.gather();
             self.judge_all();
             self.open_mail();
@@ -311,13 +317,21 @@ impl<'t> Worker<'t> {
         }
     }
 
+    /// This process stays: what was to be answered is.
+    fn thaw(&mut self) {
+        self.settled = false;
+        for (slot, answered) in std::mem::take(&mut self.unanswered) {
+            self.answer(slot, answered, 0);
+        }
+    }
+
     /// Takes what other threads have left.
     fn open_mail(&mut self) {
         // Nobody sends anything where there are no rings.
         let Some(rings) = &mut self.source.rings else { return };
         self.shared.inboxes[self.number].take(&mut self.mail);
         if self.frozen {
-            return self.mail.clear();
+            return;
         }
         let connection = self.shared.descriptors[0].as_fd();
         for mail in self.mail.drain(..) {
@@ -432,7 +446,7 @@ impl<'t> Worker<'t> {
         match &mut self.source.rings {
             Some(rings) if rings.owns(&slot) => {
                 if self.frozen {
-                    return;
+                    return self.unanswered.push((slot, answered));
                 }
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.
