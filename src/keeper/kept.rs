@@ -234,7 +234,10 @@ impl Keeper {
             return Err(gone());
         }
         let asked = ToKeeper::Upgrade { program: program.to_owned(), unique };
-        self.link.say(&asked).map_err(|_| gone())?;
+        self.link.say(&asked).map_err(|error| match error.kind() {
+            io::ErrorKind::ArgumentListTooLong => format!("the path of the program is too long: {error}"),
+            _ => gone(),
+        })?;
         // If it comes about, whoever asked is answered by the successor: to us he has asked in vain.
         Err(answer.recv().unwrap_or_else(|_| gone()))
     }
