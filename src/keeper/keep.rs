@@ -30,6 +30,9 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// If it cannot, the mount ends with one that takes longer.
 const LEAVE_IN_ORDER: Duration = Duration::from_secs(30);
 
+/// A worker that follows another one has so long until it serves: more than devices take that are merely slow.
+const START: Duration = Duration::from_secs(60);
+
 /// A dead worker that has not ended after so long waits for something; and so often it is given as long again.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 const BREATHS: u32 = 5;
@@ -76,6 +79,7 @@ where
         mount,
         stragglers: Vec::new(),
         before: 0,
+        began: Nanos(0),
         serves: None,
         patience: Patience::default(),
         upgrade: None,
@@ -106,7 +110,8 @@ struct Keeper<R> {
     stragglers: Vec<Worker>,
     /// Workers that have ended.
     before: u32,
-    /// Since when the worker serves.
+    /// Since when there is this worker, and since when it serves.
+    began: Nanos,
     serves: Option<Nanos>,
     patience: Patience,
     /// The last one that was tried.
@@ -137,12 +142,19 @@ where
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
             let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
-            let [signal, said, ended] = until_readable(watched, None);
+            let left = self.left_to_start();
+            let [signal, said, ended] = until_readable(watched, left);
+            let late = left == Some(Duration::ZERO);
             if signal {
                 self.stop(Some(&worker.link));
             } else if said && let Some((said, descriptors)) = hear(&mut worker) {
                 worker = self.serve(worker, said, descriptors)?;
-            } else if ended {
+            } else if ended || late {
+                if late && !ended {
+                    tracing::error!("a worker does not serve after {START:?}, and is ended");
+                    worker.kill();
+                    self.patience.spend();
+                }
                 let status = self.let_go(worker)?;
                 worker = match self.follow(status)? {
                     Ok(next) => next,
@@ -150,6 +162,13 @@ where
                 };
             }
         }
+    }
+
+    /// How long the worker may still take to serve: the first one as long as the mount that it makes, which somebody waits for
+    /// who can end it.
+    fn left_to_start(&self) -> Option<Duration> {
+        let starts = self.answered && self.serves.is_none() && !self.stopping;
+        starts.then(|| self.began.after(Nanos::from(START)).since(self.clock.now()).into())
     }
 
     /// Does what a worker asks for. Who serves then is mostly the same one.
@@ -327,7 +346,10 @@ where
             }
             begin.deaths = self.patience.deaths();
             match self.start(&self.program, &begin) {
-                Ok(worker) => return Ok(Ok(worker)),
+                Ok(worker) => {
+                    self.began = self.clock.now();
+                    return Ok(Ok(worker));
+                }
                 Err(error) => tracing::error!(%error, "cannot start a worker"),
             }
         }
@@ -380,7 +402,7 @@ where
         let prepared = Program::open_trusted(program)
             .and_then(|program| Ok((self.start(&program, &begin)?, program)))
             .map_err(|error| format!("{} cannot be started: {error}", program.display()));
-        let (successor, program) = match prepared {
+        let (mut successor, program) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 self.not_upgraded(&worker, unique, why);
@@ -388,7 +410,7 @@ where
             }
         };
         let mut worker = worker;
-        let left = self.is_fit(&successor, &worker).and_then(|()| self.has_left(&mut worker));
+        let left = self.is_fit(&mut successor, &worker).and_then(|()| self.has_left(&mut worker));
         if let Err(why) = left {
             self.dismiss(successor);
             self.not_upgraded(&worker, unique, why);
@@ -397,7 +419,7 @@ where
         // A device may hold it up.
         self.let_go(worker)?;
         self.before += 1;
-        self.serves = None;
+        (self.began, self.serves) = (self.clock.now(), None);
         self.upgrade = begin.upgrade;
         self.tried = Some(std::mem::replace(&mut self.program, program));
         // Should it have died by now, that is seen next.
@@ -455,22 +477,31 @@ where
 
     /// Whether a successor that waits could serve; if not, why. There are more urgent things: that the other one dies, and
     /// signals.
-    fn is_fit(&self, successor: &Worker, worker: &Worker) -> Result<(), String> {
-        let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
-        match until_readable(watched, Some(FITNESS)) {
-            [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
-            [_, true, _] => return Err("the mount is to end".into()),
-            [.., true] => {}
-            [.., false] => {
-                return Err(format!("the new program did not say within {FITNESS:?} whether it can serve"));
+    fn is_fit(&self, successor: &mut Worker, worker: &Worker) -> Result<(), String> {
+        let end = self.clock.now().after(Nanos::from(FITNESS));
+        loop {
+            let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
+            match until_readable(watched, Some(end.since(self.clock.now()).into())) {
+                [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
+                [_, true, _] => return Err("the mount is to end".into()),
+                [.., true] => {}
+                [.., false] => {
+                    return Err(format!(
+                        "the new program did not say within {FITNESS:?} whether it can serve"
+                    ));
+                }
             }
-        }
-        match successor.link.hear() {
-            Ok(Some((ToKeeper::Fit, _))) => Ok(()),
-            Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
-            Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
-            Ok(None) => Err("the new program ended before it said whether it can serve".into()),
-            Err(error) => Err(format!("the new program cannot be understood: {error}")),
+            return match successor.link.hear() {
+                Ok(Some((ToKeeper::Watch, mut descriptors))) => {
+                    successor.sentinel = descriptors.pop();
+                    continue;
+                }
+                Ok(Some((ToKeeper::Fit, _))) => Ok(()),
+                Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
+                Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
+                Ok(None) => Err("the new program ended before it said whether it can serve".into()),
+                Err(error) => Err(format!("the new program cannot be understood: {error}")),
+            };
         }
     }
 

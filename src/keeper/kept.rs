@@ -4,7 +4,7 @@ use super::link::{Begin, Link, ToKeeper, ToWorker};
 use crate::classify::Ending;
 use crate::fuse::{Hold, MountedAt};
 use crate::ledger::{Ledger, LedgerError, Page};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::thread::gettid;
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,15 @@ use std::time::Duration;
 /// How long a keeper may take to look at a thread.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// What a thread is to do.
+type Job = Box<dyn FnOnce() + Send>;
+
 /// What a worker has from its keeper.
 #[derive(Debug)]
 pub struct Kept {
     link: Link,
+    /// For the thread that the keeper watches: what it is to do once there is something to hear.
+    listens: mpsc::Sender<Job>,
     /// How it began.
     pub begin: Begin,
     /// What every successor has to know.
@@ -92,6 +97,7 @@ impl Kept {
         if descriptors.is_empty() {
             bail!("the keeper has sent no ledger");
         }
+        let listens = be_watched(&link)?;
         let mut connection = descriptors.split_off(1);
         let memory = (begin.memory && !connection.is_empty()).then(|| connection.remove(0));
         let ledger = descriptors.pop().context("the keeper has sent no ledger")?;
@@ -99,7 +105,7 @@ impl Kept {
             // Whoever waits for an answer gets it.
             let _ = link.say(&ToKeeper::Unfit { why: error.to_string() });
         })?;
-        Ok(Self { link, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
+        Ok(Self { link, listens, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
     }
 
     /// Has the keeper mount; where that is then, and the connection.
@@ -144,11 +150,35 @@ impl Kept {
         Arc::new(Keeper {
             process: self.begin.keeper,
             link: self.link,
+            listens: self.listens,
             gone: AtomicBool::new(false),
             asked: Mutex::default(),
             looked: Mutex::default(),
         })
     }
+}
+
+/// Starts a thread whose end the keeper sees, and which does what it is sent. A process has ended when all of its threads have;
+/// and one that waits for an answer of the mount itself would wait for the next worker, which is started after that. Before
+/// anything else, because the first devices are opened soon, and one of them may hang.
+fn be_watched(link: &Link) -> io::Result<mpsc::Sender<Job>> {
+    let (listens, jobs) = mpsc::channel::<Job>();
+    let (tells, told) = mpsc::channel();
+    thread::Builder::new().name("keeper".into()).spawn(move || {
+        let _ = tells.send(pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD)));
+        jobs.iter().for_each(|job| job());
+        // It ends with the process, and not before.
+        loop {
+            thread::park();
+        }
+    })?;
+    // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
+    let thread = told.recv().map_err(io::Error::other)?;
+    let told = thread.map(|thread| link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
+    if let Err(error) = told {
+        tracing::debug!(%error, "a thread cannot be watched");
+    }
+    Ok(listens)
 }
 
 impl Hold for Kept {
@@ -176,6 +206,7 @@ impl Hold for Kept {
 pub struct Keeper {
     process: u32,
     link: Link,
+    listens: mpsc::Sender<Job>,
     gone: AtomicBool,
     /// Who waits for what comes of an upgrade.
     asked: Mutex<Option<mpsc::Sender<String>>>,
@@ -187,7 +218,7 @@ impl Keeper {
     /// Says that the mount answers, and from now on tells `hears` what the keeper says.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// Nobody can listen.
     pub fn serves(
         self: &Arc<Self>,
         summary: String,
@@ -197,11 +228,8 @@ impl Keeper {
         // If it has ended, that is heard next.
         let _ = self.link.say(&ToKeeper::Ready { summary, survives });
         let listener = self.clone();
-        thread::Builder::new().name("keeper".into()).spawn(move || {
-            listener.be_watched();
-            listener.listen(&hears);
-        })?;
-        Ok(())
+        let listens = self.listens.send(Box::new(move || listener.listen(&hears)));
+        listens.map_err(|_| anyhow!("nobody listens to the keeper"))
     }
 
     /// Its process, while it lives.
@@ -246,17 +274,6 @@ impl Keeper {
     pub fn stays(&self, why: String) {
         // If there is no keeper any more, there is no successor either.
         let _ = self.link.say(&ToKeeper::Stays { why });
-    }
-
-    /// Lets the keeper see when this thread ends. A process has ended when all of its threads have; and one that waits for an
-    /// answer of the mount itself would wait for the next worker, which is started after that.
-    fn be_watched(&self) {
-        let thread = pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
-        // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
-        let told = thread.map(|thread| self.link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
-        if let Err(error) = told {
-            tracing::debug!(%error, "a thread cannot be watched");
-        }
     }
 
     fn listen(&self, hears: &dyn Fn(Word)) {
