@@ -121,8 +121,9 @@ fn keep(args: &Args) -> anyhow::Result<ExitCode> {
         arguments: arguments.collect(),
         ready: |mounted: &Path, summary: &str| match args.ready {
             true => {
-                write_ready(mounted, summary)?;
-                detach()
+                let told = write_ready(mounted, summary);
+                // Also if the command is not there any more to hear it.
+                detach().and(told)
             }
             false => {
                 tracing::info!("mounted at {}: {summary}", mounted.display());

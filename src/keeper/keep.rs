@@ -198,7 +198,7 @@ where
             }
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
             ToKeeper::Look { thread } => look(&worker.link, thread),
-            ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
+            ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives),
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
             ToKeeper::Fit | ToKeeper::Unfit { .. } | ToKeeper::Stays { .. } => {}
@@ -228,16 +228,16 @@ where
     }
 
     /// The mount answers.
-    fn is_served(&mut self, summary: &str, survives: bool) -> anyhow::Result<()> {
+    fn is_served(&mut self, summary: &str, survives: bool) {
         self.serves = Some(self.clock.now());
         (self.survives, self.answered, self.tried) = (survives, true, None);
-        let Some(Mount { place, descriptors, .. }) = &self.mount else { return Ok(()) };
+        let Some(Mount { place, descriptors, .. }) = &self.mount else { return };
         if let Some(ready) = self.ready.take() {
-            ready(&place.mountpoint, summary)?;
+            // Callers may have it open by now, whoever it was that asked for the mount.
+            note("nobody can be told that the mount answers", ready(&place.mountpoint, summary));
         }
         let kept = if survives { Some((&self.ledger, &**descriptors)) } else { None };
         note("the service manager cannot be told", self.manager.ready(&place.mountpoint, kept));
-        Ok(())
     }
 
     /// How the next worker begins.
