@@ -30,6 +30,9 @@ pub(super) fn wake(connection: &OwnedFd, waiting: &[u64]) {
     }
 }
 
+/// So many requests are refused before whoever keeps the mount looks at what else there is.
+const AT_ONCE: usize = 128;
+
 /// Refuses requests where there is nobody to serve them.
 #[derive(Debug)]
 pub(crate) struct Refusing {
@@ -46,8 +49,9 @@ impl Refusing {
         Self { buffer: vec![0; super::server::largest_request() + HEADERS] }
     }
 
-    /// Answers all there is with EIO, which is what a disk that cannot be had says; but only to those threads that are `whose`,
-    /// while the others wait for who serves next. False if the connection has ended.
+    /// Answers what there is with EIO, which is what a disk that cannot be had says; but only to those threads that are `whose`,
+    /// while the others wait for who serves next. No more than [`AT_ONCE`]: callers that try again at once would keep us here.
+    /// False if the connection has ended.
     ///
     /// # Errors
     /// The connection cannot be read.
@@ -55,7 +59,8 @@ impl Refusing {
         // Who waits here has other things to wait for.
         let flags = OFlag::from_bits_retain(fcntl(connection, FcntlArg::F_GETFL)?);
         fcntl(connection, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        loop {
+        let mut refused = 0;
+        while refused < AT_ONCE {
             let len = match nix::unistd::read(connection, &mut self.buffer) {
                 Ok(len) => len,
                 Err(Errno::EINTR | Errno::ENOENT) => continue,
@@ -72,6 +77,48 @@ impl Refusing {
                 continue;
             }
             super::dev::write(connection, OutHeader::new(unique, Err(libc::EIO)).as_bytes());
+            refused += 1;
         }
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+    use std::os::fd::AsRawFd;
+
+    /// A connection, and its other end, which stands for the kernel and has heard what a new keeper says first.
+    fn connection() -> (Refusing, OwnedFd, OwnedFd) {
+        let (ours, kernel) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let refusing = Refusing::new(&ours);
+        recv(kernel.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).unwrap();
+        (refusing, ours, kernel)
+    }
+
+    fn ask(kernel: &OwnedFd, opcode: u32, unique: u64) {
+        let len = size_of::<InHeader>() as u32;
+        let header =
+            InHeader { len, opcode, unique, nodeid: 1, uid: 0, gid: 0, pid: 1, total_extlen: 0, padding: 0 };
+        send(kernel.as_raw_fd(), header.as_bytes(), MsgFlags::empty()).unwrap();
+    }
+
+    fn answers(kernel: &OwnedFd) -> usize {
+        let mut answer = [0; 64];
+        (0..).take_while(|_| recv(kernel.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT).is_ok()).count()
+    }
+
+    #[test]
+    fn who_asks_again_at_once_does_not_keep_it() {
+        let (mut refusing, ours, kernel) = connection();
+        for unique in 0..AT_ONCE as u64 + 10 {
+            ask(&kernel, opcode::READ, 2 * unique);
+        }
+        assert!(refusing.refuse(&ours, |_| true).unwrap());
+        assert_eq!(answers(&kernel), AT_ONCE);
+        assert!(refusing.refuse(&ours, |_| true).unwrap());
+        assert_eq!(answers(&kernel), 10);
     }
 }
