@@ -543,7 +543,7 @@ where
 /// Says how a thread comes to an end. Waits for no longer than somebody notices.
 fn look(link: &Link, thread: u32) {
     let how = Ending::of_thread(thread).map(|Ending(how)| how);
-    note("cannot answer the worker", link.say(&ToWorker::Ending { how }));
+    note("cannot answer the worker", link.say(&ToWorker::Ending { thread, how }));
 }
 
 /// Says what went wrong where nothing can be done about it.

@@ -210,8 +210,8 @@ pub struct Keeper {
     gone: AtomicBool,
     /// Who waits for what comes of an upgrade.
     asked: Mutex<Option<mpsc::Sender<String>>>,
-    /// Who waits for how a thread ends.
-    looked: Mutex<Option<mpsc::Sender<Option<String>>>>,
+    /// Who waits for how a thread ends, and which one.
+    looked: Mutex<Option<(u32, mpsc::Sender<Option<String>>)>>,
 }
 
 impl Keeper {
@@ -241,7 +241,7 @@ impl Keeper {
     /// one thread at a time.
     pub fn ending_of(&self, thread: u32) -> Option<Ending> {
         let (looked, answer) = mpsc::channel();
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((thread, looked));
         let gone = self.gone.load(Ordering::Acquire) || self.link.say(&ToKeeper::Look { thread }).is_err();
         // A keeper that does not answer has ended, or takes longer than whoever closes a file is to wait.
         let how = if gone { Err(mpsc::RecvTimeoutError::Disconnected) } else { answer.recv_timeout(LOOK) };
@@ -286,10 +286,11 @@ impl Keeper {
                     // Whoever asked may have gone.
                     asked.map(|asked| asked.send(why));
                 }
-                Ok(Some((ToWorker::Ending { how }, _))) => {
-                    let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    // Whoever asked may have given up.
-                    looked.map(|looked| looked.send(how));
+                Ok(Some((ToWorker::Ending { thread, how }, _))) => {
+                    let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Whoever asked may have given up, and somebody else may have asked about another one since.
+                    let looked = looked.take_if(|(asked, _)| *asked == thread);
+                    looked.map(|(_, looked)| looked.send(how));
                 }
                 Ok(Some((said, _))) => tracing::warn!(?said, "the keeper says what is of no use now"),
                 Ok(None) => break,
@@ -300,5 +301,39 @@ impl Keeper {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
         hears(Word::Alone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper(link: Link) -> Arc<Keeper> {
+        let (listens, _) = mpsc::channel();
+        let gone = AtomicBool::new(false);
+        Arc::new(Keeper {
+            process: 1,
+            link,
+            listens,
+            gone,
+            asked: Mutex::default(),
+            looked: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn a_late_answer_about_one_thread_is_none_about_the_next() {
+        let (there, here) = Link::pair().unwrap();
+        let keeper = keeper(Link::of(here).unwrap());
+        // Nobody waits for the first one any more.
+        let late = ToWorker::Ending { thread: 7, how: Some("killed".into()) };
+        let answer = ToWorker::Ending { thread: 8, how: Some("in error".into()) };
+        let (looked, heard) = mpsc::channel();
+        *keeper.looked.lock().unwrap() = Some((8, looked));
+        there.say(&late).unwrap();
+        there.say(&answer).unwrap();
+        drop(there);
+        keeper.listen(&|_| ());
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [Some("in error".to_owned())]);
     }
 }

@@ -46,6 +46,8 @@ pub(super) enum ToWorker {
     Stop,
     /// How a thread comes to an end, if it is at its end and did not get there in peace.
     Ending {
+        /// Its number.
+        thread: u32,
         /// In words.
         how: Option<String>,
     },
