@@ -88,6 +88,7 @@ pub fn serve(
         return Ok(());
     }
     // From here on nobody else writes to the ledger, or has the devices.
+    Face::forget(&kept.ledger, &kept.begin.refused)?;
     let (folder, file) = (configuration.defaults.folder.clone(), configuration.file.clone());
     let Parts { clock, plan, trouble, control, face, live, counted, mut made } =
         Parts::make(configuration, &options, &kept, inherited.is_some())?;

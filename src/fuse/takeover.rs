@@ -1,6 +1,6 @@
 //! A connection that outlives who serves it: what was not answered is asked for again, or refused by who merely keeps it.
 
-use super::wire::{HEADERS, InHeader, OutHeader, RESEND, WAKE, opcode, parse};
+use super::wire::{AGAIN, HEADERS, InHeader, OutHeader, RESEND, WAKE, opcode, parse};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use std::io;
@@ -37,6 +37,8 @@ const AT_ONCE: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Refusing {
     buffer: Vec<u8>,
+    /// Of the requests that were sent again and refused, the numbers of those that may have opened a file.
+    opened: Vec<u64>,
 }
 
 impl Refusing {
@@ -46,7 +48,13 @@ impl Refusing {
             tracing::error!(%error, "what a dead worker had accepted stays without an answer");
         }
         // The kernel wants room for the largest write.
-        Self { buffer: vec![0; super::server::largest_request() + HEADERS] }
+        Self { buffer: vec![0; super::server::largest_request() + HEADERS], opened: Vec::new() }
+    }
+
+    /// The numbers of requests that a dead worker may have carried out as far as to open a file, and that were refused since:
+    /// nobody closes these files. Each is told once.
+    pub(crate) fn opened(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.opened)
     }
 
     /// Answers what there is with EIO, which is what a disk that cannot be had says; but only to those threads that are `whose`,
@@ -78,6 +86,9 @@ impl Refusing {
             }
             super::dev::write(connection, OutHeader::new(unique, Err(libc::EIO)).as_bytes());
             refused += 1;
+            if matches!(opcode, opcode::OPEN | opcode::CREATE) && unique & AGAIN != 0 {
+                self.opened.push(unique & !AGAIN);
+            }
         }
         Ok(true)
     }
@@ -120,5 +131,25 @@ mod tests {
         assert_eq!(answers(&kernel), AT_ONCE);
         assert!(refusing.refuse(&ours, |_| true).unwrap());
         assert_eq!(answers(&kernel), 10);
+    }
+
+    #[test]
+    fn what_a_dead_worker_may_have_opened_is_told_when_it_was_refused() {
+        let (mut refusing, ours, kernel) = connection();
+        for (opcode, unique) in [
+            (opcode::OPEN, 2 | AGAIN),
+            (opcode::CREATE, 4 | AGAIN),
+            // Opens nothing; has reached no worker; is another's.
+            (opcode::READ, 6 | AGAIN),
+            (opcode::OPEN, 8),
+        ] {
+            ask(&kernel, opcode, unique);
+        }
+        assert!(refusing.refuse(&ours, |_| true).unwrap());
+        ask(&kernel, opcode::OPEN, 10 | AGAIN);
+        assert!(refusing.refuse(&ours, |_| false).unwrap());
+        assert_eq!(answers(&kernel), 4);
+        assert_eq!(refusing.opened(), [2, 4]);
+        assert!(refusing.opened().is_empty());
     }
 }

@@ -39,6 +39,9 @@ const BREATHS: u32 = 5;
 /// Descriptors of a connection that are kept, at most: more than there are threads that read.
 const MOST_CONNECTIONS: usize = 24;
 
+/// Requests that were refused and may have opened files are remembered, at most: as many as fit into what a worker is told first.
+const MOST_REFUSED: usize = 256;
+
 /// What a mount is kept with.
 pub struct Keeping<R> {
     /// Arguments that make this program a worker.
@@ -82,6 +85,7 @@ where
         began: Nanos(0),
         serves: None,
         patience: Patience::default(),
+        refused: Vec::new(),
         upgrade: None,
         ready: Some(keeping.ready),
         stopping: false,
@@ -114,6 +118,8 @@ struct Keeper<R> {
     began: Nanos,
     serves: Option<Nanos>,
     patience: Patience,
+    /// What the next worker has to know of what was refused since the last one served, see [`Begin::refused`].
+    refused: Vec<u64>,
     /// The last one that was tried.
     upgrade: Option<Upgrade>,
     ready: Option<R>,
@@ -231,6 +237,7 @@ where
     fn is_served(&mut self, summary: &str, survives: bool) {
         self.serves = Some(self.clock.now());
         (self.survives, self.answered, self.tried) = (survives, true, None);
+        self.refused.clear();
         let Some(Mount { place, descriptors, .. }) = &self.mount else { return };
         if let Some(ready) = self.ready.take() {
             // Callers may have it open by now, whoever it was that asked for the mount.
@@ -251,6 +258,7 @@ where
             waits: false,
             ended,
             since: clock::wall_micros(),
+            refused: self.refused.clone(),
             upgrade: self.upgrade.clone(),
         }
     }
@@ -289,6 +297,7 @@ where
                     break;
                 }
             }
+            remember(&mut self.refused, refusing.opened());
         } else if let Some(mount) = self.mount.as_ref().filter(|_| !ended) {
             // What is in its rings cannot be refused one by one.
             note("could not unmount", mount.place.abort());
@@ -344,7 +353,7 @@ where
             if !goes_on {
                 return Ok(Err(ExitCode::SUCCESS));
             }
-            begin.deaths = self.patience.deaths();
+            (begin.deaths, begin.refused) = (self.patience.deaths(), self.refused.clone());
             match self.start(&self.program, &begin) {
                 Ok(worker) => {
                     self.began = self.clock.now();
@@ -383,10 +392,12 @@ where
                 self.stop(None);
                 return Ok(false);
             }
-            if asked
-                && !refusing.refuse(connection, |_| true).context("the mount cannot be served any more")?
-            {
-                return Ok(false);
+            if asked {
+                let goes_on = refusing.refuse(connection, |_| true);
+                remember(&mut self.refused, refusing.opened());
+                if !goes_on.context("the mount cannot be served any more")? {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -564,6 +575,12 @@ fn hear(worker: &mut Worker) -> Option<(ToKeeper, Vec<OwnedFd>)> {
     }
     worker.kill();
     None
+}
+
+/// Remembers what was refused and may have opened files.
+fn remember(all: &mut Vec<u64>, more: Vec<u64>) {
+    all.extend(more);
+    all.truncate(MOST_REFUSED);
 }
 
 /// How a process ended.

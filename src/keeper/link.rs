@@ -83,6 +83,9 @@ pub struct Begin {
     pub ended: String,
     /// When it did: microseconds since 1970.
     pub since: u64,
+    /// Requests that may have opened files with a predecessor, and were refused since by the keeper.
+    #[serde(default)]
+    pub refused: Vec<u64>,
     /// The upgrade that was carried out, or tried, last.
     pub upgrade: Option<Upgrade>,
 }
