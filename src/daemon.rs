@@ -98,7 +98,7 @@ pub fn serve(
         None => {
             let (place, connection) = kept.mount(mountpoint)?;
             let (descriptors, acl) = (vec![connection], default_acl());
-            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None })
+            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None, largest: 0 })
         }
     };
     let for_all = connection.acl == SessionACL::All;
@@ -115,7 +115,8 @@ pub fn serve(
     log_service(&server.service());
     if inherited.is_none() {
         let init = server.init().to_vec();
-        let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
+        let largest = server.largest();
+        let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init, largest };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
     live.served_by(server.clone());

@@ -18,7 +18,8 @@ pub(super) fn connection(facts: &Facts, kept: &Kept) -> io::Result<Connection> {
     let acl = if facts.for_all { SessionACL::All } else { SessionACL::Owner };
     let descriptors = kept.descriptors.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
     let memory = kept.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
-    Ok(Connection { descriptors, acl, init: Some(facts.init.clone()), place: facts.place.clone(), memory })
+    let (init, place) = (Some(facts.init.clone()), facts.place.clone());
+    Ok(Connection { descriptors, acl, init, place, memory, largest: facts.largest })
 }
 
 /// Whether what a predecessor has left makes sense to this program: to be known while that still serves.

@@ -21,7 +21,7 @@
 
 use super::mount::MountedAt;
 use super::rings::Queues;
-use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared, largest_request};
+use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared};
 use super::slots::{Found, Slots, Where};
 use super::sys;
 use super::tree::Node;
@@ -87,16 +87,16 @@ impl Handover {
 }
 
 /// Memory for requests, and where it is if a successor could find what is in it there: that of a predecessor, if one has left
-/// it, in a file for requests by rings, and else wherever there is room.
+/// it, in a file for requests by rings, and else wherever there is room; with `room` for each one's data.
 pub(super) fn slots(
     queues: Option<&Queues>,
     left: Option<&Handover>,
     memory: Option<OwnedFd>,
+    room: usize,
     holder: &dyn Hold,
     options: &ServeOptions,
     budget: &Arc<Budget>,
 ) -> Result<(&'static Slots, Option<Where>), ServeError> {
-    let room = largest_request();
     let keep = options.keep.min(options.memory / 4);
     let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
     let refused = |source| ServeError::Slots { count, room, source };

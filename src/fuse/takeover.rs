@@ -42,13 +42,13 @@ pub(crate) struct Refusing {
 }
 
 impl Refusing {
-    /// For a connection whose server has died: also what it has left behind.
-    pub(crate) fn new(connection: &OwnedFd) -> Self {
+    /// For a connection whose server has died: also what it has left behind. Requests may have as many bytes as `largest`.
+    pub(crate) fn new(connection: &OwnedFd, largest: usize) -> Self {
         if let Err(error) = resend(connection) {
             tracing::error!(%error, "what a dead worker had accepted stays without an answer");
         }
         // The kernel wants room for the largest write.
-        Self { buffer: vec![0; super::server::largest_request() + HEADERS], opened: Vec::new() }
+        Self { buffer: vec![0; super::server::room(largest) + HEADERS], opened: Vec::new() }
     }
 
     /// The numbers of requests that a dead worker may have carried out as far as to open a file, and that were refused since:
@@ -104,7 +104,7 @@ mod tests {
     fn connection() -> (Refusing, OwnedFd, OwnedFd) {
         let (ours, kernel) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        let refusing = Refusing::new(&ours);
+        let refusing = Refusing::new(&ours, 32 << 20);
         recv(kernel.as_raw_fd(), &mut [0; 64], MsgFlags::empty()).unwrap();
         (refusing, ours, kernel)
     }
@@ -131,6 +131,12 @@ mod tests {
         assert_eq!(answers(&kernel), AT_ONCE);
         assert!(refusing.refuse(&ours, |_| true).unwrap());
         assert_eq!(answers(&kernel), 10);
+    }
+
+    #[test]
+    fn there_is_room_for_what_the_kernel_was_told_whatever_it_takes_now() {
+        let (refusing, _ours, _kernel) = connection();
+        assert_eq!(refusing.buffer.len(), (32 << 20) + HEADERS);
     }
 
     #[test]

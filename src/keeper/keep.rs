@@ -1,5 +1,6 @@
 //! What the keeper does.
 
+use super::kept::Facts;
 use super::link::{Begin, Link, ToKeeper, ToWorker, Upgrade};
 use super::patience::{Next, Patience, REST};
 use super::program::{Program, Worker};
@@ -288,7 +289,7 @@ where
             && self.survives
         {
             tracing::warn!("a dead worker waits for something");
-            let mut refusing = Refusing::new(connection);
+            let mut refusing = refusing(&self.ledger, connection);
             for _ in 0..BREATHS {
                 let own = |thread| worker.has(thread);
                 note("cannot refuse what a dead worker asks", refusing.refuse(connection, own));
@@ -379,7 +380,7 @@ where
         let Some(mount) = &self.mount else { return Ok(false) };
         // What comes by others waits in the kernel for whoever reads.
         let Some(connection) = mount.descriptors.first() else { return Ok(false) };
-        let mut refusing = Refusing::new(connection);
+        let mut refusing = refusing(&self.ledger, connection);
         let end = self.clock.now().after(Nanos::from(REST));
         loop {
             let left = end.since(self.clock.now());
@@ -581,6 +582,13 @@ fn hear(worker: &mut Worker) -> Option<(ToKeeper, Vec<OwnedFd>)> {
 fn remember(all: &mut Vec<u64>, more: Vec<u64>) {
     all.extend(more);
     all.truncate(MOST_REFUSED);
+}
+
+/// Who refuses what comes by a connection.
+fn refusing(ledger: &Ledger, connection: &OwnedFd) -> Refusing {
+    // A worker that died before it could write that down has not served.
+    let largest = Facts::read(ledger).ok().flatten().map_or(0, |facts| facts.largest);
+    Refusing::new(connection, largest)
 }
 
 /// How a process ended.

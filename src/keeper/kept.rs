@@ -62,6 +62,9 @@ pub struct Facts {
     pub file: PathBuf,
     /// The kernel's first request.
     pub init: Vec<u8>,
+    /// The largest one that was agreed on then, in bytes of data: the setting of the machine may be another one by now.
+    #[serde(default)]
+    pub largest: usize,
 }
 
 impl Facts {
