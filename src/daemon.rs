@@ -91,6 +91,7 @@ pub fn serve(
         return Ok(());
     }
     // From here on nobody else writes to the ledger, or has the devices.
+    Face::forget(&kept.ledger, &kept.begin.refused)?;
     let (folder, file) = (configuration.defaults.folder.clone(), configuration.file.clone());
     let Parts { clock, plan, trouble, control, face, live, counted, mut made } =
         Parts::make(configuration, &options, &kept, inherited.as_ref())?;
@@ -100,7 +101,7 @@ pub fn serve(
         None => {
             let (place, connection) = kept.mount(mountpoint)?;
             let (descriptors, acl) = (vec![connection], default_acl());
-            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None })
+            (place.clone(), Connection { descriptors, acl, init: None, place, memory: None, largest: 0 })
         }
     };
     let for_all = connection.acl == SessionACL::All;
@@ -117,7 +118,8 @@ pub fn serve(
     log_service(&server.service());
     if inherited.is_none() {
         let init = server.init().to_vec();
-        let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init };
+        let largest = server.largest();
+        let facts = Facts { place: place.clone(), for_all, folder, file: file.clone(), init, largest };
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
     live.served_by(server.clone());
@@ -144,14 +146,19 @@ pub fn serve(
             .add(&format!("the configuration is not watched: {error:#}; edit control.yaml instead"));
     }
 
-    match ends.wait(&keeper, control.events())? {
-        End::ForGood => server.finish(),
-        End::ForASuccessor => {
-            server.leave();
-            counted.write();
+    loop {
+        match ends.wait(&keeper, control.events())? {
+            End::ForGood => server.finish(),
+            End::ForASuccessor => match server.leave() {
+                Ok(()) => _ = counted.write(),
+                Err(why) => {
+                    keeper.stays(why);
+                    continue;
+                }
+            },
         }
+        return Ok(());
     }
-    Ok(())
 }
 
 /// What a worker consists of before it serves.

@@ -48,8 +48,8 @@ pub(super) struct Args {
     /// io_uring, where it ends with it
     #[arg(long, value_enum, default_value_t = Transport::Auto)]
     transport: Transport,
-    /// Requests that can be accepted and not yet answered: in all by /dev/fuse, on each processor by io_uring. Each takes
-    /// about 10 KiB while it is there, and its data
+    /// Requests that can be accepted and not yet answered: in all by /dev/fuse, on each processor by io_uring, but there no
+    /// more than 57,343 in all. Each takes about 10 KiB while it is there, and its data
     #[arg(long, value_name = "N", default_value_t = 4608, value_parser = clap::value_parser!(u32).range(16..=65536))]
     slots: u32,
     /// Memory for the data of requests that are held or on their way, at least 16MiB. When it gets short, writes are carried
@@ -121,8 +121,9 @@ fn keep(args: &Args) -> anyhow::Result<ExitCode> {
         arguments: arguments.collect(),
         ready: |mounted: &Path, summary: &str| match args.ready {
             true => {
-                write_ready(mounted, summary)?;
-                detach()
+                let told = write_ready(mounted, summary);
+                // Also if the command is not there any more to hear it.
+                detach().and(told)
             }
             false => {
                 tracing::info!("mounted at {}: {summary}", mounted.display());

@@ -14,6 +14,9 @@ use super::grammar::{Message, TableLine};
 use super::refusal::Refusal;
 use std::path::PathBuf;
 
+/// The longest path that the kernel takes, in bytes.
+const LONGEST_PATH: usize = 4095;
+
 /// A command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Command {
@@ -67,6 +70,9 @@ impl Command {
             }
             "save" if rest.trim().is_empty() => Ok(Self::Save),
             "save" => Err(Refusal::invalid("`save` takes nothing: it writes to the file that was mounted")),
+            "upgrade" if rest.trim().len() > LONGEST_PATH => {
+                Err(Refusal::invalid("no program has so long a path"))
+            }
             "upgrade" if rest.trim().starts_with('/') => Ok(Self::Upgrade(rest.trim().into())),
             "upgrade" => Err(Refusal::invalid(
                 "`upgrade` takes the path of a program, from the root: upgrade /PROGRAM",
@@ -162,6 +168,7 @@ mod tests {
             ("save here", "takes nothing"),
             ("upgrade", "from the root"),
             ("upgrade ioband", "from the root"),
+            (&format!("upgrade /{}", "x".repeat(4096)), "so long a path"),
         ] {
             let refusal = Command::parse(text).unwrap_err();
             assert!(refusal.errno == libc::EINVAL && refusal.sentence.contains(words), "{text}: {refusal:?}");

@@ -19,7 +19,8 @@ pub(super) fn connection(facts: &Facts, kept: &Kept) -> io::Result<Connection> {
     let acl = if facts.for_all { SessionACL::All } else { SessionACL::Owner };
     let descriptors = kept.descriptors.iter().map(OwnedFd::try_clone).collect::<Result<_, _>>()?;
     let memory = kept.memory.as_ref().map(OwnedFd::try_clone).transpose()?;
-    Ok(Connection { descriptors, acl, init: Some(facts.init.clone()), place: facts.place.clone(), memory })
+    let (init, place) = (Some(facts.init.clone()), facts.place.clone());
+    Ok(Connection { descriptors, acl, init, place, memory, largest: facts.largest })
 }
 
 /// How often the ledger of one that still serves is read again, and after how long.

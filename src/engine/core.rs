@@ -315,14 +315,25 @@ impl Engine {
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// Hands nothing more to the device, and waits, but no longer than `patience`, until what is with it is answered. What is
-    /// held stays so. `threads` are those that visit; one of them has to.
-    pub fn pause(&self, threads: &[Waker], patience: Duration) {
+    /// Hands nothing more to the device, and waits, but no longer than `patience`, until what is with it is answered; whether
+    /// it is. What is held stays so. `threads` are those that visit; one of them has to.
+    pub fn pause(&self, threads: &[Waker], patience: Duration) -> bool {
         let mut state = self.lock();
         state.paused = true;
+        if state.is_quiet() {
+            return true;
+        }
         threads.iter().for_each(Waker::wake);
         let busy = |state: &mut State| !state.is_quiet();
-        drop(self.emptied.wait_timeout_while(state, patience, busy).unwrap_or_else(PoisonError::into_inner));
+        let waited = self.emptied.wait_timeout_while(state, patience, busy);
+        let (_state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        !waited.timed_out()
+    }
+
+    /// Hands to the device again what is held since [`Engine::pause`]. The threads are to be woken.
+    pub fn resume(&self) {
+        self.lock().paused = false;
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// How many have had their turn, and are to be answered after a while.

@@ -21,7 +21,7 @@
 
 use super::mount::MountedAt;
 use super::rings::Queues;
-use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared, largest_request};
+use super::server::{BESIDE_RINGS, Hold, ServeError, ServeOptions, Shared};
 use super::slots::{Found, Slots, Where};
 use super::sys;
 use super::tree::Node;
@@ -87,16 +87,16 @@ impl Handover {
 }
 
 /// Memory for requests, and where it is if a successor could find what is in it there: that of a predecessor, if one has left
-/// it, in a file for requests by rings, and else wherever there is room.
+/// it, in a file for requests by rings, and else wherever there is room; with `room` for each one's data.
 pub(super) fn slots(
     queues: Option<&Queues>,
     left: Option<&Handover>,
     memory: Option<OwnedFd>,
+    room: usize,
     holder: &dyn Hold,
     options: &ServeOptions,
     budget: &Arc<Budget>,
 ) -> Result<(&'static Slots, Option<Where>), ServeError> {
-    let room = largest_request();
     let keep = options.keep.min(options.memory / 4);
     let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
     let refused = |source| ServeError::Slots { count, room, source };
@@ -134,6 +134,12 @@ impl Departure {
 
     pub(super) fn is_frozen(&self) -> bool {
         self.frozen.load(Ordering::Acquire)
+    }
+
+    /// Everything is answered again, also what was to be answered meanwhile, and the fillers.
+    pub(super) fn stay(&self) {
+        self.filling.store(false, Ordering::Release);
+        self.frozen.store(false, Ordering::Release);
     }
 
     /// A thread has answered what it is going to answer, and the kernel knows of it.
@@ -225,14 +231,21 @@ impl Leaving<'_> {
         }
     }
 
-    /// Once nothing is with the devices: answers nothing more, and fills the other entries.
-    pub(super) fn end(&self, wakers: &[Waker]) {
+    /// Once nothing is with the devices: answers nothing more, and fills the other entries. False if they do not fill, and
+    /// somebody's request would be lost in each that waits for one.
+    pub(super) fn end(&self, wakers: &[Waker]) -> bool {
         let Departure { frozen, settled, .. } = &self.shared.departure;
+        // It may not be the first time.
+        settled.store(0, Ordering::Release);
         frozen.store(true, Ordering::Release);
         wakers.iter().for_each(Waker::wake);
         let clock = &self.shared.clock;
         let end = clock.now().after(PATIENCE);
-        while settled.load(Ordering::Acquire) < wakers.len() && clock.now() < end {
+        while settled.load(Ordering::Acquire) < wakers.len() {
+            if clock.now() >= end {
+                tracing::error!("a thread goes on answering");
+                return false;
+            }
             thread::sleep(LOOK);
         }
         let end = clock.now().after(PATIENCE);
@@ -242,10 +255,10 @@ impl Leaving<'_> {
             loop {
                 let left: u32 = self.wanted(0).iter().sum();
                 match clock.now() {
-                    _ if left == 0 => return,
+                    _ if left == 0 => return true,
                     now if now >= end => {
-                        // Each takes a request along if one comes while the thread ends.
-                        return tracing::error!(left, "ring entries still wait for requests");
+                        tracing::error!(left, "ring entries still wait for requests");
+                        return false;
                     }
                     now if now >= again => break,
                     _ => thread::sleep(LOOK),

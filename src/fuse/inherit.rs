@@ -112,6 +112,14 @@ impl Face {
         OpenFiles::inherited(ledger).map(drop)
     }
 
+    /// Forgets what a predecessor had opened for requests that were refused since.
+    ///
+    /// # Errors
+    /// When what was kept cannot be read or makes no sense.
+    pub fn forget(ledger: &Ledger, refused: &[u64]) -> Result<(), LedgerError> {
+        OpenFiles::forget(ledger, refused)
+    }
+
     /// Whether somebody had this image open when a predecessor served.
     ///
     /// # Errors

@@ -2,6 +2,8 @@
 
 use super::handover::{Filler, Leaving};
 use super::server::Server;
+use crate::device::Waker;
+use crate::units::Nanos;
 use nix::unistd::geteuid;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -48,7 +50,10 @@ impl Server {
 
     /// Lets a successor serve from now on: nothing more is read, what is with the devices is answered, and what is held stays
     /// unanswered, to be sent again to whoever succeeds, or where it lies.
-    pub fn leave(&self) {
+    ///
+    /// # Errors
+    /// Why no successor could go on; everything is served as before.
+    pub fn leave(&self) -> Result<(), String> {
         let clock = self.shared.clock;
         let begun = clock.now();
         let took = |what: &str| tracing::debug!(after = ?Duration::from(clock.now().since(begun)), "{what}");
@@ -61,20 +66,64 @@ impl Server {
         });
         took("nothing more is looked at");
         self.shared.leaving.store(true, Ordering::Release);
-        for engine in self.shared.engines.load().iter() {
-            engine.pause(&self.wakers, LONGEST_LEAVE);
+        let hangs = self.pause_engines();
+        if let Some(disk) = hangs.as_deref().filter(|_| leaving.is_some()) {
+            // It has the memory that the request lies in, and would write to it when a successor has answered that, and the
+            // next one lies there.
+            self.go_on();
+            return Err(format!(
+                "{disk} did not complete within {LONGEST_LEAVE:?} what it has, and requests that came by io_uring cannot be \
+                 handed over before it does"
+            ));
         }
         took("nothing is with the devices any more");
-        if let Some((leaving, _)) = &leaving {
-            leaving.end(&self.wakers);
+        if let Some((leaving, _)) = &leaving
+            && !leaving.end(&self.wakers)
+        {
+            self.go_on();
+            return Err(
+                "the kernel's rings could not be filled, and requests would be lost; try again".to_owned()
+            );
         }
         took("nothing more is answered");
-        self.end_threads();
+        if hangs.is_some() {
+            // The kernel ends a thread only when what it has asked of a device is done.
+            self.stop_threads();
+        } else {
+            self.end_threads();
+        }
         took("the threads have ended");
         if let Some((leaving, place)) = leaving
             && let Err(error) = leaving.write_down(place, self.shared.face.control.journal().ledger())
         {
             tracing::error!(%error, "cannot write down for a successor what is in the rings");
         }
+        Ok(())
+    }
+
+    /// Serves as before: what came meanwhile is looked at, and what is held passes in its turn.
+    fn go_on(&self) {
+        self.shared.engines.load().iter().for_each(|engine| engine.resume());
+        self.shared.departure.stay();
+        self.shared.leaving.store(false, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
+    /// Hands nothing more to any device, and waits for what is with them, for as long as for one; the name of one that still
+    /// has some.
+    fn pause_engines(&self) -> Option<String> {
+        let clock = self.shared.clock;
+        let end = clock.now().after(Nanos::from(LONGEST_LEAVE));
+        let engines = self.shared.engines.load();
+        for engine in engines.iter() {
+            engine.pause(&self.wakers, Duration::ZERO);
+        }
+        // The last ones are not to find that the first ones have used up the time.
+        let left = || Duration::from(end.since(clock.now()));
+        let all: Vec<_> = engines.iter().map(|engine| engine.pause(&self.wakers, left())).collect();
+        let (hangs, _) = engines.iter().zip(all).find(|(_, paused)| !paused)?;
+        let status = hangs.status();
+        let name = status.bands.first().map(|band| format!("the disk of {}", band.name));
+        Some(name.unwrap_or_else(|| "a disk".to_owned()))
     }
 }

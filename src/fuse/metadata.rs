@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 /// The limits are ours to set (share rules R6, R8), so the kernel is to set none.
-const MOST_BACKGROUND: u16 = u16::MAX;
+pub(super) const MOST_BACKGROUND: u16 = u16::MAX;
 
 /// The number of a request, and whether it is sent again.
 pub(super) fn asked(req: &Request) -> Asked {

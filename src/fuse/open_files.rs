@@ -361,6 +361,22 @@ impl OpenFiles {
         records.iter().map(|(index, record)| Ok((*index, Entry::read(record)?))).collect()
     }
 
+    /// Strikes out what was opened by requests that were refused since: nobody closes it.
+    ///
+    /// # Errors
+    /// When it cannot be read or makes no sense.
+    pub(super) fn forget(ledger: &Ledger, refused: &[u64]) -> Result<(), LedgerError> {
+        if refused.is_empty() {
+            return Ok(());
+        }
+        for (index, _) in
+            Self::inherited(ledger)?.iter().filter(|(_, entry)| refused.contains(&entry.opened_by))
+        {
+            ledger.clear_record(*index)?;
+        }
+        Ok(())
+    }
+
     /// Goes on with what a predecessor had open, with handles that were made for it.
     pub(super) fn go_on(&self, inherited: Vec<(u32, Entry, Handle)>) {
         let mut counts = self.counts();
@@ -508,6 +524,19 @@ mod tests {
         assert_eq!(files.opened_by(asked(2)).map(|(fh, _)| fh), Some(first));
         assert!(files.opened_by(asked(6)).is_none());
         assert!(files.opened_by(Asked { unique: 2, ..Asked::default() }).is_none());
+    }
+
+    #[test]
+    fn an_open_that_was_refused_when_it_was_sent_again_is_forgotten() {
+        let ledger = Arc::new(Ledger::new().unwrap());
+        let files = OpenFiles::new(ledger.clone());
+        for unique in [2, 4, 6] {
+            text(&files, unique).unwrap();
+        }
+        OpenFiles::forget(&ledger, &[]).unwrap();
+        OpenFiles::forget(&ledger, &[4, 8]).unwrap();
+        let left = OpenFiles::inherited(&ledger).unwrap();
+        assert_eq!(left.iter().map(|(_, entry)| entry.opened_by).collect::<Vec<_>>(), [2, 6]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! request occupies its slot, so there are enough slots that what one group has held keeps nobody's first request out.
 
 use super::images::Answered;
+use super::metadata::MOST_BACKGROUND;
 use super::slots::{Found, HEAD, Slot, Slots};
 use super::sys;
 use super::wire::{AGAIN, InHeader, OutHeader, RingHeader, WriteOut, parse};
@@ -14,6 +15,10 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use zerocopy::{FromBytes, IntoBytes};
+
+/// Ring entries, at most. Who leaves fills them with requests that nobody waits for, of which the kernel takes no more than
+/// the protocol's 16 bits can say ([`MOST_BACKGROUND`]): whoever makes one more waits, here for ever. Callers have some, too.
+const MOST: u32 = MOST_BACKGROUND as u32 - (8 << 10);
 
 /// Which slots belong to which queue of the kernel, and to which thread.
 #[derive(Debug)]
@@ -26,10 +31,11 @@ pub(super) struct Queues {
 }
 
 impl Queues {
-    /// `slots` for each processor that is there, and one for each that may come.
+    /// `slots` for each processor that is there, and one for each that may come; but no more in all than [`MOST`].
     pub(super) fn of_this_machine(slots: u32) -> Self {
         let (possible, online) = (processors("possible"), processors("online"));
         let count = possible.iter().max().map_or(1, |last| last + 1);
+        let slots = at_most(slots, count, online.len());
         let slots = (0..count).map(|cpu| if online.contains(&cpu) { slots.max(1) } else { 1 }).collect();
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(count);
         Self::new(slots, threads)
@@ -79,6 +85,12 @@ impl Queues {
     pub(super) fn slots_of(&self, thread: usize) -> u32 {
         self.slots.iter().skip(thread).step_by(self.threads).sum()
     }
+}
+
+/// Of `slots` for each of the processors that are online, as many as there may be, if all `possible` ones have a queue.
+fn at_most(slots: u32, possible: usize, online: usize) -> u32 {
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    slots.min(MOST.saturating_sub(number(possible)) / number(online).max(1))
 }
 
 /// The processors that are `possible`, or `online`.
@@ -268,5 +280,15 @@ mod tests {
         assert_eq!((queues.slots(), queues.threads()), (14, 2));
         assert_eq!((queues.slots_of(0), queues.slots_of(1)), (6, 8));
         assert_eq!(queues.queue_of, [0, 0, 0, 0, 2, 4, 1, 1, 1, 1, 3, 3, 3, 3]);
+    }
+
+    #[test]
+    fn all_entries_can_be_filled_however_many_processors_there_are() {
+        assert_eq!(at_most(4608, 8, 4), 4608);
+        for (slots, possible, online) in [(65_536, 1, 1), (65_536, 2, 2), (4608, 64, 64), (4608, 8192, 16)] {
+            let each = at_most(slots, possible, online);
+            let all = each as usize * online + possible - online;
+            assert!(each > 16 && all <= MOST as usize, "{slots} {possible} {online}: {all}");
+        }
     }
 }

@@ -77,6 +77,8 @@ pub struct Connection {
     pub place: MountedAt,
     /// What a predecessor gave to [`Hold::hold_memory`].
     pub memory: Option<OwnedFd>,
+    /// The largest request that a predecessor has agreed on with the kernel, in bytes of data; 0 if there was none.
+    pub largest: usize,
 }
 
 /// Somebody who holds descriptors, so that what was read from them is not lost with whoever read it.
@@ -231,7 +233,7 @@ impl Server {
         clock: Clock,
         ended: mpsc::Sender<io::Result<()>>,
     ) -> Result<Self, ServeError> {
-        let Connection { descriptors, acl, init, place, memory } = connection;
+        let Connection { descriptors, acl, init, place, memory, largest } = connection;
         let first = descriptors.first().map(AsFd::as_fd).ok_or(io::ErrorKind::NotConnected);
         let first = first.map_err(|kind| ServeError::Protocol(kind.into()))?;
         let succeeds = init.is_some();
@@ -240,8 +242,9 @@ impl Server {
         let left = if succeeds { Handover::read(&ledger).map_err(ServeError::Rings)? } else { None };
         let (queues, threads, why) = choose(&init, &options, succeeds, left.as_ref())?;
         let budget = engines.budget().clone();
+        let wanted = self::room(largest);
         let (slots, held_in) =
-            handover::slots(queues.as_ref(), left.as_ref(), memory, holder, &options, &budget)?;
+            handover::slots(queues.as_ref(), left.as_ref(), memory, wanted, holder, &options, &budget)?;
         let room = slots.room();
         // Sizes are in 32 bits in the protocol, and far below that.
         let metadata = Metadata { face: face.clone(), largest: room as u32, over_io_uring: queues.is_some() };
@@ -315,6 +318,11 @@ impl Server {
         &self.init
     }
 
+    /// The largest request that was agreed on with the kernel, in bytes of data, for a successor.
+    pub fn largest(&self) -> usize {
+        self.shared.slots.room()
+    }
+
     /// How it is served.
     pub fn service(&self) -> Service {
         let sum = |count: fn(&Served) -> &AtomicU64| {
@@ -343,11 +351,16 @@ impl Server {
         self.end_threads();
     }
 
+    /// Has the threads end without waiting for that.
+    pub(super) fn stop_threads(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.wakers.iter().for_each(Waker::wake);
+    }
+
     pub(super) fn end_threads(&self) {
         // Each closes its ring by itself. Left to the end of the process, the kernel would do that some time after it, and
         // would keep the devices for so long.
-        self.shared.stopping.store(true, Ordering::Release);
-        self.wakers.iter().for_each(Waker::wake);
+        self.stop_threads();
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         for thread in threads.drain(..) {
             // That it panicked was told when it did.
@@ -424,8 +437,14 @@ fn why_not_offered() -> String {
     }
 }
 
-/// The largest request that the kernel will send.
-pub(super) fn largest_request() -> usize {
+/// Room for each request of a connection to which `agreed` is the largest, or for the largest of a new one (0). The kernel
+/// wants as much room as was agreed on, whatever the setting is by now.
+pub(super) fn room(agreed: usize) -> usize {
+    largest_request().max(agreed)
+}
+
+/// The largest request that the kernel will send by a new connection.
+fn largest_request() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit");
     // Before it was a setting it was this number.
     let pages = limit.ok().and_then(|limit| limit.trim().parse().ok()).unwrap_or(256_usize);

@@ -7,12 +7,14 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub(super) mod opcode {
     pub(in crate::fuse) const FORGET: u32 = 2;
     pub(in crate::fuse) const SETATTR: u32 = 4;
+    pub(in crate::fuse) const OPEN: u32 = 14;
     pub(in crate::fuse) const READ: u32 = 15;
     pub(in crate::fuse) const WRITE: u32 = 16;
     pub(in crate::fuse) const RELEASE: u32 = 18;
     pub(in crate::fuse) const FSYNC: u32 = 20;
     pub(in crate::fuse) const INIT: u32 = 26;
     pub(in crate::fuse) const READDIR: u32 = 28;
+    pub(in crate::fuse) const CREATE: u32 = 35;
     pub(in crate::fuse) const INTERRUPT: u32 = 36;
     pub(in crate::fuse) const BATCH_FORGET: u32 = 42;
     pub(in crate::fuse) const FALLOCATE: u32 = 43;

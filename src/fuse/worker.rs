@@ -69,8 +69,12 @@ pub(super) struct Worker<'t> {
     /// In the order of the engines' numbers.
     visits: Vec<Visit>,
     outbox: Outbox,
-    /// Of a predecessor, with their unique numbers.
+    /// Of a predecessor, or of our own, with their unique numbers.
     fillers: Vec<(Slot, u64)>,
+    /// What came by a ring while this process was about to leave: a successor finds it where it lies.
+    late: Vec<Slot>,
+    /// What was to be answered while no ring entry is.
+    unanswered: Vec<(Slot, Answered)>,
     /// No ring entry is answered any more; and the kernel knows all that were.
     frozen: bool,
     settled: bool,
@@ -91,6 +95,8 @@ impl<'t> Worker<'t> {
             visits: Vec::new(),
             outbox: Outbox::default(),
             fillers: Vec::new(),
+            late: Vec::new(),
+            unanswered: Vec::new(),
             frozen: false,
             settled: false,
             events: Vec::new(),
@@ -123,6 +129,9 @@ impl<'t> Worker<'t> {
     pub(super) fn serve(&mut self) -> io::Result<()> {
         while !self.shared.stopping.load(Ordering::Acquire) {
             self.frozen = self.shared.departure.is_frozen();
+            if !self.frozen && (self.settled || !self.unanswered.is_empty()) {
+                self.thaw();
+            }
             self.gather();
             self.judge_all();
             self.open_mail();
@@ -147,8 +156,10 @@ impl<'t> Worker<'t> {
 
     /// How long there is nothing to do if nothing comes.
     fn timeout(&self) -> Option<std::time::Duration> {
-        let hurries = if self.frozen { !self.settled } else { !self.fillers.is_empty() };
-        if self.source.dev.state == State::Ready || hurries {
+        let answers_fillers = !self.fillers.is_empty() && !self.shared.departure.is_filling();
+        let hurries = if self.frozen { !self.settled } else { answers_fillers };
+        let reads = self.source.dev.state == State::Ready && !self.shared.leaving.load(Ordering::Acquire);
+        if reads || hurries {
             return Some(std::time::Duration::ZERO);
         }
         let until = self.visits.iter().filter_map(|visit| visit.until).min()?;
@@ -158,6 +169,10 @@ impl<'t> Worker<'t> {
     /// Sorts what the lane had to tell, and reads what there is to read.
     fn gather(&mut self) {
         let leaving = self.shared.leaving.load(Ordering::Acquire);
+        if !leaving {
+            let stayed = self.late.drain(..).map(|slot| Arrived { slot, by_ring: true, found: None });
+            self.arrived.extend(stayed);
+        }
         for event in self.events.drain(..) {
             match event {
                 Event::Finished(finished) => {
@@ -166,9 +181,9 @@ impl<'t> Worker<'t> {
                 Event::Readable => self.source.dev.state = State::Ready,
                 Event::Command { token, result: 0.. } => {
                     let slot = self.shared.slots.from_kernel(token);
-                    // Where it lies a successor finds it.
-                    if !leaving {
-                        self.arrived.push(Arrived { slot, by_ring: true, found: None });
+                    match leaving {
+                        true => self.late.push(slot),
+                        false => self.arrived.push(Arrived { slot, by_ring: true, found: None }),
                     }
                 }
                 Event::Command { token, result } => {
@@ -182,9 +197,7 @@ impl<'t> Worker<'t> {
             }
         }
         // Who has none may have been woken because there is one again.
-        if leaving {
-            self.source.dev.state = State::Ended;
-        } else if matches!(self.source.dev.state, State::Ready | State::Full) {
+        if !leaving && matches!(self.source.dev.state, State::Ready | State::Full) {
             self.source.dev.state = State::Ready;
             self.read();
         }
@@ -262,9 +275,7 @@ impl<'t> Worker<'t> {
                 }
                 Verdict::Answer(slot, answered) => self.answer(slot, answered, self.source.dev.descriptor),
                 Verdict::Forward(slot) if by_ring && is_filler(header, &arguments[..len]) => {
-                    if !shared.departure.is_filling() {
-                        self.fillers.push((slot, header.unique));
-                    }
+                    self.fillers.push((slot, header.unique));
                 }
                 Verdict::Forward(slot) if by_ring => {
                     if found.is_some() {
@@ -295,12 +306,22 @@ impl<'t> Worker<'t> {
 
     /// Answers some of the requests that were made only to be found here.
     fn answer_fillers(&mut self) {
-        let Some(rings) = self.source.rings.as_mut().filter(|_| !self.frozen) else { return };
+        // Those of our own stay where they are until it is known that we stay.
+        let stay = self.frozen || self.shared.departure.is_filling();
+        let Some(rings) = self.source.rings.as_mut().filter(|_| !stay) else { return };
         let some = self.fillers.len() - FILLERS.min(self.fillers.len());
         let connection = self.shared.descriptors[0].as_fd();
         for (slot, unique) in self.fillers.drain(some..) {
             let nothing = Answered { unique, kind: kind::EMPTY, len: 0, result: Ok(()) };
             log_refused(rings.answer(&mut self.lane, connection, slot, nothing));
+        }
+    }
+
+    /// This process stays: what was to be answered is.
+    fn thaw(&mut self) {
+        self.settled = false;
+        for (slot, answered) in std::mem::take(&mut self.unanswered) {
+            self.answer(slot, answered, 0);
         }
     }
 
@@ -310,7 +331,7 @@ impl<'t> Worker<'t> {
         let Some(rings) = &mut self.source.rings else { return };
         self.shared.inboxes[self.number].take(&mut self.mail);
         if self.frozen {
-            return self.mail.clear();
+            return;
         }
         let connection = self.shared.descriptors[0].as_fd();
         for mail in self.mail.drain(..) {
@@ -423,7 +444,7 @@ impl<'t> Worker<'t> {
         match &mut self.source.rings {
             Some(rings) if rings.owns(&slot) => {
                 if self.frozen {
-                    return;
+                    return self.unanswered.push((slot, answered));
                 }
                 // Whoever answers gets the slot's next request. While there is much to do that is as good as any; when there
                 // is little, the thread on the processor of the caller had better have it.

@@ -1,5 +1,6 @@
 //! What the keeper does.
 
+use super::kept::Facts;
 use super::link::{Begin, Link, ToKeeper, ToWorker, Upgrade};
 use super::patience::{Next, Patience, REST};
 use super::program::{Program, Worker};
@@ -25,14 +26,22 @@ use std::time::Duration;
 
 /// A successor that was told to wait has so long to say whether it could serve.
 const FITNESS: Duration = Duration::from_secs(5);
-/// And a predecessor so long to leave.
-const ANSWER: Duration = Duration::from_secs(30);
+/// And a predecessor so long to leave, if the next one can do without what it leaves.
+const LEAVE: Duration = Duration::from_secs(5);
+/// If it cannot, the mount ends with one that takes longer.
+const LEAVE_IN_ORDER: Duration = Duration::from_secs(30);
+
+/// A worker that follows another one has so long until it serves: more than devices take that are merely slow.
+const START: Duration = Duration::from_secs(60);
 
 /// A dead worker that has not ended after so long waits for something; and so often it is given as long again.
 const LAST_BREATH: Duration = Duration::from_millis(200);
 const BREATHS: u32 = 5;
 /// Descriptors of a connection that are kept, at most: more than there are threads that read.
 const MOST_CONNECTIONS: usize = 24;
+
+/// Requests that were refused and may have opened files are remembered, at most: as many as fit into what a worker is told first.
+const MOST_REFUSED: usize = 256;
 
 /// What a mount is kept with.
 pub struct Keeping<R> {
@@ -74,8 +83,10 @@ where
         mount,
         stragglers: Vec::new(),
         before: 0,
+        began: Nanos(0),
         serves: None,
         patience: Patience::default(),
+        refused: Vec::new(),
         upgrade: None,
         ready: Some(keeping.ready),
         stopping: false,
@@ -104,9 +115,12 @@ struct Keeper<R> {
     stragglers: Vec<Worker>,
     /// Workers that have ended.
     before: u32,
-    /// Since when the worker serves.
+    /// Since when there is this worker, and since when it serves.
+    began: Nanos,
     serves: Option<Nanos>,
     patience: Patience,
+    /// What the next worker has to know of what was refused since the last one served, see [`Begin::refused`].
+    refused: Vec<u64>,
     /// The last one that was tried.
     upgrade: Option<Upgrade>,
     ready: Option<R>,
@@ -135,12 +149,19 @@ where
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
         loop {
             let watched = [self.signals.as_fd(), worker.link.as_fd(), worker.death()];
-            let [signal, said, ended] = until_readable(watched, None);
+            let left = self.left_to_start();
+            let [signal, said, ended] = until_readable(watched, left);
+            let late = left == Some(Duration::ZERO);
             if signal {
                 self.stop(Some(&worker.link));
             } else if said && let Some((said, descriptors)) = hear(&mut worker) {
                 worker = self.serve(worker, said, descriptors)?;
-            } else if ended {
+            } else if ended || late {
+                if late && !ended {
+                    tracing::error!("a worker does not serve after {START:?}, and is ended");
+                    worker.kill();
+                    self.patience.spend();
+                }
                 let status = self.let_go(worker)?;
                 worker = match self.follow(status)? {
                     Ok(next) => next,
@@ -148,6 +169,13 @@ where
                 };
             }
         }
+    }
+
+    /// How long the worker may still take to serve: the first one as long as the mount that it makes, which somebody waits for
+    /// who can end it.
+    fn left_to_start(&self) -> Option<Duration> {
+        let starts = self.answered && self.serves.is_none() && !self.stopping;
+        starts.then(|| self.began.after(Nanos::from(START)).since(self.clock.now()).into())
     }
 
     /// Does what a worker asks for. Who serves then is mostly the same one.
@@ -176,15 +204,11 @@ where
                 }
             }
             ToKeeper::Watch => worker.sentinel = descriptors.pop(),
-            // Waits for no longer than somebody notices.
-            ToKeeper::Look { thread } => {
-                let how = Ending::of_thread(thread).map(|Ending(how)| how);
-                note("cannot answer the worker", worker.link.say(&ToWorker::Ending { how }));
-            }
-            ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives)?,
+            ToKeeper::Look { thread } => look(&worker.link, thread),
+            ToKeeper::Ready { summary, survives } => self.is_served(&summary, survives),
             ToKeeper::Upgrade { program, unique } => return self.upgrade(worker, &program, unique),
             // Only who waits is asked.
-            ToKeeper::Fit | ToKeeper::Unfit { .. } => {}
+            ToKeeper::Fit | ToKeeper::Unfit { .. } | ToKeeper::Stays { .. } => {}
         }
         Ok(worker)
     }
@@ -211,16 +235,17 @@ where
     }
 
     /// The mount answers.
-    fn is_served(&mut self, summary: &str, survives: bool) -> anyhow::Result<()> {
+    fn is_served(&mut self, summary: &str, survives: bool) {
         self.serves = Some(self.clock.now());
         (self.survives, self.answered, self.tried) = (survives, true, None);
-        let Some(Mount { place, descriptors, .. }) = &self.mount else { return Ok(()) };
+        self.refused.clear();
+        let Some(Mount { place, descriptors, .. }) = &self.mount else { return };
         if let Some(ready) = self.ready.take() {
-            ready(&place.mountpoint, summary)?;
+            // Callers may have it open by now, whoever it was that asked for the mount.
+            note("nobody can be told that the mount answers", ready(&place.mountpoint, summary));
         }
         let kept = if survives { Some((&self.ledger, &**descriptors)) } else { None };
         note("the service manager cannot be told", self.manager.ready(&place.mountpoint, kept));
-        Ok(())
     }
 
     /// How the next worker begins.
@@ -234,6 +259,7 @@ where
             waits: false,
             ended,
             since: clock::wall_micros(),
+            refused: self.refused.clone(),
             upgrade: self.upgrade.clone(),
         }
     }
@@ -263,7 +289,7 @@ where
             && self.survives
         {
             tracing::warn!("a dead worker waits for something");
-            let mut refusing = Refusing::new(connection);
+            let mut refusing = refusing(&self.ledger, connection);
             for _ in 0..BREATHS {
                 let own = |thread| worker.has(thread);
                 note("cannot refuse what a dead worker asks", refusing.refuse(connection, own));
@@ -272,6 +298,7 @@ where
                     break;
                 }
             }
+            remember(&mut self.refused, refusing.opened());
         } else if let Some(mount) = self.mount.as_ref().filter(|_| !ended) {
             // What is in its rings cannot be refused one by one.
             note("could not unmount", mount.place.abort());
@@ -327,9 +354,12 @@ where
             if !goes_on {
                 return Ok(Err(ExitCode::SUCCESS));
             }
-            begin.deaths = self.patience.deaths();
+            (begin.deaths, begin.refused) = (self.patience.deaths(), self.refused.clone());
             match self.start(&self.program, &begin) {
-                Ok(worker) => return Ok(Ok(worker)),
+                Ok(worker) => {
+                    self.began = self.clock.now();
+                    return Ok(Ok(worker));
+                }
                 Err(error) => tracing::error!(%error, "cannot start a worker"),
             }
         }
@@ -350,7 +380,7 @@ where
         let Some(mount) = &self.mount else { return Ok(false) };
         // What comes by others waits in the kernel for whoever reads.
         let Some(connection) = mount.descriptors.first() else { return Ok(false) };
-        let mut refusing = Refusing::new(connection);
+        let mut refusing = refusing(&self.ledger, connection);
         let end = self.clock.now().after(Nanos::from(REST));
         loop {
             let left = end.since(self.clock.now());
@@ -363,10 +393,12 @@ where
                 self.stop(None);
                 return Ok(false);
             }
-            if asked
-                && !refusing.refuse(connection, |_| true).context("the mount cannot be served any more")?
-            {
-                return Ok(false);
+            if asked {
+                let goes_on = refusing.refuse(connection, |_| true);
+                remember(&mut self.refused, refusing.opened());
+                if !goes_on.context("the mount cannot be served any more")? {
+                    return Ok(false);
+                }
             }
         }
     }
@@ -389,27 +421,63 @@ where
                 return Ok(worker);
             }
         };
-        if let Err(why) = self.is_fit(&successor, &worker) {
-            successor.kill();
-            note("cannot wait for a worker", successor.end());
+        let mut worker = worker;
+        let left = self.is_fit(&mut successor, &worker).and_then(|()| self.has_left(&mut worker));
+        if let Err(why) = left {
+            self.dismiss(successor);
             self.not_upgraded(&worker, unique, why);
             return Ok(worker);
         }
-        // It may have died meanwhile, which comes to the same.
-        let _ = worker.link.say(&ToWorker::Leave);
-        let mut worker = worker;
-        if let [false] = until_readable([worker.process.as_fd()], Some(ANSWER)) {
-            tracing::error!("the old worker does not leave, and is ended");
-            worker.kill();
-        }
-        worker.end().context("cannot wait for a worker")?;
+        // A device may hold it up.
+        self.let_go(worker)?;
         self.before += 1;
-        self.serves = None;
+        (self.began, self.serves) = (self.clock.now(), None);
         self.upgrade = begin.upgrade;
         self.tried = Some(std::mem::replace(&mut self.program, program));
         // Should it have died by now, that is seen next.
         let _ = successor.link.say(&ToWorker::TakeOver);
         Ok(successor)
+    }
+
+    /// Has a worker leave. If it stays, why.
+    fn has_left(&self, worker: &mut Worker) -> Result<(), String> {
+        // It may have died meanwhile, which comes to the same.
+        let _ = worker.link.say(&ToWorker::Leave);
+        let patience = if self.survives { LEAVE } else { LEAVE_IN_ORDER };
+        let end = self.clock.now().after(Nanos::from(patience));
+        let mut talks = true;
+        loop {
+            // What it leaves in rings it has written down when it has ended, and not before.
+            let gone = if self.survives { worker.death() } else { worker.process.as_fd() };
+            let left = Some(end.since(self.clock.now()).into());
+            let [ended, said] = if talks {
+                until_readable([gone, worker.link.as_fd()], left)
+            } else {
+                let [ended] = until_readable([gone], left);
+                [ended, false]
+            };
+            match said.then(|| worker.link.hear()) {
+                Some(Ok(Some((ToKeeper::Stays { why }, _)))) => return Err(why),
+                Some(Ok(Some((ToKeeper::Look { thread }, _)))) => look(&worker.link, thread),
+                Some(Ok(Some(_))) => {}
+                Some(Ok(None) | Err(_)) => talks = false,
+                None if ended => return Ok(()),
+                None => {
+                    tracing::error!("the old worker does not leave, and is ended");
+                    worker.kill();
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Ends a worker that is not to serve; if that takes longer than a moment, nobody waits for it.
+    fn dismiss(&mut self, mut worker: Worker) {
+        worker.kill();
+        match until_readable([worker.process.as_fd()], Some(LAST_BREATH)) {
+            [true] => note("cannot wait for a worker", worker.end()),
+            [false] => self.stragglers.push(worker),
+        }
     }
 
     /// Says why not, to who asked; should that be one that has died meanwhile, the next one is asked again and knows it.
@@ -421,22 +489,31 @@ where
 
     /// Whether a successor that waits could serve; if not, why. There are more urgent things: that the other one dies, and
     /// signals.
-    fn is_fit(&self, successor: &Worker, worker: &Worker) -> Result<(), String> {
-        let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
-        match until_readable(watched, Some(FITNESS)) {
-            [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
-            [_, true, _] => return Err("the mount is to end".into()),
-            [.., true] => {}
-            [.., false] => {
-                return Err(format!("the new program did not say within {FITNESS:?} whether it can serve"));
+    fn is_fit(&self, successor: &mut Worker, worker: &Worker) -> Result<(), String> {
+        let end = self.clock.now().after(Nanos::from(FITNESS));
+        loop {
+            let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
+            match until_readable(watched, Some(end.since(self.clock.now()).into())) {
+                [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
+                [_, true, _] => return Err("the mount is to end".into()),
+                [.., true] => {}
+                [.., false] => {
+                    return Err(format!(
+                        "the new program did not say within {FITNESS:?} whether it can serve"
+                    ));
+                }
             }
-        }
-        match successor.link.hear() {
-            Ok(Some((ToKeeper::Fit, _))) => Ok(()),
-            Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
-            Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
-            Ok(None) => Err("the new program ended before it said whether it can serve".into()),
-            Err(error) => Err(format!("the new program cannot be understood: {error}")),
+            return match successor.link.hear() {
+                Ok(Some((ToKeeper::Watch, mut descriptors))) => {
+                    successor.sentinel = descriptors.pop();
+                    continue;
+                }
+                Ok(Some((ToKeeper::Fit, _))) => Ok(()),
+                Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
+                Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
+                Ok(None) => Err("the new program ended before it said whether it can serve".into()),
+                Err(error) => Err(format!("the new program cannot be understood: {error}")),
+            };
         }
     }
 
@@ -475,6 +552,12 @@ where
     }
 }
 
+/// Says how a thread comes to an end. Waits for no longer than somebody notices.
+fn look(link: &Link, thread: u32) {
+    let how = Ending::of_thread(thread).map(|Ending(how)| how);
+    note("cannot answer the worker", link.say(&ToWorker::Ending { thread, how }));
+}
+
 /// Says what went wrong where nothing can be done about it.
 fn note<T>(what: &str, result: Result<T, impl Display>) {
     if let Err(error) = result {
@@ -493,6 +576,19 @@ fn hear(worker: &mut Worker) -> Option<(ToKeeper, Vec<OwnedFd>)> {
     }
     worker.kill();
     None
+}
+
+/// Remembers what was refused and may have opened files.
+fn remember(all: &mut Vec<u64>, more: Vec<u64>) {
+    all.extend(more);
+    all.truncate(MOST_REFUSED);
+}
+
+/// Who refuses what comes by a connection.
+fn refusing(ledger: &Ledger, connection: &OwnedFd) -> Refusing {
+    // A worker that died before it could write that down has not served.
+    let largest = Facts::read(ledger).ok().flatten().map_or(0, |facts| facts.largest);
+    Refusing::new(connection, largest)
 }
 
 /// How a process ended.

@@ -4,7 +4,7 @@ use super::link::{Begin, Link, ToKeeper, ToWorker};
 use crate::classify::Ending;
 use crate::fuse::{Hold, MountedAt};
 use crate::ledger::{Ledger, LedgerError, Page};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use rustix::process::{PidfdFlags, pidfd_open};
 use rustix::thread::gettid;
 use serde::{Deserialize, Serialize};
@@ -19,10 +19,15 @@ use std::time::Duration;
 /// How long a keeper may take to look at a thread.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// What a thread is to do.
+type Job = Box<dyn FnOnce() + Send>;
+
 /// What a worker has from its keeper.
 #[derive(Debug)]
 pub struct Kept {
     link: Link,
+    /// For the thread that the keeper watches: what it is to do once there is something to hear.
+    listens: mpsc::Sender<Job>,
     /// How it began.
     pub begin: Begin,
     /// What every successor has to know.
@@ -57,6 +62,9 @@ pub struct Facts {
     pub file: PathBuf,
     /// The kernel's first request.
     pub init: Vec<u8>,
+    /// The largest one that was agreed on then, in bytes of data: the setting of the machine may be another one by now.
+    #[serde(default)]
+    pub largest: usize,
 }
 
 impl Facts {
@@ -92,6 +100,7 @@ impl Kept {
         if descriptors.is_empty() {
             bail!("the keeper has sent no ledger");
         }
+        let listens = be_watched(&link)?;
         let mut connection = descriptors.split_off(1);
         let memory = (begin.memory && !connection.is_empty()).then(|| connection.remove(0));
         let ledger = descriptors.pop().context("the keeper has sent no ledger")?;
@@ -99,7 +108,7 @@ impl Kept {
             // Whoever waits for an answer gets it.
             let _ = link.say(&ToKeeper::Unfit { why: error.to_string() });
         })?;
-        Ok(Self { link, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
+        Ok(Self { link, listens, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
     }
 
     /// Has the keeper mount; where that is then, and the connection.
@@ -144,11 +153,35 @@ impl Kept {
         Arc::new(Keeper {
             process: self.begin.keeper,
             link: self.link,
+            listens: self.listens,
             gone: AtomicBool::new(false),
             asked: Mutex::default(),
             looked: Mutex::default(),
         })
     }
+}
+
+/// Starts a thread whose end the keeper sees, and which does what it is sent. A process has ended when all of its threads have;
+/// and one that waits for an answer of the mount itself would wait for the next worker, which is started after that. Before
+/// anything else, because the first devices are opened soon, and one of them may hang.
+fn be_watched(link: &Link) -> io::Result<mpsc::Sender<Job>> {
+    let (listens, jobs) = mpsc::channel::<Job>();
+    let (tells, told) = mpsc::channel();
+    thread::Builder::new().name("keeper".into()).spawn(move || {
+        let _ = tells.send(pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD)));
+        jobs.iter().for_each(|job| job());
+        // It ends with the process, and not before.
+        loop {
+            thread::park();
+        }
+    })?;
+    // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
+    let thread = told.recv().map_err(io::Error::other)?;
+    let told = thread.map(|thread| link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
+    if let Err(error) = told {
+        tracing::debug!(%error, "a thread cannot be watched");
+    }
+    Ok(listens)
 }
 
 impl Hold for Kept {
@@ -176,18 +209,19 @@ impl Hold for Kept {
 pub struct Keeper {
     process: u32,
     link: Link,
+    listens: mpsc::Sender<Job>,
     gone: AtomicBool,
     /// Who waits for what comes of an upgrade.
     asked: Mutex<Option<mpsc::Sender<String>>>,
-    /// Who waits for how a thread ends.
-    looked: Mutex<Option<mpsc::Sender<Option<String>>>>,
+    /// Who waits for how a thread ends, and which one.
+    looked: Mutex<Option<(u32, mpsc::Sender<Option<String>>)>>,
 }
 
 impl Keeper {
     /// Says that the mount answers, and from now on tells `hears` what the keeper says.
     ///
     /// # Errors
-    /// No thread can be started.
+    /// Nobody can listen.
     pub fn serves(
         self: &Arc<Self>,
         summary: String,
@@ -197,11 +231,8 @@ impl Keeper {
         // If it has ended, that is heard next.
         let _ = self.link.say(&ToKeeper::Ready { summary, survives });
         let listener = self.clone();
-        thread::Builder::new().name("keeper".into()).spawn(move || {
-            listener.be_watched();
-            listener.listen(&hears);
-        })?;
-        Ok(())
+        let listens = self.listens.send(Box::new(move || listener.listen(&hears)));
+        listens.map_err(|_| anyhow!("nobody listens to the keeper"))
     }
 
     /// Its process, while it lives.
@@ -213,7 +244,7 @@ impl Keeper {
     /// one thread at a time.
     pub fn ending_of(&self, thread: u32) -> Option<Ending> {
         let (looked, answer) = mpsc::channel();
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some(looked);
+        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = Some((thread, looked));
         let gone = self.gone.load(Ordering::Acquire) || self.link.say(&ToKeeper::Look { thread }).is_err();
         // A keeper that does not answer has ended, or takes longer than whoever closes a file is to wait.
         let how = if gone { Err(mpsc::RecvTimeoutError::Disconnected) } else { answer.recv_timeout(LOOK) };
@@ -234,20 +265,18 @@ impl Keeper {
             return Err(gone());
         }
         let asked = ToKeeper::Upgrade { program: program.to_owned(), unique };
-        self.link.say(&asked).map_err(|_| gone())?;
+        self.link.say(&asked).map_err(|error| match error.kind() {
+            io::ErrorKind::ArgumentListTooLong => format!("the path of the program is too long: {error}"),
+            _ => gone(),
+        })?;
         // If it comes about, whoever asked is answered by the successor: to us he has asked in vain.
         Err(answer.recv().unwrap_or_else(|_| gone()))
     }
 
-    /// Lets the keeper see when this thread ends. A process has ended when all of its threads have; and one that waits for an
-    /// answer of the mount itself would wait for the next worker, which is started after that.
-    fn be_watched(&self) {
-        let thread = pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD));
-        // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
-        let told = thread.map(|thread| self.link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
-        if let Err(error) = told {
-            tracing::debug!(%error, "a thread cannot be watched");
-        }
+    /// Says why this worker does not leave, although it was told to: the upgrade does not come about.
+    pub fn stays(&self, why: String) {
+        // If there is no keeper any more, there is no successor either.
+        let _ = self.link.say(&ToKeeper::Stays { why });
     }
 
     fn listen(&self, hears: &dyn Fn(Word)) {
@@ -260,10 +289,11 @@ impl Keeper {
                     // Whoever asked may have gone.
                     asked.map(|asked| asked.send(why));
                 }
-                Ok(Some((ToWorker::Ending { how }, _))) => {
-                    let looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
-                    // Whoever asked may have given up.
-                    looked.map(|looked| looked.send(how));
+                Ok(Some((ToWorker::Ending { thread, how }, _))) => {
+                    let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+                    // Whoever asked may have given up, and somebody else may have asked about another one since.
+                    let looked = looked.take_if(|(asked, _)| *asked == thread);
+                    looked.map(|(_, looked)| looked.send(how));
                 }
                 Ok(Some((said, _))) => tracing::warn!(?said, "the keeper says what is of no use now"),
                 Ok(None) => break,
@@ -274,5 +304,39 @@ impl Keeper {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.looked.lock().unwrap_or_else(PoisonError::into_inner).take();
         hears(Word::Alone);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keeper(link: Link) -> Arc<Keeper> {
+        let (listens, _) = mpsc::channel();
+        let gone = AtomicBool::new(false);
+        Arc::new(Keeper {
+            process: 1,
+            link,
+            listens,
+            gone,
+            asked: Mutex::default(),
+            looked: Mutex::default(),
+        })
+    }
+
+    #[test]
+    fn a_late_answer_about_one_thread_is_none_about_the_next() {
+        let (there, here) = Link::pair().unwrap();
+        let keeper = keeper(Link::of(here).unwrap());
+        // Nobody waits for the first one any more.
+        let late = ToWorker::Ending { thread: 7, how: Some("killed".into()) };
+        let answer = ToWorker::Ending { thread: 8, how: Some("in error".into()) };
+        let (looked, heard) = mpsc::channel();
+        *keeper.looked.lock().unwrap() = Some((8, looked));
+        there.say(&late).unwrap();
+        there.say(&answer).unwrap();
+        drop(there);
+        keeper.listen(&|_| ());
+        assert_eq!(heard.iter().collect::<Vec<_>>(), [Some("in error".to_owned())]);
     }
 }

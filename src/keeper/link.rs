@@ -6,14 +6,16 @@ use rustix::net::{
     sendmsg, socketpair,
 };
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// The longest message, in bytes: a path and some words.
-const LONGEST: usize = 16 << 10;
+/// The longest message, in bytes: a path and some words, both in JSON, where a byte takes up to six.
+const LONGEST: usize = 32 << 10;
+/// The longest text for people, in bytes. Whoever says more says that it is more.
+const LONGEST_TEXT: usize = 2 << 10;
 
 /// What the keeper tells a worker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,6 +30,7 @@ pub(super) enum ToWorker {
     /// It could not be mounted.
     NotMounted {
         /// Why.
+        #[serde(serialize_with = "shortened")]
         why: String,
     },
     /// The kernel's first request has been answered, if it took the answer.
@@ -43,6 +46,8 @@ pub(super) enum ToWorker {
     Stop,
     /// How a thread comes to an end, if it is at its end and did not get there in peace.
     Ending {
+        /// Its number.
+        thread: u32,
         /// In words.
         how: Option<String>,
     },
@@ -51,6 +56,7 @@ pub(super) enum ToWorker {
         /// The request that asked for it.
         unique: u64,
         /// Why not.
+        #[serde(serialize_with = "shortened")]
         why: String,
     },
 }
@@ -73,9 +79,13 @@ pub struct Begin {
     /// The predecessor still serves: say whether you could, and wait for the word.
     pub waits: bool,
     /// How the predecessor ended: the end of a sentence for people.
+    #[serde(serialize_with = "shortened")]
     pub ended: String,
     /// When it did: microseconds since 1970.
     pub since: u64,
+    /// Requests that may have opened files with a predecessor, and were refused since by the keeper.
+    #[serde(default)]
+    pub refused: Vec<u64>,
     /// The upgrade that was carried out, or tried, last.
     pub upgrade: Option<Upgrade>,
 }
@@ -86,6 +96,7 @@ pub struct Upgrade {
     /// The request's number in FUSE.
     pub unique: u64,
     /// Why it did not come about, if it did not.
+    #[serde(serialize_with = "shortened_if_any")]
     pub failed: Option<String>,
 }
 
@@ -116,15 +127,23 @@ pub(super) enum ToKeeper {
     /// The mount answers.
     Ready {
         /// What is mounted, for people.
+        #[serde(serialize_with = "shortened")]
         summary: String,
         /// A successor could go on should this worker die.
         survives: bool,
     },
     /// Could take over.
     Fit,
+    /// Does not leave, although it was told to.
+    Stays {
+        /// Why.
+        #[serde(serialize_with = "shortened")]
+        why: String,
+    },
     /// Could not take over, or not serve.
     Unfit {
         /// Why.
+        #[serde(serialize_with = "shortened")]
         why: String,
     },
     /// Replace me by a worker of another program.
@@ -162,17 +181,17 @@ impl Link {
     /// Says something.
     ///
     /// # Errors
-    /// Nobody listens any more.
+    /// Nobody listens any more, or it is too long to be heard.
     pub(super) fn say(&self, what: &impl Serialize) -> io::Result<()> {
-        Ok(send(&self.0, &serde_json::to_vec(what)?, SendFlags::NOSIGNAL).map(drop)?)
+        Ok(send(&self.0, &words(what)?, SendFlags::NOSIGNAL).map(drop)?)
     }
 
     /// Says something, and passes descriptors on.
     ///
     /// # Errors
-    /// Nobody listens any more.
+    /// Nobody listens any more, or it is too long to be heard.
     pub(super) fn say_with(&self, what: &impl Serialize, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let words = serde_json::to_vec(what)?;
+        let words = words(what)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_AT_ONCE))];
         let mut along = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !along.push(SendAncillaryMessage::ScmRights(descriptors)) {
@@ -196,6 +215,29 @@ impl Link {
             return Ok(None);
         }
         Ok(Some((serde_json::from_slice(&words[..len])?, descriptors)))
+    }
+}
+
+fn words(what: &impl Serialize) -> io::Result<Vec<u8>> {
+    let words = serde_json::to_vec(what)?;
+    // Of a longer one the other end would hear a part, and understand nothing.
+    if words.len() > LONGEST { Err(io::ErrorKind::ArgumentListTooLong.into()) } else { Ok(words) }
+}
+
+/// A text for people, as much of it as is sent.
+fn shortened<S: Serializer>(text: &str, to: S) -> Result<S::Ok, S::Error> {
+    if text.len() <= LONGEST_TEXT {
+        return to.serialize_str(text);
+    }
+    let end = (0..=LONGEST_TEXT).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    to.serialize_str(&format!("{}…", &text[..end]))
+}
+
+#[expect(clippy::ref_option, reason = "serde calls it so")]
+fn shortened_if_any<S: Serializer>(text: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    match text {
+        Some(text) => shortened(text, to),
+        None => to.serialize_none(),
     }
 }
 
@@ -229,5 +271,26 @@ mod tests {
         drop(here);
         assert!(there.hear::<ToKeeper>().unwrap().is_none());
         assert!(there.say(&ToKeeper::Fit).is_err());
+    }
+
+    #[test]
+    fn the_longest_texts_arrive_shortened_and_what_cannot_be_heard_is_not_said() {
+        let (here, there) = Link::pair().unwrap();
+        let there = Link(there);
+        // Control characters take six bytes each, and where the others end is no multiple of anything.
+        for text in ["\u{1}".repeat(20_000), format!("x{}", "ö".repeat(20_000))] {
+            here.say(&ToKeeper::Ready { summary: text.clone(), survives: true }).unwrap();
+            let heard = there.hear().unwrap();
+            let Some((ToKeeper::Ready { summary, survives: true }, _)) = heard else { panic!("{heard:?}") };
+            let begins = summary.strip_suffix('…').expect("it says that there is more");
+            assert!(text.starts_with(begins) && (2000..=2048).contains(&begins.len()), "{summary}");
+            let upgrade = Some(Upgrade { unique: u64::MAX, failed: Some(text.clone()) });
+            here.say(&ToWorker::Begin(Begin { upgrade, ended: text, ..Begin::default() })).unwrap();
+            assert!(matches!(there.hear().unwrap(), Some((ToWorker::Begin(_), _))));
+        }
+        let program = PathBuf::from("x".repeat(LONGEST));
+        assert!(here.say(&ToKeeper::Upgrade { program, unique: 2 }).is_err());
+        here.say(&ToKeeper::Fit).unwrap();
+        assert!(matches!(there.hear().unwrap(), Some((ToKeeper::Fit, _))));
     }
 }

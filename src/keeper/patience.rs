@@ -41,6 +41,11 @@ impl Patience {
         }
     }
 
+    /// A worker that was to serve did nothing for as long as all may take that die one after the other.
+    pub(super) fn spend(&mut self) {
+        self.deaths = MOST;
+    }
+
     /// Deaths that are not forgotten.
     pub(super) fn deaths(&self) -> u32 {
         self.deaths
@@ -77,5 +82,13 @@ mod tests {
             assert!(matches!(patience.after(Some(LIFE * 2)), Next::Start(_)));
             assert_eq!(patience.after(Some(LIFE * MOST)), Next::Start(Duration::ZERO));
         }
+    }
+
+    #[test]
+    fn one_that_hangs_is_followed_by_refusal_and_then_by_another_one() {
+        let mut patience = Patience::default();
+        patience.spend();
+        assert_eq!(patience.after(None), Next::Refuse);
+        assert_eq!(patience.after(Some(LIFE * MOST)), Next::Start(Duration::ZERO));
     }
 }

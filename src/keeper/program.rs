@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -19,7 +19,12 @@ pub(super) struct Program(File);
 
 impl Program {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self(File::open(path)?))
+        // Of a pipe the end that reads would wait for the other one, and nobody serves meanwhile.
+        let program = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        if !program.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it is no file"));
+        }
+        Ok(Self(program))
     }
 
     /// One that somebody asks for: nobody but root, and who keeps the mount, may be able to change it.
@@ -99,5 +104,22 @@ impl Worker {
     pub(super) fn kill(&mut self) {
         // It may have ended by itself.
         let _ = self.child.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::sys::stat::Mode;
+
+    #[test]
+    fn a_program_is_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        nix::unistd::mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        for path in [&*pipe, folder.path(), Path::new("/dev/null")] {
+            assert_eq!(Program::open_trusted(path).unwrap_err().to_string(), "it is no file", "{path:?}");
+        }
+        assert!(Program::open(&std::env::current_exe().unwrap()).is_ok());
     }
 }
