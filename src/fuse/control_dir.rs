@@ -374,6 +374,7 @@ impl Metadata {
                     None => {
                         // A device that has gone with its files.
                         let now = self.text_of(*ino).ok_or(Errno::ESTALE)?;
+                        self.open_files.grow(fh, now.len()).map_err(|_| Errno::ENFILE)?;
                         text.get_or_init(|| now)
                     }
                 };

@@ -64,6 +64,7 @@ impl Handle {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Text(text) | Self::Setting { text, .. } => text.len(),
+            Self::Later { text, .. } => text.get().map_or(0, Vec::len),
             Self::Draft(_) => LARGEST as usize,
             Self::Transaction(transaction) => lock(transaction).bytes(),
             Self::Scratch(_) | Self::Image { .. } | Self::Events(_) | Self::Lost => 0,
