@@ -79,6 +79,7 @@ pub struct Device {
     /// How many calls keep threads of the kernel waiting, and those that are to when there are fewer.
     waiting: usize,
     line: VecDeque<Call>,
+    syncs: Syncs,
     /// Scratch for [`Device::step`].
     granted: Vec<(usize, Held)>,
 }
@@ -110,6 +111,7 @@ impl Device {
             ready: Vec::new(),
             waiting: 0,
             line: VecDeque::new(),
+            syncs: Syncs::default(),
             granted: Vec::new(),
         }
     }
@@ -173,9 +175,9 @@ impl Device {
         if let Some(flight) = self.flights.get_mut(key as usize) {
             let next = flight.transfer.finished(result);
             if std::mem::take(&mut flight.waits) {
-                match self.line.pop_front() {
-                    Some(call) => calls.0.push(call),
-                    None => self.waiting -= 1,
+                self.waiting -= 1;
+                if let Some(call) = self.line.pop_front() {
+                    self.send(call, calls);
                 }
             }
             self.step(key as usize, next, now, calls);
@@ -216,14 +218,12 @@ impl Device {
                         let what = if flight.short { transfer.shortened(what) } else { what };
                         let (disk, fd, aside) = (self.number, transfer.fd(), transfer.is_remote());
                         flight.short = false;
-                        flight.waits = aside || matches!(what, What::Sync | What::Allocate { .. });
                         // Slab keys count what is in flight, which memory bounds far below 32 bits.
                         let call = Call { disk, key: key as u32, fd, aside, what };
-                        if flight.waits && self.waiting == MOST_WAITING {
+                        if waits(&call) && self.waiting == MOST_WAITING {
                             self.line.push_back(call);
                         } else {
-                            self.waiting += usize::from(flight.waits);
-                            calls.0.push(call);
+                            self.send(call, calls);
                         }
                     }
                 }
@@ -234,8 +234,16 @@ impl Device {
                         }
                         flight.transfer.target().health.note(&result, now);
                         flight.transfer.note_durable(result.is_ok(), flight.written);
-                        let result = result.map_err(told);
-                        self.answer(Done { token: flight.token, result }, flight.due);
+                        let done = Done { token: flight.token, result: result.map_err(told) };
+                        let (target, due) = (place_of(flight.transfer.target()), flight.due);
+                        if self.syncs.end(key) && done.result.is_ok() {
+                            self.syncs.keep(target, done, due);
+                        } else {
+                            self.answer(done, due);
+                        }
+                        while let Some((done, due)) = self.syncs.release(target) {
+                            self.answer(done, due);
+                        }
                     }
                 }
             }
@@ -252,12 +260,89 @@ impl Device {
         }
     }
 
+    /// Has a call made now.
+    fn send(&mut self, call: Call, calls: &mut Calls) {
+        if let Some(flight) = self.flights.get_mut(call.key as usize) {
+            flight.waits = waits(&call);
+            self.waiting += usize::from(flight.waits);
+            if matches!(call.what, What::Sync) {
+                self.syncs.begin(call.key as usize, place_of(flight.transfer.target()));
+            }
+        }
+        calls.0.push(call);
+    }
+
     fn answer(&mut self, done: Done, due: Option<Nanos>) {
         match due {
             // Also what is due already: who is due before it goes first.
             Some(due) => self.shelf.put(due, done),
             None => self.ready.push(done),
         }
+    }
+}
+
+/// Whether a call keeps a thread of the kernel waiting.
+fn waits(call: &Call) -> bool {
+    call.aside || matches!(call.what, What::Sync | What::Allocate { .. })
+}
+
+/// What tells a target from others for as long as there is something under way on it.
+fn place_of(target: &Target) -> usize {
+    std::ptr::from_ref(target) as usize
+}
+
+/// Syncs that are under way. Of those on one target that are so at the same time, Linux tells one that something was lost, and
+/// it is chance whose result is seen first. So one that has worked is answered when all have come back that were under way
+/// with it: if one of them has failed, that is known by then (see [`Target::lost`]).
+#[derive(Default)]
+struct Syncs {
+    /// How many have begun.
+    begun: u64,
+    under_way: Vec<UnderWay>,
+    kept: Vec<Kept>,
+}
+
+struct UnderWay {
+    number: u64,
+    key: usize,
+    target: usize,
+}
+
+/// One that has worked.
+struct Kept {
+    target: usize,
+    /// Those that had begun when it came back.
+    begun: u64,
+    done: Done,
+    due: Option<Nanos>,
+}
+
+impl Syncs {
+    fn begin(&mut self, key: usize, target: usize) {
+        // One that is asked for again is under way already.
+        if self.under_way.iter().all(|sync| sync.key != key) {
+            self.under_way.push(UnderWay { number: self.begun, key, target });
+            self.begun += 1;
+        }
+    }
+
+    /// It has come back; false if it was none.
+    fn end(&mut self, key: usize) -> bool {
+        let at = self.under_way.iter().position(|sync| sync.key == key);
+        at.map(|at| self.under_way.swap_remove(at)).is_some()
+    }
+
+    fn keep(&mut self, target: usize, done: Done, due: Option<Nanos>) {
+        self.kept.push(Kept { target, begun: self.begun, done, due });
+    }
+
+    /// One that may be answered by now.
+    fn release(&mut self, target: usize) -> Option<(Done, Option<Nanos>)> {
+        let on_it = self.under_way.iter().filter(|sync| sync.target == target);
+        let first = on_it.map(|sync| sync.number).min().unwrap_or(u64::MAX);
+        let at = self.kept.iter().position(|kept| kept.target == target && kept.begun <= first)?;
+        let Kept { done, due, .. } = self.kept.remove(at);
+        Some((done, due))
     }
 }
 
@@ -308,6 +393,42 @@ mod tests {
         device.collect(Nanos(0), &mut done);
         assert_eq!((made, done.len() as u64), (many + 1, many + 1));
         assert!(device.is_quiet() && device.waiting == 0);
+    }
+
+    #[test]
+    fn a_sync_is_answered_when_those_beside_it_are_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = |name| {
+            let target = Target::open(&folder.path().join(name), Some(Bytes(4096)), OpenMode::default());
+            Arc::new(target.expect("a file"))
+        };
+        let (target, other) = (open("disk"), open("other"));
+        let mut device = Device::new(0, None);
+        let mut calls = Calls::default();
+        let mut flush = |device: &mut Device, target: &Arc<Target>, token| {
+            let part =
+                Part { token, target: target.clone(), op: Op::Flush, offset: 0, len: 0, payload: None };
+            device.submit(part, Nanos(0), &mut calls);
+            let Call { disk, key, .. } = calls.0.pop().expect("its call");
+            move |result| Finished { disk, key, result }
+        };
+        let answered = |device: &mut Device, finished: Finished| {
+            device.finished(finished, Nanos(0), &mut Calls::default());
+            let mut done = Vec::new();
+            device.collect(Nanos(0), &mut done);
+            done.into_iter().map(|done| (done.token, done.result.is_ok())).collect::<Vec<_>>()
+        };
+        let first = flush(&mut device, &target, 1);
+        let second = flush(&mut device, &target, 2);
+        let third = flush(&mut device, &other, 3);
+        // The first may have been told of a loss that the second shares.
+        assert!(answered(&mut device, second(0)).is_empty());
+        assert_eq!(answered(&mut device, third(0)), [(3, true)], "it is of another file");
+        let fourth = flush(&mut device, &target, 4);
+        assert_eq!(target.lost(), 0);
+        assert_eq!(answered(&mut device, first(-libc::EIO)), [(1, false), (2, true)]);
+        assert_eq!(target.lost(), 1, "whoever looks when the second is answered sees it");
+        assert_eq!(answered(&mut device, fourth(0)), [(4, true)]);
     }
 
     #[test]
