@@ -160,7 +160,9 @@ where
                 if late && !ended {
                     tracing::error!("a worker does not serve after {START:?}, and is ended");
                     worker.kill();
-                    self.patience.spend();
+                    if self.tried.is_none() {
+                        self.patience.spend();
+                    }
                 }
                 let status = self.let_go(worker)?;
                 worker = match self.follow(status)? {
@@ -408,13 +410,14 @@ where
         let begin = Begin {
             waits: true,
             before: self.before + 1,
+            deaths: 0,
             upgrade: Some(Upgrade { unique, failed: None }),
             ..self.begin("was replaced by another program".into())
         };
         let prepared = Program::open_trusted(program)
             .and_then(|program| Ok((self.start(&program, &begin)?, program)))
             .map_err(|error| format!("{} cannot be started: {error}", program.display()));
-        let (mut successor, program) = match prepared {
+        let (successor, program) = match prepared {
             Ok(prepared) => prepared,
             Err(why) => {
                 self.not_upgraded(&worker, unique, why);
@@ -422,7 +425,7 @@ where
             }
         };
         let mut worker = worker;
-        let left = self.is_fit(&mut successor, &worker).and_then(|()| self.has_left(&mut worker));
+        let left = self.is_fit(&successor, &worker).and_then(|()| self.has_left(&mut worker));
         if let Err(why) = left {
             self.dismiss(successor);
             self.not_upgraded(&worker, unique, why);
@@ -489,31 +492,22 @@ where
 
     /// Whether a successor that waits could serve; if not, why. There are more urgent things: that the other one dies, and
     /// signals.
-    fn is_fit(&self, successor: &mut Worker, worker: &Worker) -> Result<(), String> {
-        let end = self.clock.now().after(Nanos::from(FITNESS));
-        loop {
-            let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
-            match until_readable(watched, Some(end.since(self.clock.now()).into())) {
-                [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
-                [_, true, _] => return Err("the mount is to end".into()),
-                [.., true] => {}
-                [.., false] => {
-                    return Err(format!(
-                        "the new program did not say within {FITNESS:?} whether it can serve"
-                    ));
-                }
+    fn is_fit(&self, successor: &Worker, worker: &Worker) -> Result<(), String> {
+        let watched = [worker.death(), self.signals.as_fd(), successor.link.as_fd()];
+        match until_readable(watched, Some(FITNESS)) {
+            [true, ..] => return Err("the worker that it was to replace has died meanwhile".into()),
+            [_, true, _] => return Err("the mount is to end".into()),
+            [.., true] => {}
+            [.., false] => {
+                return Err(format!("the new program did not say within {FITNESS:?} whether it can serve"));
             }
-            return match successor.link.hear() {
-                Ok(Some((ToKeeper::Watch, mut descriptors))) => {
-                    successor.sentinel = descriptors.pop();
-                    continue;
-                }
-                Ok(Some((ToKeeper::Fit, _))) => Ok(()),
-                Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
-                Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
-                Ok(None) => Err("the new program ended before it said whether it can serve".into()),
-                Err(error) => Err(format!("the new program cannot be understood: {error}")),
-            };
+        }
+        match successor.link.hear() {
+            Ok(Some((ToKeeper::Fit, _))) => Ok(()),
+            Ok(Some((ToKeeper::Unfit { why }, _))) => Err(why),
+            Ok(Some(_)) => Err("the new program does not know what it is asked".into()),
+            Ok(None) => Err("the new program ended before it said whether it can serve".into()),
+            Err(error) => Err(format!("the new program cannot be understood: {error}")),
         }
     }
 

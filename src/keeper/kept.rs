@@ -28,6 +28,8 @@ pub struct Kept {
     link: Link,
     /// For the thread that the keeper watches: what it is to do once there is something to hear.
     listens: mpsc::Sender<Job>,
+    /// That thread, where the kernel lets others see its end.
+    watched: Option<OwnedFd>,
     /// How it began.
     pub begin: Begin,
     /// What every successor has to know.
@@ -100,7 +102,7 @@ impl Kept {
         if descriptors.is_empty() {
             bail!("the keeper has sent no ledger");
         }
-        let listens = be_watched(&link)?;
+        let (listens, watched) = listener()?;
         let mut connection = descriptors.split_off(1);
         let memory = (begin.memory && !connection.is_empty()).then(|| connection.remove(0));
         let ledger = descriptors.pop().context("the keeper has sent no ledger")?;
@@ -108,7 +110,12 @@ impl Kept {
             // Whoever waits for an answer gets it.
             let _ = link.say(&ToKeeper::Unfit { why: error.to_string() });
         })?;
-        Ok(Self { link, listens, begin, ledger: Arc::new(ledger), descriptors: connection, memory })
+        let ledger = Arc::new(ledger);
+        let kept = Self { link, listens, watched, begin, ledger, descriptors: connection, memory };
+        if !kept.begin.waits {
+            kept.be_watched();
+        }
+        Ok(kept)
     }
 
     /// Has the keeper mount; where that is then, and the connection.
@@ -136,8 +143,21 @@ impl Kept {
         if !self.begin.waits {
             return Ok(true);
         }
+        // Keepers of older programs want to hear this first.
         self.link.say(&ToKeeper::Fit)?;
+        self.be_watched();
         Ok(matches!(self.link.hear()?.context("the keeper has ended")?, (ToWorker::TakeOver, _)))
+    }
+
+    /// Lets the keeper see when one of our threads ends. A process has ended when all of its threads have; and one that waits for
+    /// an answer of the mount itself would wait for the next worker, which is started after that. Before any device is opened,
+    /// because one of them may hang.
+    fn be_watched(&self) {
+        // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
+        let Some(thread) = &self.watched else { return };
+        if let Err(error) = self.link.say_with(&ToKeeper::Watch, &[thread.as_fd()]) {
+            tracing::debug!(%error, "a thread cannot be watched");
+        }
     }
 
     /// Says why it cannot serve, to a keeper that waits to hear that.
@@ -161,27 +181,21 @@ impl Kept {
     }
 }
 
-/// Starts a thread whose end the keeper sees, and which does what it is sent. A process has ended when all of its threads have;
-/// and one that waits for an answer of the mount itself would wait for the next worker, which is started after that. Before
-/// anything else, because the first devices are opened soon, and one of them may hang.
-fn be_watched(link: &Link) -> io::Result<mpsc::Sender<Job>> {
+/// A thread that does what it is sent, and ends with the process; and what tells others when it has, if the kernel can.
+fn listener() -> io::Result<(mpsc::Sender<Job>, Option<OwnedFd>)> {
     let (listens, jobs) = mpsc::channel::<Job>();
-    let (tells, told) = mpsc::channel();
+    let (begins, begun) = mpsc::channel();
     thread::Builder::new().name("keeper".into()).spawn(move || {
-        let _ = tells.send(pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD)));
+        let _ = begins.send(pidfd_open(gettid(), PidfdFlags::from_bits_retain(libc::PIDFD_THREAD)));
         jobs.iter().for_each(|job| job());
-        // It ends with the process, and not before.
+        // Not before: its end would be taken for that of the process.
         loop {
             thread::park();
         }
     })?;
-    // Where the kernel cannot do that (before Linux 6.9), the end of the process has to do.
-    let thread = told.recv().map_err(io::Error::other)?;
-    let told = thread.map(|thread| link.say_with(&ToKeeper::Watch, &[thread.as_fd()]));
-    if let Err(error) = told {
-        tracing::debug!(%error, "a thread cannot be watched");
-    }
-    Ok(listens)
+    let thread = begun.recv().map_err(io::Error::other)?;
+    let thread = thread.inspect_err(|error| tracing::debug!(%error, "a thread cannot be watched"));
+    Ok((listens, thread.ok()))
 }
 
 impl Hold for Kept {

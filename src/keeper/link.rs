@@ -47,6 +47,7 @@ pub(super) enum ToWorker {
     /// How a thread comes to an end, if it is at its end and did not get there in peace.
     Ending {
         /// Its number.
+        #[serde(default)]
         thread: u32,
         /// In words.
         how: Option<String>,

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// For each of this that a worker has served, one death is forgotten.
-const LIFE: Duration = Duration::from_millis(500);
-/// So many deaths that were not forgotten, and there is something that kills every worker: a request, a device, a library, a
-/// machine without memory.
+/// A life that is shorter than this after the mount answered counts as none. After a longer one those before it are forgotten.
+const LIFE: Duration = Duration::from_millis(100);
+/// So many deaths in a row, and there is something that kills every worker: a request, a device, a library, a machine without
+/// memory.
 const MOST: u32 = 20;
 /// The longest pause between two workers before it is given up.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -30,9 +30,10 @@ pub(super) struct Patience {
 impl Patience {
     /// A worker has ended; `lived` is for how long it had served, if it did.
     pub(super) fn after(&mut self, lived: Option<Duration>) -> Next {
-        let forgotten = lived.unwrap_or_default().as_nanos() / LIFE.as_nanos();
-        let forgotten = u32::try_from(forgotten).unwrap_or(u32::MAX);
-        self.deaths = (self.deaths.saturating_sub(forgotten) + 1).min(MOST + 1);
+        if lived.is_some_and(|lived| lived >= LIFE) {
+            self.deaths = 0;
+        }
+        self.deaths = (self.deaths + 1).min(MOST + 1);
         match self.deaths {
             // Mostly it was an accident, and callers wait.
             1 | 2 => Next::Start(Duration::ZERO),
@@ -46,7 +47,7 @@ impl Patience {
         self.deaths = MOST;
     }
 
-    /// Deaths that are not forgotten.
+    /// Deaths in a row.
     pub(super) fn deaths(&self) -> u32 {
         self.deaths
     }
@@ -66,8 +67,8 @@ mod tests {
 
     #[test]
     fn what_kills_every_worker_ends_in_refusal_after_a_few_seconds() {
-        // Before it serves, or after a while that is too short for most of the work.
-        for lived in [None, Some(Duration::from_millis(200)), Some(LIFE - Duration::from_millis(1))] {
+        // Before it serves, or after a while that is too short for anything.
+        for lived in [None, Some(LIFE / 2), Some(LIFE - Duration::from_millis(1))] {
             let mut patience = Patience::default();
             let mut waited = Duration::ZERO;
             let mut workers = 0;
@@ -75,12 +76,11 @@ mod tests {
                 waited += pause + lived.unwrap_or_default();
                 workers += 1;
             }
-            assert_eq!(workers, MOST);
-            assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(12), "{waited:?}");
+            assert_eq!((workers, patience.deaths()), (MOST, MOST + 1));
+            assert!(waited >= Duration::from_secs(1) && waited <= Duration::from_secs(5), "{waited:?}");
             // And goes on refusing, until one lives.
             assert_eq!(patience.after(lived), Next::Refuse);
-            assert!(matches!(patience.after(Some(LIFE * 2)), Next::Start(_)));
-            assert_eq!(patience.after(Some(LIFE * MOST)), Next::Start(Duration::ZERO));
+            assert_eq!(patience.after(Some(LIFE)), Next::Start(Duration::ZERO));
         }
     }
 

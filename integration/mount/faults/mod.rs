@@ -1,7 +1,7 @@
 //! Disks that fail, stall, go and come back, under a mount that goes on.
 
 mod gone;
-mod stalled;
+pub(crate) mod stalled;
 mod told;
 
 use crate::daemon::{MOUNT, Transport, Vmdisk, ioband};
@@ -16,7 +16,7 @@ use std::sync::mpsc::channel;
 
 const MIB: u64 = 1 << 20;
 /// Loop devices are what stands for disks that go and come.
-const LOOP: &[Need] = &[Need::Root, Need::Fuse, Need::LoopDevice, Need::Tool("losetup")];
+pub(crate) const LOOP: &[Need] = &[Need::Root, Need::Fuse, Need::LoopDevice, Need::Tool("losetup")];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
@@ -58,7 +58,7 @@ fn say(mount: &Vmdisk, args: &[&str]) -> Output {
 
 /// Does what must not be kept waiting by anything. A thread that hangs all the same is left behind: it ends with what it waits
 /// for, which the end of a failed trial sees to.
-fn soon<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn soon<T: Send + 'static>(what: &str, act: impl FnOnce() -> T + Send + 'static) -> T {
     let (send, done) = channel();
     std::thread::spawn(move || _ = send.send(act()));
     done.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what} hangs, or has failed"))

@@ -15,16 +15,16 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// A mount with one image that others use as their disk.
-fn below() -> Vmdisk {
+pub(crate) fn below() -> Vmdisk {
     let config = "devices: {d: {path: disk, size: 16MiB}}\nimages: {disk.img: {device: d}}\n";
     Vmdisk::mount_in(folder(), config, &Transport::Dev.and(&[]))
 }
 
 /// A worker that is stopped; it goes on in the end.
-struct Stopped(Pid);
+pub(crate) struct Stopped(Pid);
 
 impl Stopped {
-    fn new(mount: &Vmdisk) -> Self {
+    pub(crate) fn new(mount: &Vmdisk) -> Self {
         let worker = mount.worker().expect("a worker");
         kill(worker, Signal::SIGSTOP).expect("it is ours");
         // Each of its threads stops when it comes to that.

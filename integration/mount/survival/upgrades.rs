@@ -2,7 +2,10 @@
 
 use super::{FIVE, Guest, Load, UNDER_LOAD, five, wait_for_worker};
 use crate::daemon::{AS_OTHERS, MOUNT, Transport, Vmdisk, ioband};
-use crate::support::{Random, folder, trial};
+use crate::data::stage::open_file;
+use crate::faults::stalled::{Stopped, below};
+use crate::faults::{LOOP, soon};
+use crate::support::{Loop, Random, folder, trial};
 use libtest_mimic::Trial;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -13,7 +16,9 @@ use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
     let over_rings = [UNDER_LOAD, Transport::Uring.needs()].concat();
+    let hangs = [LOOP, Transport::Uring.needs()].concat();
     vec![
+        trial("survival: over rings a disk that hangs refuses an upgrade", &hangs, beside_what_hangs),
         trial("survival: upgrades under verified writes and a guest", UNDER_LOAD, || {
             under_load(Transport::Dev);
         }),
@@ -142,6 +147,51 @@ fn few_come() {
         callers.into_iter().map(|caller| caller.join().expect("it ends")).collect()
     });
     assert!(rounds.iter().all(|rounds| *rounds > 0), "{rounds:?}");
+}
+
+/// A disk that has a request and does not complete it: another process may not have the memory that the request lies in. The
+/// one that stays serves another disk at once, and the request when it is complete.
+fn beside_what_hangs() {
+    let below = below();
+    let device = Loop::attach(&below.file("disk.img"), 512);
+    let config = format!(
+        "devices:\n  slow: {{path: {}}}\n  good: {{path: good.disk, size: 8MiB, id: 2}}\n\
+         images: {{slow.img: {{device: slow}}, good.img: {{device: good}}}}\n",
+        device.path().display()
+    );
+    let mount = Vmdisk::mount_in(folder(), &config, &Transport::Uring.and(&[]));
+    let [slow, good] = ["slow.img", "good.img"].map(|name| open_file(&mount, name, libc::O_DIRECT));
+    let stopped = Stopped::new(&below);
+    let writes = slow.try_clone().expect("a descriptor");
+    let waiting = std::thread::spawn(move || writes.write_all_at(&[1; 4096], 0));
+    mount.wait_for("metrics", |metrics| {
+        let in_flight =
+            |line: &str| line.starts_with("ioband_disk_in_flight_requests") && line.ends_with(" 1");
+        metrics.lines().any(in_flight)
+    });
+    let at = mount.folder().to_owned();
+    let output = soon("an upgrade", move || upgrade(&at, None));
+    let refused = !output.status.success() && said(&output).contains("the disk of slow did not complete");
+    assert!(refused, "{}", said(&output));
+    let file = good.try_clone().expect("a descriptor");
+    soon("another disk", move || {
+        for round in 0..100 {
+            file.write_all_at(&[round as u8; 4096], round * 4096).expect("another disk");
+        }
+    });
+    assert!(!waiting.is_finished(), "somebody was answered by nobody");
+    drop(stopped);
+    waiting.join().expect("it waits for its answer").expect("its answer");
+    let mut bytes = [0; 4096];
+    slow.read_exact_at(&mut bytes, 0).expect("it is back");
+    assert_eq!(bytes, [1; 4096]);
+    // Then it comes about.
+    let output = upgrade(mount.folder(), None);
+    assert!(output.status.success(), "{}", said(&output));
+    good.read_exact_at(&mut bytes, 99 * 4096).expect("another disk");
+    assert_eq!(bytes, [99; 4096]);
+    slow.read_exact_at(&mut bytes, 0).expect("it is there");
+    assert_eq!(bytes, [1; 4096]);
 }
 
 /// A program in the mount's folder.
