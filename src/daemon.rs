@@ -19,7 +19,7 @@ mod replace;
 mod spare;
 mod watch;
 
-use crate::classify::{Callers, Wants};
+use crate::classify::{Callers, Wants, are_processes_hidden};
 use crate::clock::{self, Clock};
 use crate::config::{Defaults, Plan, Probe};
 use crate::control::{Control, Events, Journal, Service};
@@ -186,7 +186,7 @@ impl Parts {
         let Configuration { says, file, defaults, probe } = configuration;
         let (clock, events) = (Clock::start(), Arc::new(Events::default()));
         let engines = Arc::new(Engines::new(options.serve.budget()));
-        let spared = spare::start(&engines, kept.begin.deaths).context("cannot start a thread")?;
+        let spared = spare::start(&engines, kept.begin.deaths);
         events.keep_in(kept.ledger.clone())?;
         if let Some(left) = spared {
             let left = Bytes(left as u64);
@@ -267,6 +267,12 @@ fn tell_how_it_began(
     }
     for (wall, why) in sandbox.missing() {
         events.add(&format!("served outside a part of the sandbox: {} is not available: {why}", wall.name()));
+    }
+    if are_processes_hidden() {
+        events.add(
+            "/proc hides the processes of others from who serves (hidepid): groups of type pid, pgrp and cgroup cannot tell who calls; \
+             mount /proc without hidepid, or with hidepid=invisible,gid=0",
+        );
     }
     if let Some(trouble) = trouble {
         events.add(&format!("what ran cannot be in force: {trouble}; save control.yaml again when it can"));

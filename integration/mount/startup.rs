@@ -32,6 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a mount from a folder that is gone", ALONE, folder_gone),
         trial("the daemon leaves the terminal and all else of its caller", MOUNT, detached),
         trial("--foreground stays, logs and ends with status 0", MOUNT, foreground),
+        trial("where /proc hides processes, that is told", ALONE, hidden_processes),
         trial("ordinary users mount for themselves", UNPRIVILEGED, ordinary_user),
         trial("the backend threads serves", MOUNT, || backend("threads")),
         trial("the backend uring serves", WITH_URING, || backend("uring")),
@@ -191,6 +192,23 @@ fn detached() {
     assert_eq!((fields[3], fields[4]), (mount.pid().to_string().as_str(), "0"), "{stat}");
 }
 
+/// Weights that do nothing are told of.
+fn hidden_processes() {
+    let place = Alone::new();
+    place.write("c.yaml", SMALL);
+    let events = || {
+        place.ioband(&["mount", "c.yaml", "vmdisk"]).ok();
+        let events = place.sh(&["cat vmdisk/.ioband/events"]).ok();
+        place.ioband(&["umount", "vmdisk"]).ok();
+        events
+    };
+    assert!(!events().contains("hidepid"), "nothing is hidden");
+    place.sh(&["mount -t proc -o hidepid=invisible,gid=12345 proc /proc"]).ok();
+    assert!(events().contains("groups of type pid, pgrp and cgroup cannot tell who calls"), "{}", events());
+    place.sh(&["mount -t proc -o hidepid=invisible,gid=0 proc /proc"]).ok();
+    assert!(!events().contains("hidepid"), "nothing is hidden");
+}
+
 fn ordinary_user() {
     let place = Alone::new();
     place.write("c.yaml", SMALL);
@@ -208,7 +226,10 @@ fn ordinary_user() {
     let table = by("nobody", &["table"]).ok();
     assert!(table.starts_with("d: 0 8192 ioband "), "{table}");
     by("nobody", &["mount", "c.yaml", "vmdisk"]).refused(&["an ioband mount is already at vmdisk"]);
-    by("daemon", &["table"]).refused(&["Permission denied"]);
+    // One that is not said is not somebody else's.
+    by("daemon", &["table"])
+        .refused(&["no ioband mount of root's or yours", "vmdisk) with --mountpoint DIR"]);
+    by("daemon", &["table", "--mountpoint", "vmdisk"]).refused(&["Permission denied"]);
     by("daemon", &["umount", "vmdisk"]).refused(&["only root and the user who mounted it may"]);
     by("nobody", &["umount", "vmdisk"]).ok();
     assert_eq!((place.mounts(), place.processes()), (vec![], vec![]), "umount returned too early");

@@ -24,6 +24,11 @@ impl Storm {
         Self(storms.load(Ordering::SeqCst))
     }
 
+    /// How many have begun or ended by then.
+    pub(super) fn number(&self) -> u64 {
+        self.0
+    }
+
     /// Whether something since then may have gone wrong by intention.
     pub(super) fn may_have_hit(&self, storms: &Storms) -> bool {
         self.0 % 2 == 1 || storms.load(Ordering::SeqCst) != self.0

@@ -14,7 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Bytes of an image.
@@ -72,6 +72,9 @@ pub(super) struct Stage {
     mounted: AtomicBool,
     /// When each disk is made to fail.
     pub(super) storms: [Storms; 2],
+    /// For each image the storms before the last flush of it that was answered: one that came later may still have to be told, as an
+    /// error of the next flush, although it is over.
+    pub(super) told: [AtomicU64; 4],
 }
 
 impl Stage {
@@ -97,6 +100,7 @@ impl Stage {
             keeper: Pid::from_raw(0),
             mounted: AtomicBool::new(false),
             storms: Default::default(),
+            told: Default::default(),
         };
         let mounted =
             stage.ioband(&["mount", "config.yaml", "mnt", "--log", "log", "--transport", transport]);

@@ -218,6 +218,8 @@ impl Caller<'_> {
         let kinds = if self.calm.load(Ordering::Relaxed) { 88 } else { 100 };
         let kind = self.random.u8(..kinds);
         let storm = Storm::now(&self.stage.storms[Wanted::device(self.seen.user)]);
+        let (told, mut flushes) = (&self.stage.told[self.seen.user], false);
+        let untold = told.load(Ordering::SeqCst) < storm.number();
         let answered = match kind {
             0..50 => {
                 let number = self.journal.begin(&sectors, false);
@@ -252,11 +254,17 @@ impl Caller<'_> {
                 }
                 answered
             }
-            _ => self.ask(|| file.sync_data()),
+            _ => {
+                flushes = true;
+                let answered = self.ask(|| file.sync_data());
+                told.fetch_max(storm.number(), Ordering::SeqCst);
+                answered
+            }
         };
         if let Err(error) = answered {
             let injected = matches!(error.raw_os_error(), Some(nix::libc::EIO | nix::libc::ENOSPC));
-            let may = injected && storm.may_have_hit(&self.stage.storms[Wanted::device(self.seen.user)]);
+            let hit = storm.may_have_hit(&self.stage.storms[Wanted::device(self.seen.user)]);
+            let may = injected && (hit || flushes && untold);
             anyhow::ensure!(
                 may || self.stage.verdict.is_over(),
                 "at {at}, kind {kind}: {error}, and nothing was to go wrong"

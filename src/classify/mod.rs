@@ -25,7 +25,7 @@ mod watch;
 pub use callers::{Callers, Round};
 pub use group::{GroupId, GroupType};
 pub use map::{DuplicateGroup, GroupMap};
-pub use proc::{Ending, ProcessId, process_of};
+pub use proc::{Ending, ProcessId, are_processes_hidden, process_of};
 
 use std::sync::Arc;
 

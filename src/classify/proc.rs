@@ -164,6 +164,12 @@ fn malformed(tid: u32, file: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{tid}/{file} is not in the known format"))
 }
 
+/// Whether /proc does not say whose threads the callers are: it can be mounted so that only who could debug a process sees it, and
+/// who serves has given that up. Whoever is not root serves his own processes, which he can see.
+pub fn are_processes_hidden() -> bool {
+    nix::unistd::geteuid().is_root() && !std::path::Path::new("/proc/1/stat").exists()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

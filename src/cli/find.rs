@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Mountpoint {
-    /// Mount point of the ioband mount; may be left out with exactly one ioband mount on the machine
+    /// Mount point of the ioband mount; may be left out with exactly one ioband mount of root's or yours
     #[arg(long, value_name = "DIR", env = "IOBAND_MOUNTPOINT")]
     pub(super) mountpoint: Option<PathBuf>,
 }

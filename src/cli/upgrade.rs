@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// The mount; with exactly one ioband mount on the machine it is found by itself
+    /// The mount; with exactly one ioband mount of root's or yours it is found by itself
     mountpoint: Option<PathBuf>,
     /// The program that is to serve it: an `ioband` that was built or installed since. Default: the one that this is
     #[arg(long, value_name = "FILE")]
