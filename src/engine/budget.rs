@@ -34,7 +34,7 @@ impl Budget {
         self.bound.load(Ordering::Relaxed)
     }
 
-    /// Makes the bound half of what it may be, so many times over, but no less than [`LEAST`]; what it is then, in bytes.
+    /// Makes the bound half of what it may be, so many times over, but no less than 8 MiB; what it is then, in bytes.
     pub fn halve(&self, times: u32) -> usize {
         let bound = (self.most >> times.min(usize::BITS - 1)).max(self.most.min(LEAST));
         self.bound.store(bound, Ordering::Relaxed);
