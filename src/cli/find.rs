@@ -1,7 +1,6 @@
 //! Which mount a command is for.
 
 use crate::fuse::{MountError, ioband_mounts, resolved};
-use crate::mountinfo::Mount;
 use anyhow::{Context, anyhow, bail};
 use nix::unistd::geteuid;
 use std::io::{self, ErrorKind};
@@ -29,11 +28,13 @@ impl Mountpoint {
         let trusted = [Some(0), Some(geteuid().as_raw())];
         let (ours, others): (Vec<_>, Vec<_>) =
             mounts.into_iter().partition(|mount| trusted.contains(&mount.user()));
-        let list = |mounts: &[Mount]| {
-            mounts.iter().map(|mount| mount.mountpoint.display().to_string()).collect::<Vec<_>>().join(", ")
+        let [ours, others] = [ours, others]
+            .map(|mounts| -> Vec<PathBuf> { mounts.into_iter().map(|mount| mount.mountpoint).collect() });
+        let list = |paths: &[PathBuf]| {
+            paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
         };
         match (ours.as_slice(), others.as_slice()) {
-            ([only], _) => Ok(only.mountpoint.clone()),
+            ([only], _) => Ok(only.clone()),
             ([], []) => {
                 bail!("there is no ioband mount on this machine; make one with `ioband mount CONFIG`")
             }
