@@ -20,13 +20,13 @@ impl Plan {
     /// The plan as YAML. Paths of devices are as they are; one that only a relative path can say counts from the folder of
     /// `defaults`, as it did when it was read.
     pub fn to_yaml(&self, defaults: &Defaults) -> String {
-        let mut accounts = Accounts::default();
+        let mut names_of_ids = NamesOfIds::default();
         let mut text = String::new();
         if let Some(mountpoint) = &self.mountpoint {
             text += &format!("mountpoint: {}\n", scalar(&mountpoint.to_string_lossy()));
         }
         let ControlPlan { dir, owner, group, mode } = &self.control;
-        let access = access(*owner, *group, *mode, &mut accounts);
+        let access = access(*owner, *group, *mode, &mut names_of_ids);
         text += &format!("control: {{dir: {}, {access}}}\n", scalar(dir));
         text += if self.devices.is_empty() { "devices: {}\n" } else { "devices:\n" };
         let mut disks = HashSet::new();
@@ -36,7 +36,7 @@ impl Plan {
         text += if self.images.is_empty() { "images: {}\n" } else { "images:\n" };
         for image in &self.images {
             if let Some(device) = self.devices.get(image.device) {
-                self::image(image, device, &mut accounts, &mut text);
+                self::image(image, device, &mut names_of_ids, &mut text);
             }
         }
         text
@@ -113,7 +113,7 @@ fn per_second(bandwidth: Bytes) -> String {
 }
 
 /// One entry of `images`.
-fn image(image: &ImagePlan, device: &DevicePlan, accounts: &mut Accounts, text: &mut String) {
+fn image(image: &ImagePlan, device: &DevicePlan, names_of_ids: &mut NamesOfIds, text: &mut String) {
     let mut keys = Keys::default();
     keys.add("device", scalar(&device.name));
     match image.extents[..] {
@@ -127,16 +127,16 @@ fn image(image: &ImagePlan, device: &DevicePlan, accounts: &mut Accounts, text: 
             keys.add("extents", format!("[{}]", extents.collect::<Vec<_>>().join(", ")));
         }
     }
-    let access = access(image.owner, image.group, image.mode, accounts);
+    let access = access(image.owner, image.group, image.mode, names_of_ids);
     let read_only = if image.read_only { ", read_only: true" } else { "" };
     *text += &format!("  {}: {{{}, {access}{read_only}}}\n", scalar(&image.name), keys.inner());
 }
 
 /// Owner, group and, if it is not the usual one, mode.
-fn access(owner: u32, group: u32, mode: u16, accounts: &mut Accounts) -> String {
+fn access(owner: u32, group: u32, mode: u16, names_of_ids: &mut NamesOfIds) -> String {
     let mut keys = Keys::default();
-    keys.add("owner", accounts.user(owner));
-    keys.add("group", accounts.group(group));
+    keys.add("owner", names_of_ids.user(owner));
+    keys.add("group", names_of_ids.group(group));
     keys.some("mode", Some(mode).filter(|mode| *mode != 0o600).map(|mode| format!("\"{mode:04o}\"")));
     keys.inner()
 }
@@ -169,12 +169,12 @@ impl Keys {
 
 /// Names of users and groups, each looked up once: there are far more images than users.
 #[derive(Default)]
-struct Accounts {
+struct NamesOfIds {
     users: HashMap<u32, String>,
     groups: HashMap<u32, String>,
 }
 
-impl Accounts {
+impl NamesOfIds {
     fn user(&mut self, uid: u32) -> &str {
         self.users.entry(uid).or_insert_with(|| {
             let user = users::get_user_by_uid(uid);

@@ -24,7 +24,7 @@ mod running;
 mod setting;
 mod snapshot;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 mod transaction;
 

@@ -547,74 +547,9 @@ fn gone(device: &str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Found;
     use crate::control::DeviceEntry;
+    use crate::control::tests::Nowhere;
     use crate::ledger::Ledger;
-    use std::io;
-    use std::path::PathBuf;
-
-    /// A mount without a device, on a machine with two files.
-    struct Bare(Defaults);
-
-    impl Probe for Bare {
-        fn probe(&self, path: &Path) -> io::Result<Option<Found>> {
-            let there = ["/a", "/b"].iter().position(|there| path == Path::new(there));
-            Ok(there.map(|at| Found {
-                size: Bytes(1 << 20),
-                kind: crate::config::FoundKind::File,
-                identity: Some((1, at as u64)),
-                number: None,
-            }))
-        }
-
-        fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
-            None
-        }
-    }
-
-    impl Machinery for Bare {
-        fn defaults(&self) -> &Defaults {
-            &self.0
-        }
-
-        fn probe(&self) -> &dyn Probe {
-            self
-        }
-
-        fn apply(&self, _: &Plan, _: &Plan) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn reset(&self, _: &str) {}
-
-        fn reopen(&self, _: &str) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn write_down(&self, carried: &mut Carried) {
-            carried.devices.clear();
-        }
-
-        fn disks(&self) -> Vec<DiskStatus> {
-            Vec::new()
-        }
-
-        fn images(&self) -> Vec<ImageLine> {
-            Vec::new()
-        }
-
-        fn service(&self) -> Option<Service> {
-            None
-        }
-
-        fn upgrade(&self, _: &Path, _: Asked) -> Result<(), Refusal> {
-            Ok(())
-        }
-
-        fn save(&self, _: &str) -> Result<String, Refusal> {
-            Ok("nowhere".into())
-        }
-    }
 
     #[test]
     fn what_could_not_begin_is_not_lost_by_a_command() {
@@ -625,10 +560,10 @@ mod tests {
         journal.change(|carried| {
             (carried.text, carried.devices) = (Some(text.to_owned()), vec![known.clone()]);
         });
-        let bare = Bare(Defaults { owner: 0, group: 0, folder: PathBuf::new() });
-        let nothing = load_bytes(b"", "", &bare.0, &bare).unwrap();
+        let nowhere = Nowhere::with(&["/a", "/b"]);
+        let nothing = load_bytes(b"", "", &nowhere.defaults, &nowhere).unwrap();
         let control = Control::new(Arc::default(), journal.clone(), nothing, text);
-        control.put_in_force_by(Arc::new(bare));
+        control.put_in_force_by(Arc::new(nowhere));
         control.cannot_begin("/a is in use");
         let asked = Asked::default();
         let create = b"create b 0 8 ioband /b 2 0 0 none weight 0 :100";

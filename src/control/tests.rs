@@ -1,8 +1,8 @@
-//! What lists, JSON and metrics are tried out on: a mount that can be looked at, without the mount.
+//! What control is tried out on: a mount that can be looked at, and one that takes every configuration, without the mount.
 
 use super::ls::Processes;
 use super::snapshot::Snapshot;
-use super::{ImageLine, Service};
+use super::{Asked, Carried, ImageLine, Machinery, Refusal, Service};
 use crate::config::{DIRECTORY, Defaults, DevicePlan, Found, FoundKind, Plan, Probe, load};
 use crate::engine::{BandId, BandStatus, DiskStatus, GroupStatus};
 use crate::sandbox::{Report, State, Wall};
@@ -21,6 +21,76 @@ impl Probe for Empty {
 
     fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
         None
+    }
+}
+
+/// A mount without a device, where configurations are in force by themselves; on a machine with some files of 1 MiB.
+pub(crate) struct Nowhere {
+    pub(crate) defaults: Defaults,
+    files: &'static [&'static str],
+}
+
+impl Nowhere {
+    pub(crate) fn with(files: &'static [&'static str]) -> Self {
+        Self { defaults: Defaults { owner: 0, group: 0, folder: PathBuf::new() }, files }
+    }
+}
+
+impl Probe for Nowhere {
+    fn probe(&self, path: &Path) -> std::io::Result<Option<Found>> {
+        if let Some(at) = self.files.iter().position(|file| path == Path::new(file)) {
+            let (size, identity) = (Bytes(1 << 20), Some((1, at as u64)));
+            return Ok(Some(Found { size, kind: FoundKind::File, identity, number: None }));
+        }
+        Empty.probe(path)
+    }
+
+    fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
+        None
+    }
+}
+
+impl Machinery for Nowhere {
+    fn defaults(&self) -> &Defaults {
+        &self.defaults
+    }
+
+    fn probe(&self) -> &dyn Probe {
+        self
+    }
+
+    fn apply(&self, _: &Plan, _: &Plan) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn reset(&self, _: &str) {}
+
+    fn reopen(&self, _: &str) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn write_down(&self, carried: &mut Carried) {
+        carried.devices.clear();
+    }
+
+    fn disks(&self) -> Vec<DiskStatus> {
+        Vec::new()
+    }
+
+    fn images(&self) -> Vec<ImageLine> {
+        Vec::new()
+    }
+
+    fn service(&self) -> Option<Service> {
+        None
+    }
+
+    fn upgrade(&self, _: &Path, _: Asked) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn save(&self, _: &str) -> Result<String, Refusal> {
+        Ok("nowhere".into())
     }
 }
 

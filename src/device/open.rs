@@ -9,14 +9,13 @@ use super::users;
 use crate::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// How long to wait before somebody who is waited for is asked again.
@@ -88,11 +87,8 @@ impl Target {
             }
             made => made.map_err(|source| failed(path, "creating the file", source))?,
         };
-        let sized = file.set_len(size.0).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
-            action: "giving the new file its size",
-            source,
-        });
+        let sized =
+            file.set_len(size.0).map_err(|source| failed(path, "giving the new file its size", source));
         drop(file);
         sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|error| {
             // Somebody who was quick enough to lock it keeps it, and what was there stays.
@@ -187,11 +183,11 @@ impl Target {
 
 /// A regular file without a byte, to be written to.
 fn begun(path: &Path) -> Option<File> {
-    let is_begun = |seen: std::fs::Metadata| seen.is_file() && seen.len() == 0;
+    let is_begun = |seen: &Metadata| seen.is_file() && seen.len() == 0;
     // Looked at before it is opened: opening a pipe can block.
-    std::fs::metadata(path).ok().filter(|seen| is_begun(seen.clone()))?;
+    std::fs::metadata(path).ok().filter(is_begun)?;
     let file = OpenOptions::new().write(true).open(path).ok()?;
-    file.metadata().is_ok_and(is_begun).then_some(file)
+    file.metadata().is_ok_and(|seen| is_begun(&seen)).then_some(file)
 }
 
 fn failed(path: &Path, action: &'static str, source: io::Error) -> OpenError {

@@ -14,7 +14,8 @@ pub struct Budget {
     /// What it may be, and what it is for now.
     most: usize,
     bound: AtomicUsize,
-    /// What was used of it and not given back.
+    /// What was used of it and not given back. Sequentially consistent, as are `reads`: whoever finds no room says so and looks once
+    /// more, and whoever gives some back looks afterwards whether somebody has said so; one of them must see the other.
     used: AtomicUsize,
     /// What is with the devices.
     in_flight: AtomicUsize,
@@ -48,17 +49,17 @@ impl Budget {
 
     /// Counts memory that is used from now on.
     pub fn take(&self, bytes: usize) {
-        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.used.fetch_add(bytes, Ordering::SeqCst);
     }
 
     /// Counts off what was given back.
     pub fn give(&self, bytes: usize) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        self.used.fetch_sub(bytes, Ordering::SeqCst);
     }
 
     /// Bytes in use.
     pub fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed).saturating_add(self.reads.load(Ordering::Relaxed))
+        self.used.load(Ordering::SeqCst).saturating_add(self.reads.load(Ordering::SeqCst))
     }
 
     /// No more is to be taken in.
@@ -81,7 +82,7 @@ impl Budget {
     pub(super) fn begin(&self, bytes: usize, read: bool) {
         self.in_flight.fetch_add(bytes, Ordering::Relaxed);
         if read {
-            self.reads.fetch_add(bytes, Ordering::Relaxed);
+            self.reads.fetch_add(bytes, Ordering::SeqCst);
         }
     }
 
@@ -89,7 +90,7 @@ impl Budget {
     pub(super) fn end(&self, bytes: usize, read: bool) {
         self.in_flight.fetch_sub(bytes, Ordering::Relaxed);
         if read {
-            self.reads.fetch_sub(bytes, Ordering::Relaxed);
+            self.reads.fetch_sub(bytes, Ordering::SeqCst);
         }
     }
 

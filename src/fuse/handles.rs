@@ -57,9 +57,7 @@ impl Handle {
             _ => direct,
         }
     }
-}
 
-impl Handle {
     /// So many bytes it holds; a draft as many as it can come to hold. Scratch files have bounds of their own.
     pub(super) fn bytes(&self) -> usize {
         match self {

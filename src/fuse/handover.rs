@@ -97,7 +97,7 @@ pub(super) fn slots(
     options: &ServeOptions,
     budget: &Arc<Budget>,
 ) -> Result<(&'static Slots, Option<Where>), ServeError> {
-    let keep = options.keep.min(options.memory / 4);
+    let keep = options.keep;
     let count = queues.map_or(options.slots, |queues| queues.slots() + BESIDE_RINGS);
     let refused = |source| ServeError::Slots { count, room, source };
     if let Some(left) = left {

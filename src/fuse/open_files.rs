@@ -256,25 +256,32 @@ impl OpenFiles {
     /// # Errors
     /// ENOSPC when that is more than it has, and too much of its user.
     pub(super) fn grow(&self, fh: FileHandle, bytes: usize) -> Result<(), Errno> {
+        self.recount(fh, bytes, Counts::has_room)
+    }
+
+    /// A file holds so many bytes, however much that is.
+    pub(super) fn holds(&self, fh: FileHandle, bytes: usize) {
+        // Nothing keeps it from that.
+        let _ = self.recount(fh, bytes, |_, _, _| true);
+    }
+
+    /// A file holds so many bytes from now on, if its user `may` have as many more.
+    fn recount(
+        &self,
+        fh: FileHandle,
+        bytes: usize,
+        may: impl FnOnce(&Counts, u32, usize) -> bool,
+    ) -> Result<(), Errno> {
         let files = self.read();
         let Some((_, file)) = find(&files, fh) else { return Ok(()) };
         let mut counts = self.counts();
         let (uid, before) = (file.entry.uid, file.bytes.load(Ordering::Relaxed));
-        if !counts.has_room(uid, bytes.saturating_sub(before)) {
+        if !may(&counts, uid, bytes.saturating_sub(before)) {
             return Err(Errno::ENOSPC);
         }
         counts.hold(uid, before, bytes);
         file.bytes.store(bytes, Ordering::Relaxed);
         Ok(())
-    }
-
-    /// A file holds so many bytes, however much that is.
-    pub(super) fn holds(&self, fh: FileHandle, bytes: usize) {
-        let files = self.read();
-        let Some((_, file)) = find(&files, fh) else { return };
-        let mut counts = self.counts();
-        counts.hold(file.entry.uid, file.bytes.load(Ordering::Relaxed), bytes);
-        file.bytes.store(bytes, Ordering::Relaxed);
     }
 
     /// An open file.
@@ -418,6 +425,12 @@ mod tests {
         files.add(asked(unique), |_| (Handle::Text(Vec::new()), What::Text { ino: unique }))
     }
 
+    /// A user opens a text of so many bytes.
+    fn text_of(files: &OpenFiles, uid: u32, unique: u64, bytes: usize) -> Result<FileHandle, Errno> {
+        let asked = Asked { unique, uid, ..Asked::default() };
+        files.add(asked, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
+    }
+
     #[test]
     fn they_are_bounded_and_what_is_closed_makes_room() {
         let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 3);
@@ -430,10 +443,7 @@ mod tests {
     #[test]
     fn nobody_but_root_has_all_of_them() {
         let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
-        let open = |uid, unique| {
-            let asked = Asked { unique, uid, ..Asked::default() };
-            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
-        };
+        let open = |uid, unique| text_of(&files, uid, unique, 0);
         let first = open(1001, 2).unwrap();
         assert!(open(1001, 4).is_ok());
         assert_eq!(open(1001, 6).unwrap_err().code(), libc::ENFILE);
@@ -450,10 +460,7 @@ mod tests {
     #[test]
     fn not_even_all_users_together_keep_root_out() {
         let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
-        let open = |uid, unique| {
-            let asked = Asked { unique, uid, ..Asked::default() };
-            files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
-        };
+        let open = |uid, unique| text_of(&files, uid, unique, 0);
         for uid in 1..8 {
             assert!((0..2).all(|n| open(uid, 2 * n).is_ok()));
         }
@@ -465,10 +472,7 @@ mod tests {
     #[test]
     fn what_they_hold_is_bounded_for_all_but_root() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
-        let open = |uid, unique, bytes| {
-            let asked = Asked { unique, uid, ..Asked::default() };
-            files.add(asked, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
-        };
+        let open = |uid, unique, bytes| text_of(&files, uid, unique, bytes);
         let half = MOST_BYTES_OF_ONE / 2;
         let first = open(1001, 2, half).unwrap();
         let second = open(1001, 4, half - 1).unwrap();

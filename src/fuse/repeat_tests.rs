@@ -10,83 +10,19 @@ use super::relay::{Init, MESSAGE, Relay, Route};
 use super::tree::{CONTROL_DIR, Node, Tree};
 use super::wire::{AGAIN, InHeader, OutHeader, opcode, parse};
 use crate::classify::{Callers, Identity, Wants};
-use crate::config::{DIRECTORY, Defaults, Found, FoundKind, Plan, Probe, load_bytes};
-use crate::control::{
-    Asked, Carried, Control, ControlFile, Events, ImageLine, Journal, Machinery, Refusal, Service, Setting,
-};
-use crate::engine::DiskStatus;
+use crate::config::load_bytes;
+use crate::control::tests::Nowhere;
+use crate::control::{Asked, Control, ControlFile, Events, Journal, Setting};
 use crate::ledger::Ledger;
-use crate::units::Bytes;
 use fuser::{FileHandle, INodeNo, SessionACL};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use zerocopy::IntoBytes;
 
 const CONFIG: &str = "devices: {d: {path: /disk, type: user}}\nimages: {}\n";
 /// A thread that there is not, so that nobody finds it killed.
 const NOBODY: u32 = 0x7fff_fff0;
-
-/// Where configurations are in force by themselves.
-struct Nowhere(Defaults);
-
-impl Probe for Nowhere {
-    fn probe(&self, path: &Path) -> std::io::Result<Option<Found>> {
-        let found = |size, kind| Found { size: Bytes(size), kind, identity: None, number: None };
-        Ok(match path.to_str() {
-            Some("/") => Some(found(0, FoundKind::Other(DIRECTORY))),
-            Some("/disk") => Some(found(1 << 20, FoundKind::File)),
-            _ => None,
-        })
-    }
-
-    fn block(&self, _: u64, _: u64) -> Option<PathBuf> {
-        None
-    }
-}
-
-impl Machinery for Nowhere {
-    fn defaults(&self) -> &Defaults {
-        &self.0
-    }
-
-    fn probe(&self) -> &dyn Probe {
-        self
-    }
-
-    fn apply(&self, _: &Plan, _: &Plan) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn reset(&self, _: &str) {}
-
-    fn reopen(&self, _: &str) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn write_down(&self, _: &mut Carried) {}
-
-    fn disks(&self) -> Vec<DiskStatus> {
-        Vec::new()
-    }
-
-    fn images(&self) -> Vec<ImageLine> {
-        Vec::new()
-    }
-
-    fn service(&self) -> Option<Service> {
-        None
-    }
-
-    fn upgrade(&self, _: &Path, _: Asked) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn save(&self, _: &str) -> Result<String, Refusal> {
-        Ok("nowhere".into())
-    }
-}
 
 fn metadata(face: &Arc<Face>) -> Metadata {
     Metadata { face: face.clone(), largest: 1 << 20, over_io_uring: false }
@@ -125,9 +61,9 @@ impl Process {
     fn new(ledger: Ledger) -> Self {
         let ledger = Arc::new(ledger);
         let journal = Arc::new(Journal::new(ledger.clone()).unwrap());
-        let nowhere = Nowhere(Defaults { owner: 0, group: 0, folder: PathBuf::new() });
+        let nowhere = Nowhere::with(&["/disk"]);
         let text = journal.carried().text.unwrap_or_else(|| CONFIG.to_owned());
-        let plan = load_bytes(text.as_bytes(), "control.yaml", &nowhere.0, &nowhere).unwrap();
+        let plan = load_bytes(text.as_bytes(), "control.yaml", &nowhere.defaults, &nowhere).unwrap();
         let events = Arc::new(Events::default());
         events.keep_in(ledger.clone()).unwrap();
         let control = Arc::new(Control::new(events, journal, plan.clone(), &text));

@@ -20,7 +20,7 @@ use nix::unistd::ftruncate;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes before the data.
@@ -302,14 +302,12 @@ impl Pool {
             return true;
         }
         self.starving.store(true, Ordering::SeqCst);
-        // Whoever gave some back in between has not seen that. (The other fence is in `has_some_again`.)
-        fence(Ordering::SeqCst);
+        // Whoever gave some back in between has not seen that.
         !self.all.budget.is_full()
     }
 
     /// After memory was given back: true if somebody waits for it, and there is some.
     pub(super) fn has_some_again(&self) -> bool {
-        fence(Ordering::SeqCst);
         self.starving.load(Ordering::SeqCst)
             && !self.all.budget.is_full()
             && self.starving.swap(false, Ordering::SeqCst)

@@ -38,7 +38,7 @@ impl Patience {
             // Mostly it was an accident, and callers wait.
             1 | 2 => Next::Start(Duration::ZERO),
             deaths if deaths > MOST => Next::Refuse,
-            deaths => Next::Start(LONGEST.min(Duration::from_millis(5 << (deaths - 3).min(10)))),
+            deaths => Next::Start(LONGEST.min(Duration::from_millis(5 << (deaths - 3)))),
         }
     }
 
