@@ -201,6 +201,19 @@ impl Vmdisk {
         std::fs::read_to_string(self.at.join("log")).unwrap_or_default()
     }
 
+    /// A number of `metrics`, over all disks or groups that have it.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let metrics = self.control("metrics");
+        let of =
+            |line: &str| line.strip_prefix(name)?.strip_prefix('{')?.split_once("} ")?.1.parse::<u64>().ok();
+        metrics.lines().filter_map(of).sum()
+    }
+
+    /// Requests that are held now.
+    pub(crate) fn held(&self) -> u64 {
+        self.metric("ioband_disk_queued_requests")
+    }
+
     /// Waits until a control file says what it must.
     pub(crate) fn wait_for(&self, name: &str, is_it: impl Fn(&str) -> bool) -> String {
         let start = std::time::Instant::now();

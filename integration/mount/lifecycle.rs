@@ -4,7 +4,7 @@
 //! The device is simulated so slow that requests are held when the end comes. Time decides nothing here: each trial
 //! waits for what must come, and the time-outs only turn a hang into a failure.
 
-use crate::daemon::{MOUNT, Transport, Vmdisk, ioband};
+use crate::daemon::{MOUNT, Transport, Vmdisk, ioband, wait_until};
 use crate::load::Load;
 use crate::others::{Call, Others};
 use crate::support::{Need, run, trial};
@@ -81,11 +81,7 @@ fn writers(mount: &Vmdisk) -> Writers {
 /// Waits until so many requests are held in the daemon. That callers have been started does not say so: on a busy
 /// machine most of them have not got as far as the kernel when the first have their answers.
 fn wait_for_held(mount: &Vmdisk, requests: usize) {
-    mount.wait_for("metrics", |metrics| {
-        let held = metrics.lines().filter_map(|line| line.strip_prefix("ioband_disk_queued_requests{"));
-        let held = held.filter_map(|line| line.split_once("} ")?.1.parse::<usize>().ok());
-        held.sum::<usize>() >= requests
-    });
+    wait_until(|| mount.held() >= requests as u64, || format!("only {} are held", mount.held()));
 }
 
 fn said(output: &Output) -> String {

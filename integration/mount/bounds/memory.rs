@@ -160,14 +160,7 @@ fn more_than_places(rw: &str) {
         .args([format!("--iodepth={}", OUTSTANDING / 4), format!("--uid={FLOODER}")]);
     let fio = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let _flood = Fio(fio.spawn().expect("fio runs"));
-    let held = || {
-        let ls = mount.control("status.json");
-        let held = ls.split("\"queued\":").skip(1).filter_map(|rest| {
-            rest.trim_start().split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
-        });
-        held.max().unwrap_or(0)
-    };
-    wait_until(|| held() >= OUTSTANDING * 7 / 8, || format!("only {} are held", held()));
+    wait_until(|| mount.held() >= OUTSTANDING * 7 / 8, || format!("only {} are held", mount.held()));
     let others = || {
         let all: u64 = mount.groups().iter().map(|(_, [reads, _, _, writes, _, _])| reads + writes).sum();
         all - requests(&mount, &READER.to_string())
@@ -178,7 +171,8 @@ fn more_than_places(rw: &str) {
     let beside = others() - before;
     println!("{rw}: {} reads beside {beside}, at most {} KiB", report.requests, peak(&mount) / 1024);
     assert_eq!((report.requests, report.errors), (1000, 0));
-    assert!(held() >= OUTSTANDING / 2, "{} are held in the end", held());
+    let held = mount.held();
+    assert!(held >= OUTSTANDING / 2, "{held} are held in the end");
     // fio makes some of its requests as root, whose group has a share as well: a third is the reader's, and nine tenths of
     // that.
     assert!(report.requests * 100 >= (report.requests + beside) * 30, "beside {beside}");

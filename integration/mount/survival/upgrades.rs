@@ -1,7 +1,7 @@
 //! Workers that are replaced by another program.
 
 use super::{FIVE, Guest, Load, UNDER_LOAD, five, wait_for_worker};
-use crate::daemon::{AS_OTHERS, MOUNT, Transport, Vmdisk, ioband};
+use crate::daemon::{AS_OTHERS, MOUNT, Transport, Vmdisk, ioband, wait_until};
 use crate::data::stage::open_file;
 use crate::faults::stalled::{Stopped, below};
 use crate::faults::{LOOP, soon};
@@ -164,11 +164,8 @@ fn beside_what_hangs() {
     let stopped = Stopped::new(&below);
     let writes = slow.try_clone().expect("a descriptor");
     let waiting = std::thread::spawn(move || writes.write_all_at(&[1; 4096], 0));
-    mount.wait_for("metrics", |metrics| {
-        let in_flight =
-            |line: &str| line.starts_with("ioband_disk_in_flight_requests") && line.ends_with(" 1");
-        metrics.lines().any(in_flight)
-    });
+    let in_flight = || mount.metric("ioband_disk_in_flight_requests");
+    wait_until(|| in_flight() == 1, || format!("{} are with the disks", in_flight()));
     let at = mount.folder().to_owned();
     let output = soon("an upgrade", move || upgrade(&at, None));
     let refused = !output.status.success() && said(&output).contains("the disk of slow did not complete");
