@@ -4,39 +4,32 @@
 //! are closed to new openers, the tree is built. Then what cannot fail: the disks change, each in one step; the new tree is
 //! shown; what is not there any more is let go.
 
+mod machinery;
+mod predecessor;
+
 use super::attend::Attention;
 use super::counted::Counted;
 use super::errand::Errand;
 use super::exchange::{close_what_changes, is_like, removed};
-use super::replace::is_replaced;
 use crate::classify::{Caller, GroupType, Identity, Wants, Who};
 use crate::clock::Clock;
-use crate::config::{self, Defaults, DevicePlan, Extent, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
-use crate::control::{
-    Access, Asked, Carried, DeviceEntry, ImageLine, Machinery, OrphanEntry, Processes, Refusal, Service,
-};
+use crate::config::{self, Defaults, DevicePlan, FaultError, FaultPlan, Plan, Probe, SimulatePlan};
+use crate::control::{DeviceEntry, Refusal};
 use crate::device::{Fault, FaultOp, Faults, OpenMode, Simulate, Target, stands_on};
-use crate::engine::{BandChange, BandId, BandSettings, DiskStatus, Engine, EngineSettings, Engines, Image};
+use crate::engine::{BandChange, BandId, BandSettings, Engine, EngineSettings, Engines, Image};
 use crate::fuse::{Face, ImageNode, Server, Tree};
 use crate::keeper::{Keeper, Upgrade};
 use crate::sandbox::Report;
 use crate::sched::Settings;
 use crate::units::Bytes;
+use predecessor::Inherited;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// How long a successor waits for the last writes of its predecessor to land.
-///
-/// The others are not kept waiting for longer than this: what comes for one whose disk is not free by then is held, and the disk
-/// looked for meanwhile.
-const PATIENCE: Duration = Duration::from_millis(300);
 /// A disk that answers does so within this, however late it has become until it is asked.
 const ANSWER: Duration = Duration::from_millis(100);
-/// How long whoever asks for a device to be opened again waits for it.
-const REOPENING: Duration = Duration::from_secs(5);
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -64,13 +57,6 @@ pub(super) struct Live {
     inherited: Mutex<Option<Inherited>>,
     /// Told of by devices that fail.
     attention: Arc<Attention>,
-}
-
-/// Images as a predecessor had them.
-struct Inherited {
-    carried: Carried,
-    /// The inode numbers of those that are open.
-    open: Vec<u64>,
 }
 
 /// The ioband devices that are there, by their names.
@@ -173,65 +159,11 @@ impl Live {
         }
     }
 
-    /// The images that are made are those of a predecessor, under the same numbers.
-    pub(super) fn inheriting(self, carried: Carried, open: Vec<u64>) -> Self {
-        Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
-    }
-
     /// Opens what a device is to be on.
     fn open(&self, device: &DevicePlan, read_only: bool) -> Result<Target, Refusal> {
         let mode = OpenMode { read_only, ..OpenMode::default() };
         Target::open(&device.path, device.create, mode)
             .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))
-    }
-
-    /// Opens what a predecessor had, each in a thread of its own, since its filesystem may be one that hangs. What is not found
-    /// in time is missing, and awaited: its images are there all the same.
-    fn open_inherited(&self, new: &Plan, devices: &Devices) -> HashMap<PathBuf, Opened> {
-        let left = || PATIENCE.saturating_sub(self.clock.now().into());
-        let begin = |(index, device): (usize, &DevicePlan)| {
-            if devices.values().any(|held| held.path == device.path) {
-                return None;
-            }
-            let was = self.inherited_device(&device.path)?;
-            // Every text is a mark.
-            let mark = was.mark.as_ref().and_then(|mark| mark.parse().ok());
-            let (size, read_only) = (Bytes(was.size.max(device.size.0)), is_only_read(new, index));
-            let target = Arc::new(Target::missing(&was.path, size, mark.as_ref(), read_only));
-            let attention = self.attention.clone();
-            target.on_news(move || attention.ring());
-            let (number, identity, errand) = (was.number, was.identity, Errand::default());
-            let opened = Opened { target: target.clone(), identity, number, errand };
-            let (send, found) = channel();
-            let (probe, mount, patience) = (self.probe.clone(), self.number.get().copied(), left());
-            let attention = self.attention.clone();
-            opened.errand.begin(move || {
-                if mount.is_some_and(|mount| stands_on(&was.path, mount)) {
-                    tracing::warn!(path = %was.path.display(), "a device is in its own mount by now");
-                    target.give_up();
-                } else {
-                    target.find(Some(patience));
-                }
-                // It may have another number by now.
-                let identity = (!target.is_missing()).then(|| identity_of(&*probe, &was.path)).flatten();
-                // Whoever waits may have given up, and is told of it otherwise.
-                let _ = send.send(identity);
-                attention.ring();
-            });
-            Some((opened, found))
-        };
-        let all: Vec<_> = new.devices.iter().enumerate().filter_map(begin).collect();
-        let wait = |(opened, found): (Opened, Receiver<Option<(u64, u64)>>)| {
-            let now = found.recv_timeout(left().max(ANSWER)).ok().flatten();
-            (opened.target.path().to_owned(), Opened { identity: now.or(opened.identity), ..opened })
-        };
-        all.into_iter().map(wait).collect()
-    }
-
-    /// What a predecessor had at this path.
-    fn inherited_device(&self, path: &Path) -> Option<DeviceEntry> {
-        let inherited = self.inherited();
-        inherited.as_ref()?.carried.devices.iter().find(|device| device.path == path).cloned()
     }
 
     /// What is at paths, whatever was there.
@@ -255,24 +187,6 @@ impl Live {
         Some(DeviceEntry { size: now.map_or(entry.size, |now| now.0.max(entry.size)), ..entry })
     }
 
-    /// Holds what comes for disks whose devices are still with a predecessor, and for no others. Whether there are any.
-    pub(super) fn hold_awaited(&self) -> bool {
-        let devices = self.devices();
-        let mut engines: HashMap<u16, (Arc<Engine>, bool)> = HashMap::new();
-        for held in devices.values() {
-            let (_, awaited) = engines.entry(held.engine.number()).or_insert((held.engine.clone(), false));
-            *awaited |= held.target.is_awaited();
-        }
-        drop(devices);
-        for (engine, awaited) in engines.values() {
-            engine.hold(*awaited);
-        }
-        if let Some(server) = self.server.get() {
-            server.engines_changed();
-        }
-        engines.values().any(|(_, awaited)| *awaited)
-    }
-
     /// The devices that there are, by their names, each with what to do about it what may hang.
     pub(super) fn targets(&self) -> Vec<(Arc<str>, Arc<Target>, Errand)> {
         let devices = self.devices();
@@ -287,10 +201,6 @@ impl Live {
             let now = devices.get(device.name.as_str()).and_then(|held| held.target.number());
             device.number = now.or(device.number);
         }
-    }
-
-    fn inherited(&self) -> MutexGuard<'_, Option<Inherited>> {
-        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where devices ring that fail.
@@ -521,26 +431,6 @@ impl Live {
         held
     }
 
-    /// The orphans of a predecessor that somebody has open and whose device is there.
-    fn inherited_orphans(&self, held: &[(String, Held)]) -> Vec<Arc<ImageNode>> {
-        let inherited = self.inherited();
-        let Some(Inherited { carried, open }) = &*inherited else { return Vec::new() };
-        let orphans = carried.orphans.iter().filter(|orphan| open.contains(&orphan.ino));
-        let node = |orphan: &OrphanEntry| {
-            let (name, Held { engine, band, target, .. }) =
-                held.iter().find(|(name, _)| *name == orphan.device)?;
-            let extent = |(offset, size)| Extent { offset: Bytes(offset), size: Bytes(size) };
-            let extents = orphan.extents.iter().copied().map(extent).collect();
-            let image = Image::new(orphan.name.as_str().into(), target.clone(), *band, extents);
-            let Access { owner, mode, .. } = orphan.access;
-            let (device, engine) = (Arc::from(name.as_str()), engine.clone());
-            let node =
-                ImageNode::new(Arc::new(image), device, engine, orphan.read_only, owner, mode, |_| false);
-            Some(Arc::new(node.go_on(orphan.ino, Some(orphan.access))))
-        };
-        orphans.filter_map(node).collect()
-    }
-
     /// What is to be seen then.
     fn tree(
         &self,
@@ -622,123 +512,6 @@ impl Live {
                 change.update_band(here.band, wanted, &reidentify);
             }
         }
-    }
-}
-
-impl Machinery for Live {
-    fn defaults(&self) -> &Defaults {
-        &self.defaults
-    }
-
-    fn probe(&self) -> &dyn Probe {
-        self
-    }
-
-    fn apply(&self, old: &Plan, new: &Plan) -> Result<(), Refusal> {
-        self.make(old, new).map(drop)
-    }
-
-    fn reset(&self, device: &str) {
-        if let Some(held) = self.devices().get(device) {
-            held.engine.change().reset(held.band);
-        }
-        self.counted.write();
-    }
-
-    fn reopen(&self, device: &str) -> Result<(), Refusal> {
-        // Without the lock: opening may take its time.
-        let held = self.devices().get(device).cloned();
-        let gone = || Refusal::new(libc::ENXIO, format!("there is no ioband device {device}"));
-        let Held { target, errand, path, .. } = held.ok_or_else(gone)?;
-        // Somebody may be looking at it just now.
-        errand.wait(REOPENING);
-        match errand.within(REOPENING, move || target.reopen()) {
-            Some(opened) => {
-                opened.map_err(|error| Refusal::new(error.errno(), format!("device {device}: {error}")))
-            }
-            None => Err(Refusal::new(
-                libc::ETIMEDOUT,
-                format!("device {device}: {} does not answer; try again when it does", path.display()),
-            )),
-        }
-    }
-
-    fn write_down(&self, carried: &mut Carried) {
-        self.face.write_down(carried);
-        carried.devices = self.devices().values().map(Held::entry).collect();
-        carried.devices.sort_by(|one, other| one.path.cmp(&other.path));
-    }
-
-    fn disks(&self) -> Vec<DiskStatus> {
-        let engines = self.engines.load_full();
-        let disks =
-            engines.iter().map(|engine| engine.status()).filter(|disk| !disk.bands.is_empty()).collect();
-        // What somebody has seen is not to go back, should this process die now.
-        self.counted.write();
-        disks
-    }
-
-    fn images(&self) -> Vec<ImageLine> {
-        self.face.tree().images().iter().map(|node| node.line()).collect()
-    }
-
-    fn service(&self) -> Option<Service> {
-        let server = self.server.get()?;
-        let processes = Processes {
-            keeper: self.keeper(),
-            worker: std::process::id(),
-            before: self.began.get().map_or(0, |(_, before)| *before),
-            survives: self.keeper.get().is_some() && server.survives(),
-        };
-        Some(Service { processes, sandbox: self.sandbox.clone(), ..server.service() })
-    }
-
-    fn keeper(&self) -> Option<u32> {
-        match self.keeper.get() {
-            Some(keeper) => keeper.process(),
-            None => self.began.get().map(|(keeper, _)| *keeper),
-        }
-    }
-
-    fn upgrade(&self, program: &Path, asked: Asked) -> Result<(), Refusal> {
-        if let Some(tried) =
-            self.upgraded.as_ref().filter(|tried| asked.again && tried.unique == asked.unique)
-        {
-            return tried.failed.as_ref().map_or(Ok(()), |why| Err(Refusal::new(libc::ENOEXEC, why.clone())));
-        }
-        let Some(keeper) = self.keeper.get() else {
-            return Err(Refusal::new(libc::EAGAIN, "the mount is still being made; try again"));
-        };
-        let server = self.server.get();
-        let leaves = server.map_or(Ok(()), |server| server.prepare_to_leave());
-        leaves.map_err(|why| Refusal::new(libc::EOPNOTSUPP, why))?;
-        match keeper.upgrade(program, asked.unique) {
-            Ok(never) => match never {},
-            Err(why) => {
-                if let Some(server) = server {
-                    server.stay();
-                }
-                Err(Refusal::new(libc::ENOEXEC, why))
-            }
-        }
-    }
-
-    fn save(&self, text: &str) -> Result<String, Refusal> {
-        let name = self.file.display().to_string();
-        if self.is_inside(&self.file) {
-            return Err(Refusal::invalid(format!("{name} is in this very mount; save to a file elsewhere")));
-        }
-        if !is_replaced(&self.file) {
-            // Nobody may ever read from a pipe, and other changes wait for this one.
-            return Err(Refusal::invalid(format!(
-                "{name} is no regular file; `ioband save FILE` saves to another one"
-            )));
-        }
-        super::replace_file(&self.file, text.as_bytes()).map_err(|error| {
-            let errno = error.raw_os_error().unwrap_or(libc::EIO);
-            Refusal::new(errno, format!("{name} cannot be written: {error}"))
-        })?;
-        Ok(name)
     }
 }
 
