@@ -4,10 +4,12 @@
 //!     cargo build --release && cargo run --release --example stress -- --minutes 30
 //!
 //! It needs root: users are threads with a uid of their own, and a loop device is one of the disks. Everything is cleaned up,
-//! whatever happens. Exit status 1 with the reasons if anything was not as it must be; `--seed` makes the same decisions
+//! whatever happens. Ctrl-C ends the time, and what was done until then is looked at as at any end. Exit status 1 with the reasons if anything was not as it must be; `--seed` makes the same decisions
 //! again, though not at the same moments.
 
 mod chaos;
+#[path = "../bench/shares/interrupt.rs"]
+mod interrupt;
 mod journal;
 mod stage;
 mod user;
@@ -16,6 +18,7 @@ mod wanted;
 
 use chaos::Chaos;
 use clap::Parser;
+use interrupt::Interrupt;
 use stage::{Stage, Use};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -51,6 +54,7 @@ const CALM: Duration = Duration::from_secs(2);
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    let interrupt = Interrupt::watch()?;
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..));
     let time = Duration::from_secs(args.minutes * 60 + args.seconds).max(Duration::from_secs(1));
     println!("stress: {} s by {}, --seed {seed}", time.as_secs(), args.transport);
@@ -60,7 +64,7 @@ fn main() -> anyhow::Result<ExitCode> {
         None => std::env::current_exe()?.with_file_name("../ioband").canonicalize()?,
     };
     let stage = Arc::new(Stage::new(program, &args.folder, &args.transport, verdict.clone())?);
-    let result = run(&stage, seed, time, args.transport == "dev");
+    let result = run(&stage, seed, time, args.transport == "dev", &interrupt);
     // Whatever happened: nobody hangs on a mount that is in the way.
     stage.clean_up();
     if let Err(error) = result {
@@ -69,7 +73,13 @@ fn main() -> anyhow::Result<ExitCode> {
     Ok(verdict.print(&stage))
 }
 
-fn run(stage: &Arc<Stage>, seed: u64, time: Duration, kills: bool) -> anyhow::Result<()> {
+fn run(
+    stage: &Arc<Stage>,
+    seed: u64,
+    time: Duration,
+    kills: bool,
+    interrupt: &Interrupt,
+) -> anyhow::Result<()> {
     let verdict = stage.verdict.clone();
     let users = Users::start(stage, seed)?;
     let watchdog = users.watch(stage.clone());
@@ -78,9 +88,10 @@ fn run(stage: &Arc<Stage>, seed: u64, time: Duration, kills: bool) -> anyhow::Re
 
     let chaos = Chaos::start(stage.clone(), seed, kills);
     let start = Instant::now();
-    while start.elapsed() < time && !verdict.is_over() {
+    while start.elapsed() < time && !verdict.is_over() && interrupt.check().is_ok() {
         std::thread::sleep(Duration::from_millis(50));
     }
+    verdict.note("disturbed for", format!("{} s", start.elapsed().as_secs()));
     chaos.stop();
 
     // Calm again: shares are what they are said to be, and nothing has grown.

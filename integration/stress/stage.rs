@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -119,10 +120,10 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Runs the program in the folder.
+    /// Runs the program in the folder, in a process group of its own: Ctrl-C is not for it.
     pub(super) fn ioband(&self, args: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(&self.program);
-        command.current_dir(self.folder.path()).args(args).env_remove("IOBAND_MOUNTPOINT");
+        command.current_dir(self.folder.path()).args(args).env_remove("IOBAND_MOUNTPOINT").process_group(0);
         command.output().context("the program does not run")
     }
 

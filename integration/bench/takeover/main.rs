@@ -14,6 +14,8 @@
 
 #[path = "../speed/child.rs"]
 mod child;
+#[path = "../shares/interrupt.rs"]
+mod interrupt;
 #[path = "../shares/ways/mount.rs"]
 mod mount;
 #[path = "../speed/patience.rs"]
@@ -24,6 +26,7 @@ mod programs;
 use anyhow::{Context, ensure};
 use child::Program;
 use clap::Parser;
+use interrupt::Interrupt;
 use mount::Mount;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -32,6 +35,7 @@ use serde::Deserialize;
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -77,17 +81,26 @@ struct Service {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    let interrupt = Interrupt::watch()?;
     let programs = Programs::build()?;
     let mount = Mount::new(&programs, CONFIG, &["--transport", &args.transport])?;
-    let mut random = fastrand::Rng::with_seed(args.seed);
+    let mut bench = Bench { mount, programs, random: fastrand::Rng::with_seed(args.seed), interrupt };
     println!("| what | how often | errors | wrong bytes | guest | reader waited, median | p99 | longest |");
     println!("|---|---|---|---|---|---|---|---|");
     for (what, often) in [(Deed::Kill, args.kills), (Deed::Upgrade, args.upgrades)] {
         if often > 0 {
-            println!("{}", measure(what, often, &args, &mount, &programs, &mut random)?);
+            println!("{}", measure(what, often, &args, &mut bench)?);
         }
     }
     Ok(())
+}
+
+/// What is there for all that is measured.
+struct Bench {
+    mount: Mount,
+    programs: Programs,
+    random: fastrand::Rng,
+    interrupt: Interrupt,
 }
 
 /// What is done to a worker.
@@ -98,14 +111,8 @@ enum Deed {
 }
 
 /// Does it so often, under load; a line of the table.
-fn measure(
-    what: Deed,
-    often: u32,
-    args: &Args,
-    mount: &Mount,
-    programs: &Programs,
-    random: &mut fastrand::Rng,
-) -> anyhow::Result<String> {
+fn measure(what: Deed, often: u32, args: &Args, bench: &mut Bench) -> anyhow::Result<String> {
+    let Bench { mount, programs, random, interrupt } = bench;
     let folder = tempfile::Builder::new().prefix("ioband-takeover-").tempdir()?;
     let mut fio = start_fio(mount, folder.path())?;
     let mut guest = Guest::start(mount.file("guest.img"))?;
@@ -113,6 +120,7 @@ fn measure(
     let mut waits = Vec::new();
     std::thread::sleep(Duration::from_secs(1));
     for _ in 0..often {
+        interrupt.check()?;
         std::thread::sleep(Duration::from_millis(random.u64(args.pause / 10..=args.pause)));
         let before = service(mount)?;
         reader.longest();
@@ -217,6 +225,7 @@ impl Guest {
             .stdin(Stdio::piped())
             .stdout(said.try_clone()?)
             .stderr(said.try_clone()?)
+            .process_group(0)
             .spawn()
             .context("cannot run qemu-io")?;
         let mut stdin = child.stdin.take().context("no pipe")?;
@@ -263,7 +272,7 @@ impl Drop for Guest {
 struct Reader {
     stop: Arc<AtomicBool>,
     longest: Arc<Mutex<Duration>>,
-    thread: std::thread::JoinHandle<std::io::Result<()>>,
+    thread: Option<std::thread::JoinHandle<std::io::Result<()>>>,
 }
 
 impl Reader {
@@ -284,7 +293,7 @@ impl Reader {
             }
             Ok(())
         });
-        Ok(Self { stop, longest, thread })
+        Ok(Self { stop, longest, thread: Some(thread) })
     }
 
     /// The longest wait since it was asked last.
@@ -292,8 +301,21 @@ impl Reader {
         std::mem::take(&mut *self.longest.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn stop(self) -> anyhow::Result<()> {
+    fn stop(mut self) -> anyhow::Result<()> {
+        self.end().unwrap_or(Ok(()))
+    }
+
+    /// What came of it, unless that was asked before.
+    fn end(&mut self) -> Option<anyhow::Result<()>> {
         self.stop.store(true, Ordering::Relaxed);
-        Ok(self.thread.join().map_err(|_| anyhow::anyhow!("the reader has panicked"))??)
+        let result = self.thread.take()?.join().map_err(|_| anyhow::anyhow!("the reader has panicked"));
+        Some(result.and_then(|read| Ok(read?)))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // The mount is in use while the image is open.
+        self.end();
     }
 }
