@@ -35,7 +35,7 @@ fn two_users(mount: &Vmdisk) -> [Report; 2] {
             load
         })
         .into();
-    race(&mut loads).try_into().expect("two loads, two reports")
+    race(mount, &mut loads).try_into().expect("two loads, two reports")
 }
 
 /// No more than a rate and its burst, and the request that begins while there is still room.

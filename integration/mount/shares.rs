@@ -3,9 +3,10 @@
 //! The device is simulated at 2,000 requests a second, which a test machine can follow: what is measured is how the
 //! requests are divided, never how many there are.
 
-use crate::daemon::{MOUNT, Vmdisk};
+use crate::daemon::{MOUNT, Vmdisk, worker};
 use crate::load::{Load, Report};
 use crate::support::trial;
+use crate::windows::before_all_others;
 use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -46,6 +47,13 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// What the loads of a race have in common.
 pub(crate) const COMMON: &str = "--depth 8 --seconds 5 --window-start-ms 1000";
 
+/// The requests of one last the disk some milliseconds, within which his process must have the processor again: who has what
+/// of the disk is the question.
+fn before_all_others_of(mount: &Vmdisk, loads: &[Load]) {
+    before_all_others(worker(mount));
+    loads.iter().for_each(|load| before_all_others(load.pid()));
+}
+
 /// A mount of two images on one simulated device; `extra` are further keys of the device.
 pub(crate) fn two_images(extra: &str) -> Vmdisk {
     Vmdisk::mount(&format!(
@@ -64,7 +72,8 @@ images:
 }
 
 /// Both at once, from the same moment; what each got.
-pub(crate) fn race(loads: &mut [Load]) -> Vec<Report> {
+pub(crate) fn race(mount: &Vmdisk, loads: &mut [Load]) -> Vec<Report> {
+    before_all_others_of(mount, loads);
     loads.iter_mut().for_each(Load::start);
     let reports: Vec<_> = loads.iter_mut().map(Load::report).collect();
     for report in &reports {
@@ -99,7 +108,7 @@ fn by_ids(group_type: &str, option: &str, [a, b]: [u32; 2]) {
             load
         })
         .into();
-    assert_shares(&requests(&race(&mut loads)), &[a, b]);
+    assert_shares(&requests(&race(&mount, &mut loads)), &[a, b]);
     assert_none_by_default(&mount);
 }
 
@@ -111,7 +120,7 @@ fn by_process(group_type: &str, option: &str, [a, b]: [u32; 2]) {
     for load in &mut loads {
         load.open(&mount.file("vm1.img"), &format!("{COMMON} {option}"));
     }
-    assert_shares(&requests(&race(&mut loads)), &[a, b]);
+    assert_shares(&requests(&race(&mount, &mut loads)), &[a, b]);
     assert_none_by_default(&mount);
 }
 
@@ -127,7 +136,7 @@ fn by_image() {
     let mut loads = vec![Load::spawn(), Load::spawn()];
     loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --rw write"));
     loads[1].open(&mount.file("vm2.img"), COMMON);
-    assert_shares(&requests(&race(&mut loads)), &[80, 40]);
+    assert_shares(&requests(&race(&mount, &mut loads)), &[80, 40]);
 }
 
 /// Small requests against large ones: it is their bytes that are shared.
@@ -141,7 +150,7 @@ fn sectors([small, large]: [u32; 2]) {
     let mut loads = vec![Load::spawn(), Load::spawn()];
     loads[0].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60001 --size 4K --depth 64"));
     loads[1].open(&mount.file("vm1.img"), &format!("{COMMON} --uid 60002 --size 64K"));
-    let bytes: Vec<_> = race(&mut loads).iter().map(|report| report.bytes).collect();
+    let bytes: Vec<_> = race(&mount, &mut loads).iter().map(|report| report.bytes).collect();
     assert_shares(&bytes, &[small, large]);
     assert_none_by_default(&mount);
 }
@@ -173,7 +182,7 @@ images:
         .into();
     // The third is root, this process.
     let slow = Slow::start(&mount.file("vm3.img"));
-    let reports = race(&mut loads);
+    let reports = race(&mount, &mut loads);
     let rounds = slow.stop();
     println!("beside {rounds} rounds of slow requests");
     assert!(rounds > 0, "nobody made slow requests");
@@ -257,5 +266,5 @@ images:
             load
         })
         .collect();
-    assert_shares(&requests(&race(&mut loads)), &[30, 20, 40, 10]);
+    assert_shares(&requests(&race(&mount, &mut loads)), &[30, 20, 40, 10]);
 }

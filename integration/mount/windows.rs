@@ -1,6 +1,6 @@
 //! A scenario window by window, on a real mount and in the simulator: who got what in each stretch of time.
 
-use crate::daemon::{Vmdisk, groups};
+use crate::daemon::{Vmdisk, groups, worker};
 use crate::load::{Load, Report};
 use crate::sim::real::{Images, Real};
 use crate::sim::scenario::seconds;
@@ -62,7 +62,7 @@ pub(crate) fn simulate(scenario: &Scenario) -> Vec<Window> {
 /// A mount that is as slow as the scenario's disk.
 pub(crate) fn mount(scenario: &Scenario) -> Vmdisk {
     let mount = Vmdisk::mount(&real(scenario).config);
-    before_all_others(mount.pid().as_raw().unsigned_abs());
+    before_all_others(worker(&mount));
     mount
 }
 

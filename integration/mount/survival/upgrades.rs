@@ -10,8 +10,8 @@ use libtest_mimic::Trial;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::Output;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 pub(super) fn trials() -> Vec<Trial> {
@@ -53,6 +53,20 @@ fn upgrade(folder: &Path, program: Option<&Path>) -> Output {
     ioband(folder, &args)
 }
 
+/// What a disk that is slow, or a machine that is busy, refuses: the old one goes on, and it can be tried again.
+const AGAIN: [&str; 2] = ["did not complete within", "could not be filled"];
+
+/// One that succeeds, if need be not at once.
+fn upgrade_in_the_end(folder: &Path) {
+    let succeeds = || {
+        let output = upgrade(folder, None);
+        let may_fail = AGAIN.iter().any(|words| said(&output).contains(words));
+        assert!(output.status.success() || may_fail, "{}", said(&output));
+        output.status.success()
+    };
+    assert!((0..10).any(|_| succeeds()), "ten upgrades in a row are refused");
+}
+
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -65,8 +79,7 @@ fn under_load(by: Transport) {
     while load.runs() || guest.runs() {
         std::thread::sleep(Duration::from_millis(random.below(200)));
         let last = mount.worker();
-        let output = upgrade(mount.folder(), None);
-        assert!(output.status.success(), "{}", said(&output));
+        upgrade_in_the_end(mount.folder());
         assert_ne!(mount.worker(), last);
         upgrades += 1;
     }
@@ -86,8 +99,7 @@ fn carried_out_ahead() {
     let mut load = Load::of_size(&mount, 4, "1M");
     let mut upgrades = 0;
     while load.runs() {
-        let output = upgrade(mount.folder(), None);
-        assert!(output.status.success(), "{}", said(&output));
+        upgrade_in_the_end(mount.folder());
         upgrades += 1;
         std::thread::sleep(Duration::from_millis(300));
     }
@@ -105,11 +117,11 @@ fn few_come() {
         let output = ioband(mount.folder(), &args);
         assert!(output.status.success(), "{words:?}: {}", said(&output));
     };
-    let done = AtomicBool::new(false);
+    let (done, at_it) = (AtomicBool::new(false), AtomicU64::new(0));
     let rounds: Vec<u64> = std::thread::scope(|scope| {
         let callers: Vec<_> = (1..=CALLERS)
             .map(|caller| {
-                let (mount, done) = (&mount, &done);
+                let (mount, done, at_it) = (&mount, &done, &at_it);
                 let image = format!("vm{caller}.img");
                 scope.spawn(move || {
                     let file = File::options().read(true).write(true).open(mount.file(&image));
@@ -121,6 +133,7 @@ fn few_come() {
                         let mut got = vec![0; data.len()];
                         file.read_exact_at(&mut got, round % 4000 * 4096).expect("a read");
                         assert!(got == data, "{image}, round {round}");
+                        at_it.fetch_add(u64::from(round == 0), Ordering::Relaxed);
                         round += 1;
                     }
                     round
@@ -135,12 +148,13 @@ fn few_come() {
                 // Done twice, each of these would be an error.
                 message(&["attach", "vm2.img"]);
                 message(&["detach", "vm2.img"]);
+                at_it.fetch_add(u64::from(round == 0), Ordering::Relaxed);
             }
             0
         });
+        wait_until(|| at_it.load(Ordering::Relaxed) == CALLERS + 1, || "not all have begun".into());
         for _ in 0..5 {
-            let output = upgrade(mount.folder(), None);
-            assert!(output.status.success(), "{}", said(&output));
+            upgrade_in_the_end(mount.folder());
         }
         done.store(true, Ordering::Relaxed);
         assert!(changes.join().expect("it ends") > 0);
@@ -192,10 +206,13 @@ fn beside_what_hangs() {
 }
 
 /// A program in the mount's folder.
+/// A file that can be run. Others write it: what this process has open for writing, a process that it starts meanwhile has as
+/// well, and then it cannot be run.
 fn program(folder: &Path, name: &str, text: &str) -> std::path::PathBuf {
     let path = folder.join(name);
-    std::fs::write(&path, text).expect("a program");
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its permissions");
+    let mut write = Command::new("sh");
+    write.args(["-c", "printf %s \"$1\" > \"$0\" && chmod 755 \"$0\""]).arg(&path).arg(text);
+    assert!(write.status().expect("a shell").success(), "{} is not written", path.display());
     path
 }
 
@@ -255,13 +272,13 @@ fn not_by_others() {
     let config = format!("control: {{owner: \"1001\", mode: \"0600\"}}\n{}", super::FIVE);
     let mount = crate::daemon::Vmdisk::mount(&config);
     let last = mount.worker();
-    let mut command = std::process::Command::new("setpriv");
+    let mut command = Command::new("setpriv");
     command.args(["--reuid", "1001", "--clear-groups", env!("CARGO_BIN_EXE_ioband"), "upgrade", "vmdisk"]);
     let output = command.current_dir(mount.folder()).output().expect("setpriv runs");
     assert!(said(&output).contains("only root, and the user who mounted"), "{}", said(&output));
     assert_eq!(mount.worker(), last);
     // Everything else is theirs.
-    let mut command = std::process::Command::new("setpriv");
+    let mut command = Command::new("setpriv");
     command.args([
         "--reuid",
         "1001",

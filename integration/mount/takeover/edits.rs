@@ -1,13 +1,14 @@
 //! Edits and commands by many, while one worker after the other is killed: each is done, and done once.
 
 use super::{command, control, kill_worker, mounted};
-use crate::daemon::{MOUNT, Vmdisk};
-use crate::support::trial;
+use crate::daemon::{MOUNT, Vmdisk, wait_until};
+use crate::support::{Random, trial};
 use libtest_mimic::Trial;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 /// So many workers die.
@@ -32,6 +33,7 @@ fn under_fire(all: &[Work]) {
     let mount = mounted();
     let stop = AtomicBool::new(false);
     let done = AtomicUsize::new(0);
+    let mut random = Random::new(71);
     std::thread::scope(|scope| {
         let workers: Vec<_> = all
             .iter()
@@ -51,8 +53,11 @@ fn under_fire(all: &[Work]) {
             })
             .collect();
         for _ in 0..DEATHS {
-            // Long enough to count as a life.
-            std::thread::sleep(Duration::from_millis(150));
+            // It serves; and then long enough to count as a life.
+            let before = done.load(Ordering::Relaxed);
+            let over = || workers.iter().all(ScopedJoinHandle::is_finished);
+            wait_until(|| done.load(Ordering::Relaxed) > before || over(), || "nothing is done".into());
+            std::thread::sleep(Duration::from_millis(100 + random.below(100)));
             kill_worker(&mount);
         }
         stop.store(true, Ordering::Relaxed);
