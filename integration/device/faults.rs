@@ -1,6 +1,6 @@
 //! What cannot be done is refused, and disturbs nothing else.
 
-use crate::stage::{MIB, Opened, Place, SIZE, answers, ask, assert_same, device, errno, read};
+use crate::stage::{MIB, Opened, PATIENT, Place, SIZE, answers, ask, assert_same, device, errno, read};
 use crate::support::{Mounted, Random};
 use ioband::device::{BackendKind, Op, OpenMode, Part, Payload, Target, Trouble};
 use ioband::units::{Bytes, Nanos};
@@ -12,8 +12,7 @@ pub(crate) fn read_only(place: Place, backend: BackendKind) {
     let path = target.path().to_owned();
     drop(target);
     let target = Arc::new(
-        Target::open(&path, None, OpenMode { read_only: true, ..OpenMode::default() })
-            .expect("opening read-only"),
+        Target::open(&path, None, OpenMode { read_only: true, ..PATIENT }).expect("opening read-only"),
     );
     let on = Opened { target, _loop, file, _folder };
     let device = device(backend, None);

@@ -1,6 +1,6 @@
 //! What can be opened, what is refused, and what is known of a target then.
 
-use crate::stage::{MIB, Opened, Place, SIZE, ask, device};
+use crate::stage::{MIB, Opened, PATIENT, Place, SIZE, ask, device};
 use crate::support::{self, Loop, Mounted, folder, sparse};
 use ioband::device::{BackendKind, Kind, Op, OpenError, OpenMode, Seek, Target, probe};
 use ioband::units::Bytes;
@@ -19,7 +19,7 @@ pub(crate) fn mounted_device() {
     assert!(text.contains(&path), "{text}");
     assert_eq!(error.errno(), libc::EBUSY);
     drop(mounted);
-    let first = Target::open(device.path(), None, OpenMode::default()).expect("nobody uses it now");
+    let first = Target::open(device.path(), None, PATIENT).expect("nobody uses it now");
     let error = Target::open(device.path(), None, OpenMode::default()).expect_err("it is open already");
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     drop(first);
@@ -47,7 +47,7 @@ pub(crate) fn opening() {
     assert_eq!(error.errno(), libc::EEXIST);
     assert!(path.exists(), "a file that was there is never removed");
     drop(target);
-    drop(open(&path, None).expect("nobody has it now"));
+    drop(Target::open(&path, None, PATIENT).expect("nobody has it now"));
 
     let huge = folder.path().join("huge");
     open(&huge, Some(Bytes(i64::MAX as u64))).expect_err("too large for any filesystem");

@@ -11,9 +11,14 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 pub(crate) const MIB: u64 = 1 << 20;
 pub(crate) const SIZE: u64 = 12 * MIB;
+
+/// For what must be possible: a process that another trial is just starting has copies of what this one has open, until it
+/// becomes another program.
+pub(crate) const PATIENT: OpenMode = OpenMode { read_only: false, patience: Some(Duration::from_secs(60)) };
 
 /// Where the bytes go.
 #[derive(Clone, Copy, Debug)]

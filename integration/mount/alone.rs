@@ -26,9 +26,13 @@ impl Alone {
         // is the namespace's first process: the kernel ends all others with it.
         // (umount finds them by itself: what findmnt prints stands for a blank in a path with \x20, and not every
         // shell's printf knows that.)
-        let script = "umount -alt fuse.ioband; echo ready; exec cat";
+        // Nor may what others mount meanwhile stay mounted in here once it is not mounted for them any more.
+        let script = "umount -alt fuse.ioband\n\
+            while read -r _ at _; do case $at in \"$0\"/*) umount -l \"$at\";; esac; done < /proc/mounts\n\
+            echo ready; exec cat";
         let mut unshare = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", script])
+            .arg(env!("CARGO_TARGET_TMPDIR"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -1,6 +1,7 @@
 //! An ioband mount for one trial, made with the program itself and taken down whatever happens.
 
 use crate::support::{Need, folder};
+use crate::windows::median;
 use crate::writers::PATIENCE;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
@@ -95,6 +96,30 @@ pub(crate) fn after<Id: std::fmt::Debug>(
         assert!(start.elapsed() < PATIENCE, "the disk stands still at {now:?}");
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
+}
+
+/// Windows of a stretch in which shares are looked at. A machine that stands still for a moment spoils one or two, so it is the
+/// median that counts.
+const WINDOWS: usize = 5;
+
+/// The part in percent that each group has of the next requests: the median of windows of so many.
+pub(crate) fn parts<Id: std::fmt::Debug>(
+    requests: impl Fn() -> Vec<(Id, u64)>,
+    counted: u64,
+) -> Vec<(Id, f64)> {
+    let mut from = requests();
+    let windows: Vec<Vec<f64>> = (0..WINDOWS)
+        .map(|_| {
+            let to = after(&requests, &from, counted);
+            let got = from.iter().zip(&to).map(|((_, from), (_, to))| (to - from) as f64);
+            let sum: f64 = got.clone().sum();
+            let parts = got.map(|got| got * 100.0 / sum).collect();
+            from = to;
+            parts
+        })
+        .collect();
+    let of = |group: usize| median(windows.iter().map(|parts| parts[group]).collect());
+    from.into_iter().enumerate().map(|(group, (id, _))| (id, of(group))).collect()
 }
 
 /// The process that serves.

@@ -9,7 +9,7 @@ use crate::daemon::{MOUNT, Vmdisk};
 use crate::sim::Scenario;
 use crate::sim::device::DeviceModel;
 use crate::support::trial;
-use crate::windows::{Window, lasting, measure, mount, simulate};
+use crate::windows::{Window, lasting, measure, median, mount, simulate};
 use libtest_mimic::Trial;
 
 /// Points of a hundred that a share may be off what was predicted.
@@ -126,9 +126,4 @@ fn assert_shares(scenario: &Scenario, got: &[Window], predicted: &[Vec<Window>])
             "{name}: {got:.2} % instead of {least:.2} to {most:.2} %"
         );
     }
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
 }

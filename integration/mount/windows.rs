@@ -112,6 +112,11 @@ fn real(scenario: &Scenario) -> Real {
     Real::new(scenario, Images::Each).expect("a scenario that a mount can be")
 }
 
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
+}
+
 /// Lets a process, with the threads that it has and will have, go before everything that does not ask for that.
 pub(crate) fn before_all_others(pid: u32) {
     let chrt = run("chrt", &["--all-tasks", "--fifo", "--pid", "1", &pid.to_string()]);

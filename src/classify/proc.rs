@@ -108,8 +108,8 @@ const EXITING: u64 = 4;
 /// And for one that a signal has ended (`PF_SIGNALED`).
 const SIGNALED: u64 = 0x400;
 
-/// How long a thread may keep us waiting for how it ends.
-const WAIT: Duration = Duration::from_millis(50);
+/// How long a thread may keep us waiting for how it ends. On a machine that is very busy, to start looking takes long.
+const WAIT: Duration = Duration::from_millis(250);
 
 impl Ending {
     /// Looks at a thread: `None` if it goes on, or ends with status 0. While it ends the kernel still closes its files. One

@@ -163,6 +163,7 @@ mod tests {
 
     #[test]
     fn without_pidfds_the_guard_itself_knows() {
+        let _numbers = super::super::reuse_tests::numbers();
         let watch = Watch::new(false).unwrap();
         let (child, tid) = child();
         let guard = watch.guard(Ticket { tid, serial: 0 }).unwrap();

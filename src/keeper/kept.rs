@@ -17,7 +17,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long a keeper may take to look at a thread.
-const LOOK: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What a thread is to do.
 type Job = Box<dyn FnOnce() + Send>;

@@ -9,8 +9,8 @@ use libtest_mimic::Trial;
 const THREADS: usize = 256;
 /// What the disk does in the 100 ms that a change may take (share rule R10).
 const GRACE: u64 = 200;
-/// Then so many requests are counted.
-const COUNTED: u64 = 800;
+/// Requests of a window in which shares are looked at.
+const COUNTED: u64 = 400;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let both = Transport::BOTH.map(|transport| {
@@ -40,14 +40,10 @@ impl Stage {
 
     /// The part in percent that each of the groups with something to do has from just after now on.
     fn expect(&self, what: &str, parts: &[(&str, f64)]) {
-        let from = after(|| self.requests(), &self.requests(), GRACE);
-        let to = after(|| self.requests(), &from, COUNTED);
-        let got: Vec<_> =
-            from.iter().zip(&to).map(|((id, from), (_, to))| (id.as_str(), to - from)).collect();
-        let sum: u64 = got.iter().map(|(_, n)| n).sum();
+        after(|| self.requests(), &self.requests(), GRACE);
+        let got = crate::daemon::parts(|| self.requests(), COUNTED);
         for (id, part) in parts {
-            let n = got.iter().find(|(group, _)| group == id).map_or(0, |(_, n)| *n);
-            let percent = n as f64 * 100.0 / sum as f64;
+            let percent = got.iter().find(|(group, _)| group == id).map_or(0.0, |(_, percent)| *percent);
             assert!(
                 (percent - part).abs() < 4.0,
                 "{what}: {id} got {percent:.1} % and not {part} %: {got:?}"

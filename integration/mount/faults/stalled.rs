@@ -7,7 +7,7 @@ use crate::support::{Loop, folder};
 use ioband::device::{OpenError, OpenMode, Target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -172,8 +172,13 @@ pub(super) fn fence() {
         BufReader::new(writer.stdout.take().expect("a pipe")).read_line(&mut line).expect("a word");
         assert_eq!(line.trim(), "writing");
         let stopped = Stopped::new(&below);
-        // One that was not answered before it was stopped is never answered: the disk is full of them.
-        std::thread::sleep(Duration::from_millis(20));
+        // What was not answered before it was stopped is never answered. The process may have to come to make the next ones.
+        let name = device.path().file_name().expect("a name").to_str().expect("plain");
+        let in_flight = || {
+            let numbers = fs::read_to_string(format!("/sys/block/{name}/inflight")).expect("numbers");
+            numbers.split_whitespace().any(|number| number != "0")
+        };
+        wait_until(in_flight, || "nothing is in flight".into());
         writer.kill().expect("it is ours");
         let impatient = OpenMode { patience: Some(Duration::from_millis(300)), ..OpenMode::default() };
         let refused = Target::open(device.path(), None, impatient);
