@@ -189,7 +189,8 @@ impl Checker {
         let present_groups = || present.iter().map(|index| &self.groups[*index]);
         let weights = i128::from(present_groups().map(|other| other.weight).sum::<u64>());
         let claimed: u64 = present_groups().map(|other| other.largest * other.most_claimed.max(1)).sum();
-        let largest = present_groups().map(|other| other.largest).max().unwrap_or(1);
+        // Also of those who have just left: what they had beyond their share is still owed to those who stayed.
+        let largest = self.groups.iter().map(|other| other.largest).max().unwrap_or(1);
         let allowed = i128::from(3 * largest + claimed);
         for index in present {
             let watched = &mut self.groups[index];

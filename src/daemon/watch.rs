@@ -136,6 +136,10 @@ impl Watch {
                 (self.state, concerned) = (State::There, true);
                 continue;
             }
+            if event.mask.contains(EventMask::IGNORED) && !self.folders.contains_key(&event.wd) {
+                // It is not on the way any more, and we said so ourselves.
+                continue;
+            }
             if event.name.is_none() {
                 concerned = true;
                 continue;

@@ -4,13 +4,14 @@ use crate::daemon::{MOUNT, Vmdisk, ioband, wait_until};
 use crate::support::{Need, trial};
 use libtest_mimic::Trial;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, symlink};
 use std::process::Command;
 use std::thread;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("what is saved is not taken for an edit", MOUNT, saved),
+        trial("a message that follows a swapped link stays", MOUNT, swapped),
         trial("a file that was refused is tried again when it is saved again", MOUNT, again),
         trial("images come and go while others open them", MOUNT, come_and_go),
         trial("a device is what it was opened on, and as large as it has become", MOUNT, replaced),
@@ -42,6 +43,31 @@ fn saved() {
         assert!(table.contains(&format!("1001:{}", weight + 1000)), "{table}\n{}", mount.control("events"));
         let file = fs::read_to_string(mount.folder().join("config.yaml")).expect("the configuration");
         assert!(file.contains(&format!("1001: {weight}")), "{file}");
+    }
+}
+
+/// When a link is swapped, folders are watched no more, and others are. What the kernel says of that is no change of the file.
+fn swapped() {
+    let mount = Vmdisk::mount(CONFIG);
+    let at = |name: &str| mount.folder().join(name);
+    let swap = |target: &str, link: &str| {
+        symlink(target, at("fresh")).expect("a link");
+        fs::rename(at("fresh"), at(link)).expect("a rename");
+    };
+    for weight in 100..120 {
+        let version = format!("version{weight}");
+        fs::create_dir(at(&version)).expect("a folder");
+        let text = CONFIG.replace("1001: 10", &format!("1001: {weight}"));
+        fs::write(at(&version).join("config.yaml"), text).expect("a file");
+        swap(&version, "data");
+        if weight == 100 {
+            swap("data/config.yaml", "config.yaml");
+        }
+        mount.wait_for("table", |table| table.contains(&format!("1001:{weight}")));
+        run(&mount, &["message", "d", "0", "weight", &format!("1001:{}", weight + 1000)]);
+        thread::sleep(std::time::Duration::from_millis(50));
+        let table = mount.control("table");
+        assert!(table.contains(&format!("1001:{}", weight + 1000)), "{table}\n{}", mount.control("events"));
     }
 }
 
