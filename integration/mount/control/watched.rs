@@ -64,10 +64,10 @@ fn swapped() {
             swap("data/config.yaml", "config.yaml");
         }
         mount.wait_for("table", |table| table.contains(&format!("1001:{weight}")));
-        run(&mount, &["message", "d", "0", "weight", &format!("1001:{}", weight + 1000)]);
+        run(&mount, &["message", "d", "0", "weight", &format!("1001:{}", weight + 5000)]);
         thread::sleep(std::time::Duration::from_millis(50));
         let table = mount.control("table");
-        assert!(table.contains(&format!("1001:{}", weight + 1000)), "{table}\n{}", mount.control("events"));
+        assert!(table.contains(&format!("1001:{}", weight + 5000)), "{table}\n{}", mount.control("events"));
     }
 }
 
