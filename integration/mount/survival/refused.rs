@@ -48,7 +48,8 @@ fn comes_back() {
         || mount.worker().is_some() && std::fs::metadata(mount.file("vm1.img")).is_ok(),
         || "none comes back".into(),
     );
-    wait_for_worker(&mount, 5);
+    // Most were killed before they were any.
+    wait_for_worker(&mount, 0);
     let mut bytes = [0; 4096];
     image.read_exact_at(&mut bytes, 0).expect("the same open file");
     assert_eq!(bytes, [9; 4096]);
