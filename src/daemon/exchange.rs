@@ -40,14 +40,18 @@ pub(super) fn close_what_changes(
     Ok(leaving)
 }
 
-/// The images that nobody finds any more and somebody has open. Nothing else may be in their place.
+/// The images that nobody finds any more and somebody has open. Nothing else may be in their place. Those that nobody has open by
+/// now go, and are closed to whoever still knows their numbers.
 pub(super) fn removed(
     leaving: Vec<Arc<ImageNode>>,
     tree: &Tree,
     new: &Plan,
     stays: &HashSet<&str>,
+    sealed: &mut Vec<Arc<ImageNode>>,
 ) -> Result<Vec<Arc<ImageNode>>, Refusal> {
-    let removed: Vec<_> = leaving.into_iter().chain(tree.removed().cloned()).collect();
+    let (gone, open): (Vec<_>, Vec<_>) = tree.removed().cloned().partition(|node| node.seal().is_ok());
+    sealed.extend(gone);
+    let removed: Vec<_> = leaving.into_iter().chain(open).collect();
     for node in &removed {
         let name = node.image.name();
         if !stays.contains(&*node.device) {

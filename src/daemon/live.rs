@@ -241,7 +241,7 @@ impl Live {
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
         let leaving = close_what_changes(&tree, new, &stays, &mut undo.sealed)?;
-        let mut removed = removed(leaving, &tree, new, &stays)?;
+        let mut removed = removed(leaving, &tree, new, &stays, &mut undo.sealed)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
         let ran = self.what_ran();
@@ -475,7 +475,9 @@ impl Live {
             let image =
                 Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
             let (device, engine) = (names[wanted.device].clone(), engine.clone());
-            let taken = |ino| removed.iter().any(|node| node.ino == ino) || lost.contains(&ino);
+            // Also what stood for another one until now: whoever has opened that and is not known to have is not to find this.
+            let taken =
+                |ino| before.has(ino) || removed.iter().any(|node| node.ino == ino) || lost.contains(&ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
             let was = inherited.get(wanted.name.as_str());

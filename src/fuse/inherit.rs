@@ -106,7 +106,8 @@ impl Face {
         let tree = self.tree();
         carried.mounted = Some(self.mounted().into());
         carried.images = tree.images().iter().filter_map(|node| node.entry()).collect();
-        carried.orphans = tree.removed().map(|node| node.orphan()).collect();
+        let open = tree.removed().filter(|node| node.opens() > 0);
+        carried.orphans = open.map(|node| node.orphan()).collect();
     }
 
     /// Whether what was open makes sense to this program.
@@ -164,6 +165,11 @@ impl Face {
         let what = What::Image { ino: node.ino.0, opener: (&opener).into() };
         let open = |_| (Handle::Image { node, opener }, what);
         self.open_files.add(Asked::default(), open).unwrap()
+    }
+
+    /// And closes it.
+    pub fn close_again(&self, fh: FileHandle) {
+        self.close(fh);
     }
 
     /// The image that is open under a number, unless it is lost.

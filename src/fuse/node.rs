@@ -94,7 +94,8 @@ impl ImageNode {
     }
 
     /// Somebody opens it; false if it is just being exchanged for another.
-    pub(super) fn open(&self) -> bool {
+    #[must_use = "who is let in closes it"]
+    pub fn open(&self) -> bool {
         let more = |opens: i64| (opens != SEALED).then_some(opens + 1);
         self.opens.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }

@@ -187,3 +187,27 @@ fn an_orphan_comes_back_on_its_own_disk_and_where_nothing_else_is_and_else_is_lo
         }
     }
 }
+
+#[test]
+fn an_orphan_that_nobody_has_open_is_closed_to_who_still_knows_its_number() {
+    let worker = Worker::first(HERE);
+    let open = worker.face.open_named("a.img");
+    let orphan = worker.node("a.img");
+    worker.save("").unwrap();
+    worker.face.close_again(open);
+    worker.save(THERE).unwrap();
+    assert!(!orphan.open());
+    assert_ne!(worker.node("a.img").ino, orphan.ino);
+}
+
+#[test]
+fn an_image_that_becomes_another_one_has_another_number() {
+    let worker = Worker::first(HERE);
+    let was = worker.node("a.img");
+    worker.save(THERE).unwrap();
+    assert!(worker.node("a.img").ino != was.ino && !was.open());
+    // Also later on.
+    let now = worker.node("a.img").ino;
+    let worker = worker.successor(None);
+    assert_eq!(worker.node("a.img").ino, now);
+}
