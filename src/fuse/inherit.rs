@@ -158,13 +158,13 @@ fn found<T>(kept: Result<T, LedgerError>) -> Option<T> {
 #[cfg(test)]
 impl Face {
     /// Somebody opens an image.
-    pub fn open_named(&self, name: &str) -> FileHandle {
-        let node = self.tree().named(name).unwrap().clone();
+    pub fn open_named(&self, name: &str) -> Option<FileHandle> {
+        let node = self.tree().named(name)?.clone();
         assert!(node.open());
         let opener = Identity::from_ids(0, 0);
         let what = What::Image { ino: node.ino.0, opener: (&opener).into() };
         let open = |_| (Handle::Image { node, opener }, what);
-        self.open_files.add(Asked::default(), open).unwrap()
+        self.open_files.add(Asked::default(), open).ok()
     }
 
     /// And closes it.
@@ -174,7 +174,7 @@ impl Face {
 
     /// The image that is open under a number, unless it is lost.
     pub fn open_image_of(&self, fh: FileHandle) -> Option<Arc<ImageNode>> {
-        match &*self.handle(fh).unwrap() {
+        match &*self.handle(fh)? {
             Handle::Image { node, .. } => Some(node.clone()),
             _ => None,
         }
@@ -183,7 +183,9 @@ impl Face {
     /// Somebody changes the mode of an image.
     pub fn change_mode(&self, name: &str, mode: u16) {
         let tree = self.tree();
-        let mut meta = tree.named(name).unwrap().meta();
-        (meta.mode, meta.changed) = (mode, true);
+        if let Some(node) = tree.named(name) {
+            let mut meta = node.meta();
+            (meta.mode, meta.changed) = (mode, true);
+        }
     }
 }

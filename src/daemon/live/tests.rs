@@ -119,7 +119,7 @@ const THERE: &str = "a.img: {device: d, offset: 8KiB, size: 4KiB}";
 #[test]
 fn what_ran_and_is_in_force_again_is_found_by_who_has_it_open() {
     let worker = Worker::first(HERE);
-    let open = worker.face.open_named("a.img");
+    let open = worker.face.open_named("a.img").unwrap();
     let worker = worker.successor(None);
     assert_eq!(worker.behind(open), Some(4096));
     let worker = worker.successor(Some("a disk is broken"));
@@ -135,7 +135,7 @@ fn another_image_of_that_name_is_not_found_by_who_has_the_old_one_open() {
     let other_path = text(HERE).replace("{path: one}, e: {path: two}", "{path: two}, e: {path: one}");
     for new in [text(THERE), text(&on_another_disk), text(&read_only), other_path] {
         let worker = Worker::first(HERE);
-        let open = worker.face.open_named("a.img");
+        let open = worker.face.open_named("a.img").unwrap();
         let number = worker.node("a.img").ino;
         let worker = worker.successor(Some("a disk is broken"));
         worker.save_text(&new).unwrap();
@@ -172,7 +172,7 @@ fn an_orphan_comes_back_on_its_own_disk_and_where_nothing_else_is_and_else_is_lo
         [(text(""), Some(4096)), (text(THERE), Some(4096)), (swapped, None), (without, None), (overlap, None)]
     {
         let worker = Worker::first(HERE);
-        let open = worker.face.open_named("a.img");
+        let open = worker.face.open_named("a.img").unwrap();
         worker.save("").unwrap();
         let worker = worker.successor(Some("a disk is broken"));
         worker.save_text(&new).unwrap();
@@ -191,7 +191,7 @@ fn an_orphan_comes_back_on_its_own_disk_and_where_nothing_else_is_and_else_is_lo
 #[test]
 fn an_orphan_that_nobody_has_open_is_closed_to_who_still_knows_its_number() {
     let worker = Worker::first(HERE);
-    let open = worker.face.open_named("a.img");
+    let open = worker.face.open_named("a.img").unwrap();
     let orphan = worker.node("a.img");
     worker.save("").unwrap();
     worker.face.close_again(open);
