@@ -211,7 +211,7 @@ impl Parts {
         let face = Arc::new(face);
         let live =
             Live::new(defaults, probe, file, face.clone(), clock, options.unscheduled, counted.clone())
-                .inheriting(carried, face.inherited_images()?)
+                .inheriting(carried, face.inherited_images()?, trouble.is_none().then(|| plan.clone()))
                 .of_process(options.sandbox.clone(), kept.begin.upgrade.clone());
         if let Some(facts) = inherited {
             // Before a device is opened: what is in this mount would wait for us.

@@ -393,10 +393,12 @@ impl Control {
                 None if changes => Some(printed(&plan, &old, machinery.defaults())?),
                 text => text,
             };
+            // Before anything is shown: who looks up users may take his time, and a death after that and before it is written down
+            // takes from whoever has opened something new in between.
+            let names = text.as_ref().map(|text| names_in(text, machinery.probe().accounts()));
             if changes {
                 machinery.apply(&old, &wanted)?;
             }
-            let names = text.as_ref().map(|text| names_in(text, machinery.probe().accounts()));
             let text = text.unwrap_or_else(|| self.yaml().0);
             self.journal.change(|carried| {
                 carried.names = names.unwrap_or_else(|| std::mem::take(&mut carried.names));

@@ -40,36 +40,46 @@ pub(super) fn close_what_changes(
     Ok(leaving)
 }
 
-/// The images that nobody finds any more and somebody has open. Nothing else may be in their place.
+/// The images that nobody finds any more and somebody has open. Nothing else may be in their place. Those that nobody has open by
+/// now go, and are closed to whoever still knows their numbers.
 pub(super) fn removed(
     leaving: Vec<Arc<ImageNode>>,
     tree: &Tree,
     new: &Plan,
     stays: &HashSet<&str>,
+    sealed: &mut Vec<Arc<ImageNode>>,
 ) -> Result<Vec<Arc<ImageNode>>, Refusal> {
-    let wanted = |node: &ImageNode| {
-        new.images.iter().find(|image| image.name == node.image.name() && is_like(node, image, new))
-    };
-    let removed: Vec<_> = leaving.into_iter().chain(tree.removed().cloned()).collect();
+    let (gone, open): (Vec<_>, Vec<_>) = tree.removed().cloned().partition(|node| node.seal().is_ok());
+    sealed.extend(gone);
+    let removed: Vec<_> = leaving.into_iter().chain(open).collect();
     for node in &removed {
         let name = node.image.name();
         if !stays.contains(&*node.device) {
             return Err(in_use(&format!("device {} cannot be taken away", node.device), name, node.opens()));
         }
-        if wanted(node).is_some() {
+        if is_wanted(node, new) {
             continue;
         }
-        for image in &new.images {
-            let overlap = *node.device == *new.devices[image.device].name
-                && !(image.read_only && node.read_only)
-                && image.extents.iter().any(|a| node.image.extents().iter().any(|b| a.meets(*b)));
-            if overlap {
-                let what = format!("image {} cannot be where image {name} was", image.name);
-                return Err(in_use(&what, name, node.opens()));
-            }
+        if let Some(image) = in_place_of(node, new) {
+            let what = format!("image {} cannot be where image {name} was", image.name);
+            return Err(in_use(&what, name, node.opens()));
         }
     }
     Ok(removed)
+}
+
+/// The image of a plan that would be where this one is, if there is one. Two that are only read do not mind each other.
+pub(super) fn in_place_of<'p>(node: &ImageNode, plan: &'p Plan) -> Option<&'p ImagePlan> {
+    plan.images.iter().find(|image| {
+        *node.device == *plan.devices[image.device].name
+            && !(image.read_only && node.read_only)
+            && image.extents.iter().any(|a| node.image.extents().iter().any(|b| a.meets(*b)))
+    })
+}
+
+/// Whether a plan has an image like this, under its name.
+pub(super) fn is_wanted(node: &ImageNode, plan: &Plan) -> bool {
+    plan.images.iter().any(|image| image.name == node.image.name() && is_like(node, image, plan))
 }
 
 /// Whether an image is what a plan wants it to be, but for its owner and mode.

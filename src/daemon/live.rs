@@ -6,6 +6,8 @@
 
 mod machinery;
 mod predecessor;
+#[cfg(test)]
+mod tests;
 
 use super::attend::Attention;
 use super::counted::Counted;
@@ -239,11 +241,14 @@ impl Live {
             .filter_map(|(device, fate)| matches!(fate, Fate::Stays(_)).then_some(device.name.as_str()))
             .collect();
         let leaving = close_what_changes(&tree, new, &stays, &mut undo.sealed)?;
-        let mut removed = removed(leaving, &tree, new, &stays)?;
+        let mut removed = removed(leaving, &tree, new, &stays, &mut undo.sealed)?;
 
         let held = self.come(new, fates, &devices, &mut undo);
-        removed.extend(self.inherited_orphans(&held));
-        let tree = self.tree(&tree, old, new, &held, removed)?;
+        let ran = self.what_ran();
+        if let Some(ran) = &ran {
+            removed.extend(self.inherited_orphans(ran, new, &held));
+        }
+        let tree = self.tree(&tree, (old, ran.as_ref()), new, &held, removed)?;
 
         // From here on nothing fails.
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
@@ -431,17 +436,21 @@ impl Live {
         held
     }
 
-    /// What is to be seen then.
-    fn tree(
+    /// What is to be seen then, after `old`, or with what `ran` with a predecessor.
+    fn tree<'p>(
         &self,
         before: &Tree,
-        old: &Plan,
+        (old, ran): (&Plan, Option<&'p Plan>),
         new: &Plan,
         held: &[(String, Held)],
         mut removed: Vec<Arc<ImageNode>>,
     ) -> Result<Tree, Refusal> {
         let names: Vec<Arc<str>> = held.iter().map(|(name, _)| Arc::from(name.as_str())).collect();
         let mut images = Vec::with_capacity(new.images.len());
+        let lost = self.face.lost_images();
+        let with_device = |ran: &'p Plan| ran.images.iter().map(|image| (image, &ran.devices[image.device]));
+        let inherited: HashMap<_, _> =
+            ran.into_iter().flat_map(with_device).map(|was| (was.0.name.as_str(), was)).collect();
         for wanted in &new.images {
             let Held { engine, band, target, .. } = &held[wanted.device].1;
             let is_it = |node: &ImageNode| {
@@ -466,15 +475,17 @@ impl Live {
             let image =
                 Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
             let (device, engine) = (names[wanted.device].clone(), engine.clone());
-            let taken = |ino| removed.iter().any(|node| node.ino == ino);
+            // Also what stood for another one until now: whoever has opened that and is not known to have is not to find this.
+            let taken =
+                |ino| before.has(ino) || removed.iter().any(|node| node.ino == ino) || lost.contains(&ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
-            let inherited = self.inherited();
-            let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
-            let node = match known.clone().find(|known| known.name == wanted.name) {
-                Some(known) => node.go_on(known.ino, known.access),
-                None => node,
-            };
+            let was = inherited.get(wanted.name.as_str());
+            let node =
+                match was.and_then(|was| self.inherited_image(*was, (wanted, &new.devices[wanted.device]))) {
+                    Some(known) => node.go_on(known.ino, known.access),
+                    None => node,
+                };
             images.push(Arc::new(node));
         }
         let tree = Tree::new(new.control.clone(), names, images, removed.clone());

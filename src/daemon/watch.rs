@@ -67,11 +67,9 @@ impl Watch {
             return self.give_up("is not watched", &error);
         }
         // It may have changed between being read and being watched; but what a predecessor has seen is no news.
-        if !read(&self.path).is_ok_and(|bytes| self.control.has_seen(&bytes)) {
-            self.look();
-        }
+        let mut is_news = !read(&self.path).is_ok_and(|bytes| self.control.has_seen(&bytes));
         loop {
-            match self.wait() {
+            match self.wait(std::mem::take(&mut is_news)) {
                 Ok(()) => {
                     // Whatever a text may do to us: the next one is looked at.
                     let looked = catch_unwind(AssertUnwindSafe(|| self.look()));
@@ -91,9 +89,12 @@ impl Watch {
         self.control.events().add(&format!("{name} {what}: {error}; edit control.yaml instead"));
     }
 
-    /// Waits until something has happened on the way to the file, and it is quiet again.
-    fn wait(&mut self) -> io::Result<()> {
-        let mut reading: Option<(Nanos, Nanos)> = None;
+    /// Waits until something has happened on the way to the file, and it is quiet again. `is_news` says that something has
+    /// happened before it was watched. Whoever did that may still be at it, and a predecessor have waited for him: he is given
+    /// the longer time to write on.
+    fn wait(&mut self, is_news: bool) -> io::Result<()> {
+        let latest = self.clock.now().after(RESTLESS);
+        let mut reading: Option<(Nanos, Nanos)> = is_news.then_some((latest, latest));
         loop {
             let now = self.clock.now();
             let timeout = match reading {
@@ -285,6 +286,11 @@ fn names(path: &Path) -> Vec<OsString> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::load_bytes;
+    use crate::control::tests::Nowhere;
+    use crate::control::{Events, Journal};
+    use crate::ledger::Ledger;
+    use std::io::Write;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -303,5 +309,34 @@ mod tests {
         assert_eq!(steps(&at("none/c.yaml")), [at("none")]);
         symlink("loop", at("loop")).unwrap();
         assert!(!steps(&at("loop")).is_empty());
+    }
+
+    #[test]
+    fn what_somebody_is_still_writing_when_it_begins_is_not_taken_before_he_is_done() {
+        const RUNS: &str = "devices: {d: {path: /disk}}\nimages: {}\n";
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().canonicalize().unwrap().join("c.yaml");
+        let nowhere = Nowhere::with(&["/disk"]);
+        let plan = load_bytes(RUNS.as_bytes(), "control.yaml", &nowhere.defaults, &nowhere).unwrap();
+        let journal = Arc::new(Journal::new(Arc::new(Ledger::new().unwrap())).unwrap());
+        let control = Arc::new(Control::new(Arc::new(Events::default()), journal, plan.clone(), RUNS));
+        control.put_in_force_by(Arc::new(nowhere));
+        control.begin(plan);
+        // The half of a text can be one that is valid.
+        let mut file = File::create(&path).unwrap();
+        file.write_all(b"devices: {d: {path: /disk}}\n").unwrap();
+        let (inotify, clock, folders) = (Inotify::init().unwrap(), Clock::start(), HashMap::new());
+        let state = State::There;
+        let mut watch = Watch { inotify, clock, path, control: control.clone(), folders, file: None, state };
+        watch.follow().unwrap();
+        file.write_all(b"images:\n  a.img: {device: d, size: 4KiB}\n").unwrap();
+        watch.wait(true).unwrap();
+        watch.look();
+        assert_eq!(&*control.yaml().0, RUNS);
+        file.write_all(b"  b.img: {device: d, offset: 4KiB, size: 4KiB}\n").unwrap();
+        drop(file);
+        watch.wait(false).unwrap();
+        watch.look();
+        assert_eq!(control.plan().images.len(), 2);
     }
 }

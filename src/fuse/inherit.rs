@@ -11,8 +11,10 @@ use crate::config::LARGEST;
 use crate::control::Carried;
 use crate::ledger::{Ledger, LedgerError};
 use fuser::INodeNo;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, OnceLock};
+#[cfg(test)]
+use {super::node::ImageNode, crate::control::Asked, fuser::FileHandle, std::sync::Arc};
 
 impl Face {
     /// Goes on with the open files of a predecessor, once the tree is the one that it had. What is not there any more stays
@@ -88,20 +90,24 @@ impl Face {
         }
     }
 
-    /// Says what a successor must know of the images: what the configuration does not say. An orphan that is not there, and
-    /// is open, is still one.
+    /// The inode numbers of images that are open and not there. Another image is not to have one of them: who has that open would
+    /// find it.
+    pub fn lost_images(&self) -> HashSet<INodeNo> {
+        let image = |(_, what)| match what {
+            What::Image { ino, .. } => Some(INodeNo(ino)),
+            _ => None,
+        };
+        self.open_files.lost().into_iter().filter_map(image).collect()
+    }
+
+    /// Says what a successor must know of the images: what the configuration does not say. What is lost by now stays lost: of its
+    /// device there may be only the name.
     pub fn write_down(&self, carried: &mut Carried) {
         let tree = self.tree();
         carried.mounted = Some(self.mounted().into());
         carried.images = tree.images().iter().filter_map(|node| node.entry()).collect();
-        let lost: Vec<_> = carried.orphans.drain(..).filter(|orphan| self.is_lost(orphan.ino)).collect();
-        carried.orphans = tree.removed().map(|node| node.orphan()).chain(lost).collect();
-    }
-
-    /// Whether an image is open that is not there.
-    fn is_lost(&self, ino: u64) -> bool {
-        let is_it = |what: &What| matches!(what, What::Image { ino: open, .. } if *open == ino);
-        !self.tree().has(INodeNo(ino)) && self.open_files.entries().iter().any(|(_, what)| is_it(what))
+        let open = tree.removed().filter(|node| node.opens() > 0);
+        carried.orphans = open.map(|node| node.orphan()).collect();
     }
 
     /// Whether what was open makes sense to this program.
@@ -147,4 +153,39 @@ impl Face {
 /// What was kept of one file. The others are not to suffer if that makes no sense.
 fn found<T>(kept: Result<T, LedgerError>) -> Option<T> {
     kept.inspect_err(|error| tracing::warn!(%error, "an open file is lost")).ok()
+}
+
+#[cfg(test)]
+impl Face {
+    /// Somebody opens an image.
+    pub fn open_named(&self, name: &str) -> Option<FileHandle> {
+        let node = self.tree().named(name)?.clone();
+        assert!(node.open());
+        let opener = Identity::from_ids(0, 0);
+        let what = What::Image { ino: node.ino.0, opener: (&opener).into() };
+        let open = |_| (Handle::Image { node, opener }, what);
+        self.open_files.add(Asked::default(), open).ok()
+    }
+
+    /// And closes it.
+    pub fn close_again(&self, fh: FileHandle) {
+        self.close(fh);
+    }
+
+    /// The image that is open under a number, unless it is lost.
+    pub fn open_image_of(&self, fh: FileHandle) -> Option<Arc<ImageNode>> {
+        match &*self.handle(fh)? {
+            Handle::Image { node, .. } => Some(node.clone()),
+            _ => None,
+        }
+    }
+
+    /// Somebody changes the mode of an image.
+    pub fn change_mode(&self, name: &str, mode: u16) {
+        let tree = self.tree();
+        if let Some(node) = tree.named(name) {
+            let mut meta = node.meta();
+            (meta.mode, meta.changed) = (mode, true);
+        }
+    }
 }

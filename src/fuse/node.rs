@@ -48,8 +48,8 @@ pub(super) struct Meta {
 }
 
 impl ImageNode {
-    /// An image with its owner and mode. `taken` says which inode numbers are in use: those of images of the same name
-    /// that were removed and are still open.
+    /// An image with its owner and mode. `taken` says which inode numbers stand for other images of the same name that somebody
+    /// may have open.
     pub fn new(
         image: Arc<Image>,
         device: Arc<str>,
@@ -94,7 +94,8 @@ impl ImageNode {
     }
 
     /// Somebody opens it; false if it is just being exchanged for another.
-    pub(super) fn open(&self) -> bool {
+    #[must_use = "who is let in closes it"]
+    pub fn open(&self) -> bool {
         let more = |opens: i64| (opens != SEALED).then_some(opens + 1);
         self.opens.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
     }
@@ -136,6 +137,11 @@ impl ImageNode {
         self.removed.store(removed, Ordering::Release);
     }
 
+    /// The inode number of an image of that name, unless that was taken.
+    pub fn first_number(name: &str) -> u64 {
+        inode_of(name, 0).0
+    }
+
     /// The same image as it was with a predecessor.
     pub fn go_on(self, ino: u64, access: Option<Access>) -> Self {
         if let Some(Access { mode, owner: (uid, gid), atime, mtime, ctime }) = access {
@@ -153,7 +159,7 @@ impl ImageNode {
     /// What a successor must know of it beyond the configuration, if there is anything.
     pub(super) fn entry(&self) -> Option<ImageEntry> {
         let changed = self.meta().changed;
-        let unlike = changed || self.ino != inode_of(self.image.name(), 0);
+        let unlike = changed || self.ino.0 != Self::first_number(self.image.name());
         unlike.then(|| ImageEntry {
             name: self.image.name().to_owned(),
             ino: self.ino.0,

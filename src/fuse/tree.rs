@@ -91,9 +91,9 @@ impl Tree {
         &self.images
     }
 
-    /// The images that are open and not in the configuration any more.
+    /// The images that are not in the configuration any more. They were open when this tree was made.
     pub fn removed(&self) -> impl Iterator<Item = &Arc<ImageNode>> {
-        self.by_inode.values().filter(|node| node.is_removed() && node.opens() > 0)
+        self.by_inode.values().filter(|node| node.is_removed())
     }
 
     /// Whether an inode number stands for an image.

@@ -1,8 +1,10 @@
 //! What a predecessor had, until it is ours: its devices, which may still be with it, and the images that somebody has open.
 
 use super::{ANSWER, Devices, Errand, Held, Live, Opened, identity_of, is_only_read};
-use crate::config::{DevicePlan, Extent, Plan};
-use crate::control::{Access, Carried, DeviceEntry, OrphanEntry};
+use crate::config::{DevicePlan, Extent, ImagePlan, Plan};
+use crate::control::{Access, Carried, DeviceEntry, ImageEntry, OrphanEntry};
+use crate::daemon::exchange::{in_place_of, is_wanted};
+use crate::daemon::inherit::Running;
 use crate::device::{Target, stands_on};
 use crate::engine::{Engine, Image};
 use crate::fuse::ImageNode;
@@ -24,12 +26,14 @@ pub(super) struct Inherited {
     pub(super) carried: Carried,
     /// The inode numbers of those that are open.
     open: Vec<u64>,
+    /// What ran, if that could be read at the start.
+    ran: Option<Plan>,
 }
 
 impl Live {
-    /// The images that are made are those of a predecessor, under the same numbers.
-    pub(in crate::daemon) fn inheriting(self, carried: Carried, open: Vec<u64>) -> Self {
-        Self { inherited: Mutex::new(Some(Inherited { carried, open })), ..self }
+    /// The images that are made are those of a predecessor, under the same numbers, where they are what they were in what `ran`.
+    pub(in crate::daemon) fn inheriting(self, carried: Carried, open: Vec<u64>, ran: Option<Plan>) -> Self {
+        Self { inherited: Mutex::new(Some(Inherited { carried, open, ran })), ..self }
     }
 
     /// Opens what a predecessor had, each in a thread of its own, since its filesystem may be one that hangs. What is not found
@@ -103,14 +107,58 @@ impl Live {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The orphans of a predecessor that somebody has open and whose device is there.
-    pub(super) fn inherited_orphans(&self, held: &[(String, Held)]) -> Vec<Arc<ImageNode>> {
+    /// What ran with a predecessor, until there is anything of ours. What could not be read at the start may be readable by now.
+    pub(super) fn what_ran(&self) -> Option<Plan> {
         let inherited = self.inherited();
-        let Some(Inherited { carried, open }) = &*inherited else { return Vec::new() };
+        let Inherited { carried, ran, .. } = inherited.as_ref()?;
+        let read_again = || {
+            let again = Running::inherited(carried, &self.defaults, self.machine()).ok()?;
+            again.trouble.is_none().then_some(again.plan)
+        };
+        ran.clone().or_else(read_again)
+    }
+
+    /// What a predecessor had under this name, if that is what is wanted: whoever has it open is not to find other bytes there,
+    /// after what ran could not be in force and something else was put in its place. What was changed of it is gone where the
+    /// configuration says something else now.
+    pub(super) fn inherited_image(
+        &self,
+        (was, its_device): (&ImagePlan, &DevicePlan),
+        (wanted, device): (&ImagePlan, &DevicePlan),
+    ) -> Option<ImageEntry> {
+        let is_same = was.extents == wanted.extents
+            && was.read_only == wanted.read_only
+            && is_same_device(its_device, device);
+        if !is_same {
+            return None;
+        }
+        let inherited = self.inherited();
+        let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
+        let known = known.clone().find(|known| known.name == wanted.name);
+        let says = |image: &ImagePlan| (image.owner, image.group, image.mode);
+        let access = known.and_then(|known| known.access).filter(|_| says(was) == says(wanted));
+        let ino = known.map_or_else(|| ImageNode::first_number(&wanted.name), |known| known.ino);
+        Some(ImageEntry { name: wanted.name.clone(), ino, access })
+    }
+
+    /// The orphans of a predecessor that somebody has open and whose device is there. Where another image is wanted in their place
+    /// they stay lost: what ran was not in force, and who has them open is not to be in the way of what is to be.
+    pub(super) fn inherited_orphans(
+        &self,
+        ran: &Plan,
+        new: &Plan,
+        held: &[(String, Held)],
+    ) -> Vec<Arc<ImageNode>> {
+        let inherited = self.inherited();
+        let Some(Inherited { carried, open, .. }) = &*inherited else { return Vec::new() };
         let orphans = carried.orphans.iter().filter(|orphan| open.contains(&orphan.ino));
         let node = |orphan: &OrphanEntry| {
-            let (name, Held { engine, band, target, .. }) =
-                held.iter().find(|(name, _)| *name == orphan.device)?;
+            let is_it = |device: &&DevicePlan| device.name == orphan.device;
+            let here = new.devices.iter().zip(held).find(|(device, _)| is_it(device));
+            let (device, (name, Held { engine, band, target, .. })) = here?;
+            if !ran.devices.iter().find(is_it).is_some_and(|was| is_same_device(was, device)) {
+                return None;
+            }
             let extent = |(offset, size)| Extent { offset: Bytes(offset), size: Bytes(size) };
             let extents = orphan.extents.iter().copied().map(extent).collect();
             let image = Image::new(orphan.name.as_str().into(), target.clone(), *band, extents);
@@ -120,6 +168,12 @@ impl Live {
                 ImageNode::new(Arc::new(image), device, engine, orphan.read_only, owner, mode, |_| false);
             Some(Arc::new(node.go_on(orphan.ino, Some(orphan.access))))
         };
-        orphans.filter_map(node).collect()
+        let has_room = |node: &Arc<ImageNode>| is_wanted(node, new) || in_place_of(node, new).is_none();
+        orphans.filter_map(node).filter(has_room).collect()
     }
+}
+
+/// Whether the device of one configuration is that of another one.
+fn is_same_device(one: &DevicePlan, other: &DevicePlan) -> bool {
+    one.name == other.name && one.path == other.path
 }
