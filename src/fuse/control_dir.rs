@@ -36,6 +36,9 @@ const LONGEST_SETTING: usize = 64 << 10;
 /// How long the running configuration does as if it had been removed, in nanoseconds: programs that remove a file to make
 /// it anew (`mv` from another filesystem) do so at once.
 const ABSENCE: Nanos = Nanos::SECOND;
+/// Who has removed it so long before a successor serves, in nanoseconds, may have waited for that ever since. That it was made
+/// anew is written down, but not that nobody has.
+const WAITED: Nanos = Nanos(60 * Nanos::SECOND.0);
 
 /// Somebody has removed `control.yaml`. What runs goes on; and if nobody makes it anew it is there again.
 #[derive(Debug)]
@@ -45,14 +48,24 @@ pub(super) struct Absence {
 }
 
 impl Absence {
-    /// It was removed then, if it was, while a predecessor served.
+    /// It was removed then, if it was, while a predecessor served. Nobody could make it anew while none did, so that time does
+    /// not count.
     pub(super) fn since(removed: Option<Stamp>) -> Self {
         let clock = Clock::start();
         let ago = removed.and_then(|at| clock::wall().duration_since(SystemTime::from(at)).ok());
         let ago = ago.map(|ago| Nanos(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)));
-        let left = ago.map_or(0, |ago| ABSENCE.0.saturating_sub(ago.0));
-        let until = if left > 0 { clock.now().after(Nanos(left)).0 } else { 0 };
-        Self { clock, until: AtomicU64::new(until) }
+        let absence = Self { clock, until: AtomicU64::new(0) };
+        if ago.is_some_and(|ago| ago < WAITED) {
+            absence.begin();
+        }
+        absence
+    }
+
+    /// The mount is served from now on.
+    pub(super) fn go_on(&self) {
+        if self.until.load(Ordering::Relaxed) > 0 {
+            self.begin();
+        }
     }
 
     fn begin(&self) {
@@ -620,4 +633,25 @@ impl Face {
 
 fn errno(refusal: &Refusal) -> Errno {
     Errno::from_i32(refusal.errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_time_in_which_nobody_served_is_no_absence() {
+        let ago = |seconds| Some(Stamp::from(clock::wall() - Duration::from_secs(seconds)));
+        assert!(Absence::since(ago(10)).lasts());
+        assert!(!Absence::since(ago(100)).lasts(), "nobody makes it anew");
+        let none = Absence::since(None);
+        none.go_on();
+        assert!(!none.lasts());
+        // What lasts begins anew when the mount is served, however long that took.
+        let late = Absence::since(ago(10));
+        late.until.store(1, Ordering::Relaxed);
+        late.go_on();
+        assert!(late.lasts() && late.end() && !late.lasts());
+    }
 }
