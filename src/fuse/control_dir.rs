@@ -124,6 +124,11 @@ impl Face {
         let reads = flags.acc_mode() == OpenAccMode::O_RDONLY;
         let ledger = || self.control.journal().ledger().clone();
         match file {
+            // Whoever cannot ask gets no answer.
+            ControlFile::Ctl if reads => {
+                let what = What::Text { ino: Node::ControlFile(file).ino().0 };
+                self.opened(asked, |_| (Handle::Text(Vec::new()), what))
+            }
             ControlFile::Ctl => self.opened(asked, |place| {
                 let transaction = KeptTransaction::begin(ledger(), place);
                 (Handle::Transaction(Mutex::new(transaction)), What::Transaction)
@@ -357,6 +362,7 @@ impl Metadata {
                 let Handle::Transaction(transaction) = &*handle else { return };
                 let (answer, errno) = face.run(&command, asked);
                 let mut said = lock(transaction);
+                said.carried_out(command);
                 said.answer_to_reader(answer);
                 face.open_files.holds(fh, said.bytes());
                 match errno {
@@ -445,22 +451,24 @@ impl Metadata {
                 if let Some(result) = said.wrote(asked) {
                     return written(reply, result);
                 }
-                // The answer to the last command goes with the next one.
-                let begun = if said.is_begun() { said.bytes() } else { 0 };
-                if let Err(errno) = self.open_files.grow(fh, begun + data.len()) {
+                if let Err(errno) = self.open_files.grow(fh, said.bytes_asked() + data.len()) {
                     said.no_room(errno, asked);
-                    self.open_files.holds(fh, 0);
+                    self.open_files.holds(fh, said.bytes());
                     return reply.error(errno);
                 }
                 match said.write(data, asked) {
                     Ok(None) => reply.written(len),
-                    Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
+                    Err(_) => {
+                        self.open_files.holds(fh, said.bytes());
+                        reply.error(Errno::from_i32(libc::E2BIG));
+                    }
                     Ok(Some(command)) => {
                         let handle = handle.clone();
                         self.later(move |face| {
                             let Handle::Transaction(transaction) = &*handle else { return };
                             let (answer, errno) = face.run(&command, asked);
                             let mut said = lock(transaction);
+                            said.carried_out(command);
                             said.answer(answer, errno.map(Errno::code), asked);
                             face.open_files.holds(fh, said.bytes());
                             drop(said);
