@@ -160,12 +160,16 @@ impl Face {
         flags: OpenFlags,
         asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        if flags.0 & libc::O_TRUNC != 0 {
-            // Nothing is smaller than nothing.
-            let _ = file.resize(0);
-        }
         let what = What::Scratch { ino: file.ino.0 };
-        self.opened(asked, |_| (Handle::Scratch(file), what))
+        self.opened(asked, |_| {
+            // Only here there is room for one more, and it is not written down that the file is open: a request that is sent
+            // again before that empties it, and none does after it.
+            if flags.0 & libc::O_TRUNC != 0 {
+                // Nothing is smaller than nothing.
+                let _ = file.resize(0);
+            }
+            (Handle::Scratch(file), what)
+        })
     }
 
     /// Whether this is the running configuration.
@@ -199,7 +203,13 @@ impl Face {
         let file = self.make_scratch(req, parent, name, mode)?;
         let (fh, opened) = match self.open_files.opened_by(asked) {
             Some((fh, handle)) => (fh, handle.flags()),
-            None => self.open_scratch(file.clone(), flags, asked)?,
+            None => match self.open_scratch(file.clone(), flags, asked) {
+                Ok(opened) => opened,
+                Err(errno) => {
+                    self.take_back(name, file);
+                    return Err(errno);
+                }
+            },
         };
         Ok((Node::Scratch(file), fh, opened))
     }
@@ -225,6 +235,16 @@ impl Face {
             self.scratch.write_down(carried);
             made
         })
+    }
+
+    /// A file that was made cannot be opened, so it was not made.
+    fn take_back(&self, name: &OsStr, file: Arc<ScratchFile>) {
+        self.control.journal().change(|carried| {
+            self.scratch.remove_file(&name.to_string_lossy(), &file);
+            self.scratch.write_down(carried);
+        });
+        drop(file);
+        self.scratch.sweep();
     }
 
     /// Removes a file of the control directory.

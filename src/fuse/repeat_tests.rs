@@ -448,6 +448,24 @@ fn conversations_count_for_what_the_ledger_keeps_of_them() {
 }
 
 #[test]
+fn an_open_that_is_refused_has_changed_nothing() {
+    let process = begin(&[Op::Create("a"), Op::Write(FIRST, Some(0), "text")]);
+    let files = &process.face.open_files;
+    let text = |unique| {
+        let asked = Asked { unique, ..Asked::default() };
+        files.add(asked, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+    };
+    assert!((LAST..).step_by(2).any(|unique| text(unique).is_err()), "there is room for all");
+    let before = process.sight();
+    let made = process.face.scratch.named("a").unwrap();
+    let emptied = Op::Open(Node::Scratch(made), libc::O_WRONLY | libc::O_TRUNC);
+    assert_eq!(process.send(&emptied, FIRST + 10), Err(libc::ENFILE));
+    assert_eq!(process.send(&Op::Create("b"), FIRST + 12), Err(libc::ENFILE));
+    assert!(process.sight() == before);
+    assert!(process.successor().face.scratch.named("b").is_none());
+}
+
+#[test]
 fn what_cannot_be_passed_on_to_fuser_is_answered_with_an_error() {
     let process = begin(&[]);
     let first = [header(opcode::INIT, 2, 0, 64).as_bytes(), init().as_bytes()].concat();
