@@ -127,15 +127,15 @@ impl Face {
             // Whoever cannot ask gets no answer.
             ControlFile::Ctl if reads => {
                 let what = What::Text { ino: Node::ControlFile(file).ino().0 };
-                self.opened(asked, |_| (Handle::Text(Vec::new()), what))
+                self.opened(asked, None, |_| (Handle::Text(Vec::new()), what))
             }
-            ControlFile::Ctl => self.opened(asked, |place| {
+            ControlFile::Ctl => self.opened(asked, None, |place| {
                 let transaction = KeptTransaction::begin(ledger(), place);
                 (Handle::Transaction(Mutex::new(transaction)), What::Transaction)
             }),
             ControlFile::Yaml if !reads => {
                 let draft = self.control.draft(flags.0 & libc::O_TRUNC != 0);
-                self.opened(asked, |place| {
+                self.opened(asked, None, |place| {
                     let draft = KeptDraft::begin(ledger(), place, draft);
                     (Handle::Draft(Mutex::new(draft)), What::Draft)
                 })
@@ -144,12 +144,12 @@ impl Face {
             ControlFile::Events => {
                 let follower = self.events().follow();
                 let what = What::Events { follower, waiting: None };
-                self.opened(asked, |_| (Handle::Events(Mutex::new(follower)), what))
+                self.opened(asked, None, |_| (Handle::Events(Mutex::new(follower)), what))
             }
             _ => {
                 let text = self.control.text(file).into_bytes();
                 let what = What::Text { ino: Node::ControlFile(file).ino().0 };
-                self.opened(asked, |_| (Handle::Text(text), what))
+                self.opened(asked, None, |_| (Handle::Text(text), what))
             }
         }
     }
@@ -161,7 +161,7 @@ impl Face {
         asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let what = What::Scratch { ino: file.ino.0 };
-        self.opened(asked, |_| {
+        self.opened(asked, None, |_| {
             // Only here there is room for one more, and it is not written down that the file is open: a request that is sent
             // again before that empties it, and none does after it.
             if flags.0 & libc::O_TRUNC != 0 {
@@ -649,7 +649,7 @@ impl Face {
         let Node::Setting(device, setting) = node else { return Err(Errno::EISDIR) };
         let text = self.control.setting(device, *setting).ok_or(Errno::ESTALE)?.into_bytes();
         let ino = node.ino().0;
-        self.opened(asked, |_| match flags.acc_mode() {
+        self.opened(asked, None, |_| match flags.acc_mode() {
             OpenAccMode::O_RDONLY => (Handle::Text(text), What::Text { ino }),
             _ => {
                 let handle = Handle::Setting { device: device.clone(), setting: *setting, text };
