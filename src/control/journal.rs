@@ -12,9 +12,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// So many changes are remembered by the numbers of their requests. Those that were not answered when a process died are at
-/// most as many as there are threads that make changes, which is two; the rest is there to be sure.
-const REMEMBERED: usize = 64;
+/// So many changes are remembered by the numbers of their requests. Those whose answers the kernel has not got when a process
+/// dies are the few that threads are about, and all whose answers lie in the socket of fuser before the relay: as many as files
+/// are written to at once. A number takes no more than 21 bytes of what is written down.
+const REMEMBERED: usize = 1024;
 
 /// A request that changes something, by the number that the kernel gave it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -255,7 +256,7 @@ mod tests {
     fn what_was_done_is_known_to_a_successor_with_what_came_of_it() {
         let journal = Journal::new(Arc::new(Ledger::new().unwrap())).unwrap();
         let asked = |unique| Asked { unique, again: true, ..Asked::default() };
-        for unique in 1..=100 {
+        for unique in 1..=2000 {
             journal.change(|carried| {
                 carried.text = Some(format!("text {unique}"));
                 carried.did(asked(unique));
@@ -263,11 +264,11 @@ mod tests {
         }
         let heir = successor(&journal);
         assert_eq!(heir.carried(), journal.carried());
-        assert_eq!(heir.carried().text.as_deref(), Some("text 100"));
-        assert!(heir.was_done(asked(100)) && heir.was_done(asked(37)));
-        assert!(!heir.was_done(asked(36)), "only the last ones are remembered");
+        assert_eq!(heir.carried().text.as_deref(), Some("text 2000"));
+        assert!(heir.was_done(asked(2000)) && heir.was_done(asked(977)));
+        assert!(!heir.was_done(asked(976)), "only the last ones are remembered");
         // A new request is not looked for, and what is no request has no number.
-        assert!(!heir.was_done(Asked { unique: 100, ..Asked::default() }));
+        assert!(!heir.was_done(Asked { unique: 2000, ..Asked::default() }));
         heir.change(|carried| carried.did(Asked::default()));
         assert!(!heir.was_done(asked(0)));
     }

@@ -36,6 +36,9 @@ const LONGEST_SETTING: usize = 64 << 10;
 /// How long the running configuration does as if it had been removed, in nanoseconds: programs that remove a file to make
 /// it anew (`mv` from another filesystem) do so at once.
 const ABSENCE: Nanos = Nanos::SECOND;
+/// Who has removed it so long before a successor serves, in nanoseconds, may have waited for that ever since. That it was made
+/// anew is written down, but not that nobody has.
+const WAITED: Nanos = Nanos(60 * Nanos::SECOND.0);
 
 /// Somebody has removed `control.yaml`. What runs goes on; and if nobody makes it anew it is there again.
 #[derive(Debug)]
@@ -45,14 +48,24 @@ pub(super) struct Absence {
 }
 
 impl Absence {
-    /// It was removed then, if it was, while a predecessor served.
+    /// It was removed then, if it was, while a predecessor served. Nobody could make it anew while none did, so that time does
+    /// not count.
     pub(super) fn since(removed: Option<Stamp>) -> Self {
         let clock = Clock::start();
         let ago = removed.and_then(|at| clock::wall().duration_since(SystemTime::from(at)).ok());
         let ago = ago.map(|ago| Nanos(u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX)));
-        let left = ago.map_or(0, |ago| ABSENCE.0.saturating_sub(ago.0));
-        let until = if left > 0 { clock.now().after(Nanos(left)).0 } else { 0 };
-        Self { clock, until: AtomicU64::new(until) }
+        let absence = Self { clock, until: AtomicU64::new(0) };
+        if ago.is_some_and(|ago| ago < WAITED) {
+            absence.begin();
+        }
+        absence
+    }
+
+    /// The mount is served from now on.
+    pub(super) fn go_on(&self) {
+        if self.until.load(Ordering::Relaxed) > 0 {
+            self.begin();
+        }
     }
 
     fn begin(&self) {
@@ -111,13 +124,18 @@ impl Face {
         let reads = flags.acc_mode() == OpenAccMode::O_RDONLY;
         let ledger = || self.control.journal().ledger().clone();
         match file {
-            ControlFile::Ctl => self.opened(asked, |place| {
+            // Whoever cannot ask gets no answer.
+            ControlFile::Ctl if reads => {
+                let what = What::Text { ino: Node::ControlFile(file).ino().0 };
+                self.opened(asked, None, |_| (Handle::Text(Vec::new()), what))
+            }
+            ControlFile::Ctl => self.opened(asked, None, |place| {
                 let transaction = KeptTransaction::begin(ledger(), place);
                 (Handle::Transaction(Mutex::new(transaction)), What::Transaction)
             }),
             ControlFile::Yaml if !reads => {
                 let draft = self.control.draft(flags.0 & libc::O_TRUNC != 0);
-                self.opened(asked, |place| {
+                self.opened(asked, None, |place| {
                     let draft = KeptDraft::begin(ledger(), place, draft);
                     (Handle::Draft(Mutex::new(draft)), What::Draft)
                 })
@@ -126,12 +144,12 @@ impl Face {
             ControlFile::Events => {
                 let follower = self.events().follow();
                 let what = What::Events { follower, waiting: None };
-                self.opened(asked, |_| (Handle::Events(Mutex::new(follower)), what))
+                self.opened(asked, None, |_| (Handle::Events(Mutex::new(follower)), what))
             }
             _ => {
                 let text = self.control.text(file).into_bytes();
                 let what = What::Text { ino: Node::ControlFile(file).ino().0 };
-                self.opened(asked, |_| (Handle::Text(text), what))
+                self.opened(asked, None, |_| (Handle::Text(text), what))
             }
         }
     }
@@ -142,12 +160,16 @@ impl Face {
         flags: OpenFlags,
         asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
-        if flags.0 & libc::O_TRUNC != 0 {
-            // Nothing is smaller than nothing.
-            let _ = file.resize(0);
-        }
         let what = What::Scratch { ino: file.ino.0 };
-        self.opened(asked, |_| (Handle::Scratch(file), what))
+        self.opened(asked, None, |_| {
+            // Only here there is room for one more, and it is not written down that the file is open: a request that is sent
+            // again before that empties it, and none does after it.
+            if flags.0 & libc::O_TRUNC != 0 {
+                // Nothing is smaller than nothing.
+                let _ = file.resize(0);
+            }
+            (Handle::Scratch(file), what)
+        })
     }
 
     /// Whether this is the running configuration.
@@ -181,7 +203,13 @@ impl Face {
         let file = self.make_scratch(req, parent, name, mode)?;
         let (fh, opened) = match self.open_files.opened_by(asked) {
             Some((fh, handle)) => (fh, handle.flags()),
-            None => self.open_scratch(file.clone(), flags, asked)?,
+            None => match self.open_scratch(file.clone(), flags, asked) {
+                Ok(opened) => opened,
+                Err(errno) => {
+                    self.take_back(name, file);
+                    return Err(errno);
+                }
+            },
         };
         Ok((Node::Scratch(file), fh, opened))
     }
@@ -207,6 +235,16 @@ impl Face {
             self.scratch.write_down(carried);
             made
         })
+    }
+
+    /// A file that was made cannot be opened, so it was not made.
+    fn take_back(&self, name: &OsStr, file: Arc<ScratchFile>) {
+        self.control.journal().change(|carried| {
+            self.scratch.remove_file(&name.to_string_lossy(), &file);
+            self.scratch.write_down(carried);
+        });
+        drop(file);
+        self.scratch.sweep();
     }
 
     /// Removes a file of the control directory.
@@ -344,6 +382,7 @@ impl Metadata {
                 let Handle::Transaction(transaction) = &*handle else { return };
                 let (answer, errno) = face.run(&command, asked);
                 let mut said = lock(transaction);
+                said.carried_out(command);
                 said.answer_to_reader(answer);
                 face.open_files.holds(fh, said.bytes());
                 match errno {
@@ -432,22 +471,24 @@ impl Metadata {
                 if let Some(result) = said.wrote(asked) {
                     return written(reply, result);
                 }
-                // The answer to the last command goes with the next one.
-                let begun = if said.is_begun() { said.bytes() } else { 0 };
-                if let Err(errno) = self.open_files.grow(fh, begun + data.len()) {
+                if let Err(errno) = self.open_files.grow(fh, said.bytes_asked() + data.len()) {
                     said.no_room(errno, asked);
-                    self.open_files.holds(fh, 0);
+                    self.open_files.holds(fh, said.bytes());
                     return reply.error(errno);
                 }
                 match said.write(data, asked) {
                     Ok(None) => reply.written(len),
-                    Err(_) => reply.error(Errno::from_i32(libc::E2BIG)),
+                    Err(_) => {
+                        self.open_files.holds(fh, said.bytes());
+                        reply.error(Errno::from_i32(libc::E2BIG));
+                    }
                     Ok(Some(command)) => {
                         let handle = handle.clone();
                         self.later(move |face| {
                             let Handle::Transaction(transaction) = &*handle else { return };
                             let (answer, errno) = face.run(&command, asked);
                             let mut said = lock(transaction);
+                            said.carried_out(command);
                             said.answer(answer, errno.map(Errno::code), asked);
                             face.open_files.holds(fh, said.bytes());
                             drop(said);
@@ -608,7 +649,7 @@ impl Face {
         let Node::Setting(device, setting) = node else { return Err(Errno::EISDIR) };
         let text = self.control.setting(device, *setting).ok_or(Errno::ESTALE)?.into_bytes();
         let ino = node.ino().0;
-        self.opened(asked, |_| match flags.acc_mode() {
+        self.opened(asked, None, |_| match flags.acc_mode() {
             OpenAccMode::O_RDONLY => (Handle::Text(text), What::Text { ino }),
             _ => {
                 let handle = Handle::Setting { device: device.clone(), setting: *setting, text };
@@ -620,4 +661,25 @@ impl Face {
 
 fn errno(refusal: &Refusal) -> Errno {
     Errno::from_i32(refusal.errno)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn the_time_in_which_nobody_served_is_no_absence() {
+        let ago = |seconds| Some(Stamp::from(clock::wall() - Duration::from_secs(seconds)));
+        assert!(Absence::since(ago(10)).lasts());
+        assert!(!Absence::since(ago(100)).lasts(), "nobody makes it anew");
+        let none = Absence::since(None);
+        none.go_on();
+        assert!(!none.lasts());
+        // What lasts begins anew when the mount is served, however long that took.
+        let late = Absence::since(ago(10));
+        late.until.store(1, Ordering::Relaxed);
+        late.go_on();
+        assert!(late.lasts() && late.end() && !late.lasts());
+    }
 }

@@ -117,24 +117,25 @@ impl Face {
         }
     }
 
-    /// Keeps what was opened, under a number that a successor knows, too.
+    /// Keeps what was opened, this `image` if it is one, under a number that a successor knows, too.
     pub(super) fn opened(
         &self,
         asked: Asked,
+        image: Option<u64>,
         make: impl FnOnce(u32) -> (Handle, What),
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let mut flags = FopenFlags::empty();
-        let fh = self.open_files.add(asked, |place| {
+        let fh = self.open_files.add(asked, image, |place| {
             let (handle, what) = make(place);
             flags = handle.flags();
             (handle, what)
         });
         let fh = fh.inspect_err(|errno| {
             if errno.code() == libc::ENFILE {
-                let uid = asked.uid;
-                self.events().add_of_callers(&format!(
-                    "refused: user {uid} opens one more file: too many are open, or hold too much"
-                ));
+                // Whose it is is left out: who has many names would push out what else is known to come again and again.
+                self.events().add_of_callers(
+                    "refused: opening one more file: its user, or all users but root, have too many open, or hold too much",
+                );
             }
         })?;
         Ok((fh, flags))
@@ -171,7 +172,8 @@ impl Face {
             Who::Kernel => Identity::from_ids(req.uid(), req.gid()),
         };
         let what = What::Image { ino: node.ino.0, opener: Opener::from(&opener) };
-        let opened = self.opened(asked(req), |_| (Handle::Image { node: node.clone(), opener }, what));
+        let make = |_| (Handle::Image { node: node.clone(), opener }, what);
+        let opened = self.opened(asked(req), Some(node.ino.0), make);
         opened.inspect_err(|_| node.close())
     }
 

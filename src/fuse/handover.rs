@@ -105,7 +105,7 @@ pub(super) fn slots(
         let memory = memory.ok_or(lost).map_err(ServeError::Rings)?;
         let slots =
             Slots::go_on(left.place, memory.as_fd(), keep, budget.clone()).map_err(ServeError::Rings)?;
-        slots.remember(left.slots.iter().map(|(_, used)| *used));
+        slots.remember(&left.slots);
         return Ok((slots, Some(left.place)));
     }
     if queues.is_none() {

@@ -17,6 +17,10 @@ use std::time::SystemTime;
 /// readers and writers of one `ctl` may be several.
 const REMEMBERED: usize = 16;
 
+/// So much of the ledger a conversation takes, in bytes, though nothing was said: two documents of two pages, which is what it is
+/// written down in.
+pub(super) const CONVERSATION: usize = 16 << 10;
+
 /// A place in the ledger.
 #[derive(Debug)]
 struct Place {
@@ -200,6 +204,8 @@ pub(super) struct KeptTransaction {
     place: Place,
     transaction: Transaction,
     outcomes: VecDeque<Outcome>,
+    /// Bytes of complete commands that are not carried out yet.
+    waiting: usize,
 }
 
 /// What came of a request.
@@ -231,7 +237,7 @@ impl KeptTransaction {
     pub(super) fn begin(ledger: Arc<Ledger>, number: u32) -> Self {
         let place = Place { ledger, number };
         place.clear();
-        let kept = Self { place, transaction: Transaction::default(), outcomes: VecDeque::new() };
+        let kept = Self { place, transaction: Transaction::default(), outcomes: VecDeque::new(), waiting: 0 };
         kept.keep(0);
         kept
     }
@@ -241,7 +247,7 @@ impl KeptTransaction {
         let place = Place { ledger, number };
         let AboutTransaction { len, answer, read, outcomes } = place.about()?;
         let transaction = Transaction::go_on(place.bytes(len)?, answer.into_bytes(), read);
-        Ok(Self { place, transaction, outcomes })
+        Ok(Self { place, transaction, outcomes, waiting: 0 })
     }
 
     /// Writes down how far it is; of the command what is new from `from` on.
@@ -259,9 +265,14 @@ impl KeptTransaction {
             .keep(&about, |ledger| ledger.content(self.place.number).write(&command[from..], from as u64));
     }
 
-    /// How much it holds: of a command, and of the answer to the last one.
+    /// How much it holds: of commands, of the answer to the last one, and of the ledger.
     pub(super) fn bytes(&self) -> usize {
-        self.transaction.begun().len() + self.transaction.answered().0.len()
+        self.bytes_asked() + self.transaction.answered().0.len()
+    }
+
+    /// The same without the answer, which goes with the next write.
+    pub(super) fn bytes_asked(&self) -> usize {
+        CONVERSATION + self.transaction.begun().len() + self.waiting
     }
 
     /// Whether something is written of a command that is not complete.
@@ -311,8 +322,8 @@ impl KeptTransaction {
     pub(super) fn write(&mut self, data: &[u8], asked: Asked) -> Result<Option<Vec<u8>>, TooLong> {
         let from = self.transaction.begun().len();
         let command = self.transaction.write(data);
-        match command {
-            Ok(Some(_)) => {}
+        match &command {
+            Ok(Some(command)) => self.waiting += command.len(),
             Ok(None) => {
                 self.note(asked, What::Wrote(None));
                 self.keep(from);
@@ -327,7 +338,12 @@ impl KeptTransaction {
 
     /// As [`Transaction::complete`].
     pub(super) fn complete(&mut self) -> Option<Vec<u8>> {
-        self.transaction.complete()
+        self.transaction.complete().inspect(|command| self.waiting += command.len())
+    }
+
+    /// A complete command was carried out, and has gone.
+    pub(super) fn carried_out(&mut self, command: Vec<u8>) {
+        self.waiting -= command.len();
     }
 
     /// The answer to a command that a write has completed.
@@ -369,4 +385,28 @@ fn remember(all: &mut VecDeque<u64>, unique: u64) {
         all.pop_front();
     }
     all.push_back(unique);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_counts_until_it_is_carried_out() {
+        let mut said = KeptTransaction::begin(Arc::new(Ledger::new().unwrap()), 0);
+        let held = |said: &KeptTransaction| said.bytes() - CONVERSATION;
+        assert_eq!(held(&said), 0);
+        said.write(b"save", Asked::default()).unwrap();
+        let first = said.complete().expect("a command");
+        // Whoever writes meanwhile begins another one.
+        assert_eq!(said.write(b"table", Asked::default()), Ok(None));
+        assert_eq!(held(&said), "save".len() + "table".len());
+        let second = said.write(b" d\n", Asked::default()).unwrap().expect("a command");
+        said.carried_out(first);
+        said.answer_to_reader("done".into());
+        assert_eq!(held(&said), "table d\n".len() + "done".len());
+        said.carried_out(second);
+        assert_eq!(said.write(&[b'x'; 2 << 20], Asked::default()), Err(TooLong));
+        assert_eq!(held(&said), 0);
+    }
 }

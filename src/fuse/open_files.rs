@@ -26,7 +26,8 @@ pub(super) struct OpenFiles {
 }
 
 /// A user who is not root can have this part of all that can be open, and as large a part is kept for root. Otherwise one could
-/// keep out everybody, and some of them together root.
+/// keep out everybody, and some of them together root. All users but root together have no more open of one image either,
+/// nor of all that is no image: somebody with many user ids would keep the others from theirs.
 const PART: usize = 8;
 /// The files that such a user has open hold no more than this, in bytes: texts as they were, drafts, commands, answers. The
 /// ledger has a part of it once more.
@@ -47,6 +48,8 @@ struct OpenFile {
 struct Counts {
     /// What each user has.
     of: HashMap<u32, Count>,
+    /// How often all but root have each image open, and under no image what is none.
+    images: HashMap<Option<u64>, usize>,
     /// Bytes of all but root.
     bytes: usize,
 }
@@ -62,6 +65,10 @@ impl Counts {
         self.of.get(&uid).map_or(0, |count| count.files)
     }
 
+    fn openings_of(&self, image: Option<u64>) -> usize {
+        self.images.get(&image).copied().unwrap_or_default()
+    }
+
     /// Whether a user can hold so many bytes more.
     fn has_room(&self, uid: u32, more: usize) -> bool {
         let mine = self.of.get(&uid).map_or(0, |count| count.bytes);
@@ -70,13 +77,25 @@ impl Counts {
             || mine.saturating_add(more) <= MOST_BYTES_OF_ONE && self.bytes.saturating_add(more) <= MOST_BYTES
     }
 
-    fn opened(&mut self, uid: u32, bytes: usize) {
+    fn opened(&mut self, entry: &Entry, bytes: usize) {
+        let uid = entry.uid;
         self.of.entry(uid).or_default().files += 1;
+        if uid != 0 {
+            *self.images.entry(entry.what.image()).or_default() += 1;
+        }
         self.hold(uid, 0, bytes);
     }
 
-    fn closed(&mut self, uid: u32, bytes: usize) {
+    fn closed(&mut self, entry: &Entry, bytes: usize) {
+        let uid = entry.uid;
         self.hold(uid, bytes, 0);
+        let image = entry.what.image();
+        if let Some(open) = self.images.get_mut(&image).filter(|_| uid != 0) {
+            *open -= 1;
+            if *open == 0 {
+                self.images.remove(&image);
+            }
+        }
         if let Some(count) = self.of.get_mut(&uid) {
             count.files -= 1;
             if count.files == 0 {
@@ -124,6 +143,16 @@ pub(super) enum What {
     Setting { ino: u64 },
     /// The events, how far they were read, and by which number the kernel knows who waits for more.
     Events { follower: Follower, waiting: Option<u64> },
+}
+
+impl What {
+    /// The image that it is, by its inode number.
+    fn image(&self) -> Option<u64> {
+        match self {
+            Self::Image { ino, .. } => Some(*ino),
+            _ => None,
+        }
+    }
 }
 
 /// An [`Identity`], as far as there is room for its cgroups.
@@ -213,13 +242,14 @@ impl OpenFiles {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file was opened: `make` says what it is, of the place that it gets.
+    /// A file was opened, this `image` if it is one: `make` says what it is, of the place that it gets.
     ///
     /// # Errors
     /// ENFILE when too many are open or hold too much, ENOMEM when it cannot be written down.
     pub(super) fn add(
         &self,
         asked: Asked,
+        image: Option<u64>,
         make: impl FnOnce(u32) -> (Handle, What),
     ) -> Result<FileHandle, Errno> {
         let mut files = self.write();
@@ -228,7 +258,11 @@ impl OpenFiles {
         let part = self.most / PART;
         let is_full = match uid {
             0 => files.len() >= self.most,
-            _ => files.len() >= self.most - part || counts.files_of(uid) >= part,
+            _ => {
+                files.len() >= self.most - part
+                    || counts.files_of(uid) >= part
+                    || counts.openings_of(image) >= part
+            }
         };
         if is_full {
             return Err(Errno::ENFILE);
@@ -246,8 +280,8 @@ impl OpenFiles {
         let record = entry.record().ok_or(Errno::ENAMETOOLONG)?;
         self.ledger.put_record(index, &record).map_err(|_| Errno::ENOMEM)?;
         let fh = number(index, &entry);
+        counts.opened(&entry, bytes);
         place.insert(OpenFile { handle: Arc::new(handle), entry, bytes: bytes.into() });
-        counts.opened(uid, bytes);
         Ok(fh)
     }
 
@@ -322,7 +356,7 @@ impl OpenFiles {
         let mut files = self.write();
         let (index, _) = find(&files, fh)?;
         let file = files.try_remove(index)?;
-        self.counts().closed(file.entry.uid, file.bytes.load(Ordering::Relaxed));
+        self.counts().closed(&file.entry, file.bytes.load(Ordering::Relaxed));
         if let Err(error) = self.ledger.clear_record(index as u32) {
             tracing::error!(%error, "cannot write down that a file is closed");
         }
@@ -388,7 +422,7 @@ impl OpenFiles {
     pub(super) fn go_on(&self, inherited: Vec<(u32, Entry, Handle)>) {
         let mut counts = self.counts();
         for (_, entry, handle) in &inherited {
-            counts.opened(entry.uid, handle.bytes());
+            counts.opened(entry, handle.bytes());
         }
         drop(counts);
         let files = inherited.into_iter();
@@ -422,13 +456,42 @@ mod tests {
     }
 
     fn text(files: &OpenFiles, unique: u64) -> Result<FileHandle, Errno> {
-        files.add(asked(unique), |_| (Handle::Text(Vec::new()), What::Text { ino: unique }))
+        files.add(asked(unique), None, |_| (Handle::Text(Vec::new()), What::Text { ino: unique }))
     }
 
     /// A user opens a text of so many bytes.
     fn text_of(files: &OpenFiles, uid: u32, unique: u64, bytes: usize) -> Result<FileHandle, Errno> {
         let asked = Asked { unique, uid, ..Asked::default() };
-        files.add(asked, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
+        files.add(asked, None, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
+    }
+
+    /// A user opens an image.
+    fn image_of(files: &OpenFiles, uid: u32, unique: u64, ino: u64) -> Result<FileHandle, Errno> {
+        let asked = Asked { unique, uid, ..Asked::default() };
+        let opener = Opener::from(&Identity::from_ids(uid, uid));
+        files.add(asked, Some(ino), |_| (Handle::Lost, What::Image { ino, opener }))
+    }
+
+    #[test]
+    fn whoever_has_many_names_keeps_nobody_from_another_image() {
+        let ledger = Arc::new(Ledger::new().unwrap());
+        let files = OpenFiles::with_room_for(ledger.clone(), 2 * PART);
+        let (own, another) = (7, 8);
+        let first = image_of(&files, 1001, 2, own).unwrap();
+        assert!(image_of(&files, 1002, 4, own).is_ok());
+        assert_eq!(image_of(&files, 1003, 6, own).unwrap_err().code(), libc::ENFILE);
+        assert!(text_of(&files, 1003, 8, 0).is_ok() && text_of(&files, 1004, 10, 0).is_ok());
+        assert_eq!(text_of(&files, 1005, 12, 0).unwrap_err().code(), libc::ENFILE);
+        // Root is not concerned, nor is who opens another one.
+        assert!(image_of(&files, 0, 14, own).is_ok() && text_of(&files, 0, 16, 0).is_ok());
+        assert!(image_of(&files, 64055, 18, another).is_ok());
+        files.remove(first);
+        assert!(image_of(&files, 1005, 20, own).is_ok());
+        // A successor counts the same.
+        let heir = OpenFiles::with_room_for(ledger.clone(), 2 * PART);
+        let open = OpenFiles::inherited(&ledger).unwrap();
+        heir.go_on(open.into_iter().map(|(index, entry)| (index, entry, Handle::Lost)).collect());
+        assert_eq!(image_of(&heir, 1006, 22, own).unwrap_err().code(), libc::ENFILE);
     }
 
     #[test]
@@ -443,7 +506,7 @@ mod tests {
     #[test]
     fn nobody_but_root_has_all_of_them() {
         let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
-        let open = |uid, unique| text_of(&files, uid, unique, 0);
+        let open = |uid: u32, unique| image_of(&files, uid, unique, uid.into());
         let first = open(1001, 2).unwrap();
         assert!(open(1001, 4).is_ok());
         assert_eq!(open(1001, 6).unwrap_err().code(), libc::ENFILE);
@@ -460,7 +523,7 @@ mod tests {
     #[test]
     fn not_even_all_users_together_keep_root_out() {
         let files = OpenFiles::with_room_for(Arc::new(Ledger::new().unwrap()), 2 * PART);
-        let open = |uid, unique| text_of(&files, uid, unique, 0);
+        let open = |uid: u32, unique| image_of(&files, uid, unique, uid.into());
         for uid in 1..8 {
             assert!((0..2).all(|n| open(uid, 2 * n).is_ok()));
         }
@@ -508,7 +571,8 @@ mod tests {
     #[test]
     fn what_was_lost_is_found_once_and_only_while_it_is_open() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
-        let lost = |unique| files.add(asked(unique), |_| (Handle::Lost, What::Text { ino: unique })).unwrap();
+        let lost =
+            |unique| files.add(asked(unique), None, |_| (Handle::Lost, What::Text { ino: unique })).unwrap();
         let (first, second) = (lost(2), lost(4));
         text(&files, 6).unwrap();
         assert_eq!(files.lost(), [(first, What::Text { ino: 2 }), (second, What::Text { ino: 4 })]);

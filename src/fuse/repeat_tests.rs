@@ -4,6 +4,7 @@
 
 use super::face::Face;
 use super::handles::Handle;
+use super::kept::CONVERSATION;
 use super::metadata::Metadata;
 use super::open_files::{Opener, What};
 use super::relay::{Init, MESSAGE, Relay, Route};
@@ -394,7 +395,11 @@ fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
     let process = begin(&[]);
     let opener = Opener::from(&Identity::from_ids(0, 0));
     let asked = Asked { unique: FIRST, ..Asked::default() };
-    process.face.open_files.add(asked, |_| (Handle::Lost, What::Image { ino: LOST, opener })).unwrap();
+    process
+        .face
+        .open_files
+        .add(asked, Some(LOST), |_| (Handle::Lost, What::Image { ino: LOST, opener }))
+        .unwrap();
     let heir = process.successor();
     let all = [
         Op::Read(FIRST),
@@ -414,20 +419,54 @@ fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
 
 #[test]
 fn who_holds_too_much_is_refused_commands_until_he_lets_go() {
+    /// Beside the conversation itself.
+    const MOST: usize = (64 << 20) - CONVERSATION;
     let process = begin(&[]);
     let asked = |unique| Asked { unique, uid: 1001, again: false };
     process.face.open_control(ControlFile::Ctl, fuser::OpenFlags(libc::O_RDWR), asked(FIRST)).unwrap();
-    let text = |_| (Handle::Text(vec![0; 64 << 20]), What::Text { ino: 1 });
-    let (large, _) = process.face.opened(asked(FIRST + 2), text).unwrap();
+    let text = |_| (Handle::Text(vec![0; MOST]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 2), None, text).unwrap();
     let attach = |text| Op::Write(FIRST, Some(0), text);
     assert_eq!(process.send(&attach("message d 0 att"), LAST), Err(libc::ENOSPC));
     process.face.close(large);
     assert!(process.send(&attach("save"), LAST + 2).is_ok());
-    let rest = |_| (Handle::Text(vec![0; (64 << 20) - "save".len()]), What::Text { ino: 1 });
-    let (large, _) = process.face.opened(asked(FIRST + 4), rest).unwrap();
+    let rest = |_| (Handle::Text(vec![0; MOST - "save".len()]), What::Text { ino: 1 });
+    let (large, _) = process.face.opened(asked(FIRST + 4), None, rest).unwrap();
     assert_eq!(process.send(&Op::Read(FIRST), LAST + 4), Err(libc::ENOSPC));
     process.face.close(large);
     assert!(process.send(&Op::Read(FIRST), LAST + 6).is_ok());
+}
+
+#[test]
+fn conversations_count_for_what_the_ledger_keeps_of_them() {
+    let process = begin(&[]);
+    let open = |flags, unique| {
+        let asked = Asked { unique, uid: 1001, again: false };
+        process.face.open_control(ControlFile::Ctl, fuser::OpenFlags(flags), asked)
+    };
+    let most = (64 << 20) / CONVERSATION as u64;
+    assert!((0..most).all(|n| open(libc::O_RDWR, FIRST + 2 * n).is_ok()));
+    assert_eq!(open(libc::O_RDWR, FIRST + 2 * most).unwrap_err().code(), libc::ENFILE);
+    // Who only reads has nothing to say, and nothing to be kept.
+    assert!(open(libc::O_RDONLY, FIRST + 2 * most).is_ok());
+}
+
+#[test]
+fn an_open_that_is_refused_has_changed_nothing() {
+    let process = begin(&[Op::Create("a"), Op::Write(FIRST, Some(0), "text")]);
+    let files = &process.face.open_files;
+    let text = |unique| {
+        let asked = Asked { unique, ..Asked::default() };
+        files.add(asked, None, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+    };
+    assert!((LAST..).step_by(2).any(|unique| text(unique).is_err()), "there is room for all");
+    let before = process.sight();
+    let made = process.face.scratch.named("a").unwrap();
+    let emptied = Op::Open(Node::Scratch(made), libc::O_WRONLY | libc::O_TRUNC);
+    assert_eq!(process.send(&emptied, FIRST + 10), Err(libc::ENFILE));
+    assert_eq!(process.send(&Op::Create("b"), FIRST + 12), Err(libc::ENFILE));
+    assert!(process.sight() == before);
+    assert!(process.successor().face.scratch.named("b").is_none());
 }
 
 #[test]

@@ -253,6 +253,7 @@ impl Server {
         let number = if queues.is_some() { 1 } else { threads.len() };
         let descriptors = self::descriptors(descriptors, number, holder).map_err(ServeError::Protocol)?;
         if succeeds {
+            face.absence.go_on();
             // Before anything is read: what waited longest comes first.
             takeover::resend(&descriptors[0]).map_err(ServeError::Resend)?;
             takeover::wake(&descriptors[0], &face.inherited_waiting());

@@ -166,11 +166,15 @@ impl Slots {
         self.budget.used() <= self.keep.min(self.budget.bound() / 4)
     }
 
-    /// Goes on with the memory that a predecessor's slots have, in their order.
-    pub(super) fn remember(&self, used: impl Iterator<Item = u32>) {
-        for (marks, used) in self.marks.iter().zip(used) {
-            marks.used.store(used, Ordering::Relaxed);
-            self.budget.take(used as usize);
+    /// Goes on with what a predecessor has left in its slots, in their order, and with the memory that they have.
+    pub(super) fn remember(&self, left: &[(Found, u32)]) {
+        for (marks, (found, used)) in self.marks.iter().zip(left) {
+            marks.used.store(*used, Ordering::Relaxed);
+            self.budget.take(*used as usize);
+            // Should this process leave before it is answered, whoever comes then must know, too: its data have gone.
+            if let Found::Written(outcome) = found {
+                marks.outcome.store(*outcome, Ordering::Relaxed);
+            }
         }
     }
 
@@ -555,8 +559,11 @@ mod tests {
         assert_eq!(byte, [0]);
         let budget = Arc::<Budget>::default();
         let next = Slots::new(4, room, 0, budget.clone()).expect("address space");
-        next.remember(slots.left_behind(4).into_iter().map(|_| used));
-        assert_eq!(budget.used(), 4 * used as usize);
+        let left = [(Found::Request, used), (Found::Written(libc::EIO), used), (Found::Written(0), 0)];
+        next.remember(&left);
+        assert_eq!(budget.used(), 2 * used as usize);
+        // And by whoever comes after that, if it was not answered meanwhile.
+        assert_eq!(next.left_behind(3), left);
     }
 
     #[test]
