@@ -315,7 +315,7 @@ where
 
     /// A worker has ended: another one, or what the program ends with.
     fn follow(&mut self, status: Option<ExitStatus>) -> anyhow::Result<Result<Worker, ExitCode>> {
-        let lived = self.serves.take().map(|since| self.clock.now().since(since));
+        let lived = self.served();
         if status.is_some_and(|status| status.success()) || self.stopping {
             return Ok(Err(ExitCode::SUCCESS));
         }
@@ -335,6 +335,7 @@ where
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
         }
+        let was_tried = self.tried.is_some();
         if let Some(tried) = self.tried.take() {
             self.program = tried;
             let failed = format!("the new program {ended} before it served; the old one goes on");
@@ -342,9 +343,10 @@ where
             self.upgrade = self.upgrade.take().map(|upgrade| Upgrade { failed: Some(failed), ..upgrade });
         }
         let mut begin = self.begin(ended);
-        let mut lived = lived.map(Into::into);
+        // That a program that was tried has died says nothing of the one that goes on, whose callers wait.
+        let mut next = if was_tried { Next::Start(Duration::ZERO) } else { self.patience.after(lived) };
         loop {
-            let goes_on = match self.patience.after(lived.take()) {
+            let goes_on = match next {
                 Next::Start(pause) => self.pause(pause),
                 Next::Refuse => {
                     tracing::error!(
@@ -364,7 +366,13 @@ where
                 }
                 Err(error) => tracing::error!(%error, "cannot start a worker"),
             }
+            next = self.patience.after(None);
         }
+    }
+
+    /// For how long the worker has served that does not any more, if it did.
+    fn served(&mut self) -> Option<Duration> {
+        self.serves.take().map(|since| self.clock.now().since(since).into())
     }
 
     /// Waits; false if the mount is to end.
@@ -434,7 +442,9 @@ where
         // A device may hold it up.
         self.let_go(worker)?;
         self.before += 1;
-        (self.began, self.serves) = (self.clock.now(), None);
+        self.began = self.clock.now();
+        let lived = self.served();
+        self.patience.forget_after(lived);
         self.upgrade = begin.upgrade;
         self.tried = Some(std::mem::replace(&mut self.program, program));
         // Should it have died by now, that is seen next.
@@ -614,5 +624,65 @@ fn until_readable<const N: usize>(watched: [BorrowedFd<'_>; N], patience: Option
                 std::thread::sleep(Duration::from_millis(100));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::PipeWriter;
+
+    /// A keeper of a mount that has been served, whose workers do nothing; `connection` stands for that to the kernel.
+    fn keeper(connection: PipeWriter, signals: UnixStream) -> Keeper<fn(&Path, &str) -> anyhow::Result<()>> {
+        let place = serde_json::from_str(r#"{"mountpoint": "/none", "number": null}"#).unwrap();
+        let descriptors = vec![connection.into()];
+        Keeper {
+            arguments: ["-c", "read words"].map(OsString::from).into(),
+            manager: Manager::of_environment(),
+            signals,
+            clock: Clock::start(),
+            program: shell(),
+            tried: None,
+            ledger: Ledger::new().unwrap(),
+            mount: Some(Mount { place, made: false, descriptors, memory: None }),
+            survives: true,
+            answered: true,
+            stragglers: Vec::new(),
+            before: 0,
+            began: Nanos(0),
+            serves: None,
+            patience: Patience::default(),
+            refused: Vec::new(),
+            upgrade: None,
+            ready: None,
+            stopping: false,
+        }
+    }
+
+    fn shell() -> Program {
+        Program::open(Path::new("/bin/sh")).unwrap()
+    }
+
+    /// So many deaths the next worker is told of; `None` if there is none.
+    fn follow<R>(keeper: &mut Keeper<R>, status: Option<i32>) -> Option<u32>
+    where
+        R: FnOnce(&Path, &str) -> anyhow::Result<()>,
+    {
+        let mut next = keeper.follow(status.map(ExitStatus::from_raw)).ok()?.ok()?;
+        next.kill();
+        next.end().unwrap();
+        Some(keeper.patience.deaths())
+    }
+
+    #[test]
+    fn a_program_that_was_tried_in_vain_is_no_death_of_the_one_that_goes_on() {
+        let ((_kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+        let mut keeper = keeper(connection, signals);
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(1));
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(2));
+        keeper.tried = Some(shell());
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(2));
+        assert!(keeper.tried.is_none());
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(3));
     }
 }
