@@ -316,13 +316,18 @@ where
     /// A worker has ended: another one, or what the program ends with.
     fn follow(&mut self, status: Option<ExitStatus>) -> anyhow::Result<Result<Worker, ExitCode>> {
         let lived = self.served();
-        if status.is_some_and(|status| status.success()) || self.stopping {
+        if self.stopping {
             return Ok(Err(ExitCode::SUCCESS));
         }
         if !self.answered {
             // It has said what is wrong.
             let code = status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
             return Ok(Err(code.map_or(ExitCode::FAILURE, ExitCode::from)));
+        }
+        // How it has ended says nothing: any program ends well at times, and one that a device holds up has not ended.
+        let gone = self.is_gone();
+        if let Ok(true) = gone {
+            return Ok(Err(ExitCode::SUCCESS));
         }
         self.before += 1;
         let ended = status.map_or_else(|| "has died, and is held up by a device".to_owned(), words);
@@ -335,6 +340,8 @@ where
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
         }
+        // Nobody could serve it.
+        gone?;
         let was_tried = self.tried.is_some();
         if let Some(tried) = self.tried.take() {
             self.program = tried;
@@ -368,6 +375,19 @@ where
             }
             next = self.patience.after(None);
         }
+    }
+
+    /// Whether the mount is gone: it was unmounted, and nobody has it open.
+    ///
+    /// # Errors
+    /// The kernel has cut the connection off for another reason.
+    fn is_gone(&self) -> anyhow::Result<bool> {
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let Some(connection) = connection.filter(|connection| has_failed(connection.as_fd())) else {
+            return Ok(false);
+        };
+        let goes_on = refusing(&self.ledger, connection).refuse(connection, |_| false);
+        goes_on.map(|goes_on| !goes_on).context("the mount cannot be served any more")
     }
 
     /// For how long the worker has served that does not any more, if it did.
@@ -595,6 +615,14 @@ fn refusing(ledger: &Ledger, connection: &OwnedFd) -> Refusing {
     Refusing::new(connection, largest)
 }
 
+/// Whether a descriptor is in error, which a connection is that has ended.
+fn has_failed(descriptor: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::new(descriptor, PollFlags::empty())];
+    // What cannot be looked at is taken to live: who serves next sees it.
+    poll(&mut watched, PollTimeout::ZERO).is_ok()
+        && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
 /// How a process ended.
 fn words(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
@@ -684,5 +712,27 @@ mod tests {
         assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(2));
         assert!(keeper.tried.is_none());
         assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(3));
+    }
+
+    #[test]
+    fn that_a_program_ends_well_is_not_the_end_of_the_mount() {
+        let ((_kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+        let mut keeper = keeper(connection, signals);
+        keeper.tried = Some(shell());
+        keeper.upgrade = Some(Upgrade { unique: 2, failed: None });
+        assert_eq!(follow(&mut keeper, Some(0)), Some(0));
+        let failed = keeper.upgrade.as_ref().and_then(|upgrade| upgrade.failed.as_deref());
+        assert_eq!(failed, Some("the new program ended with status 0 before it served; the old one goes on"));
+        assert_eq!(follow(&mut keeper, Some(0)), Some(1));
+    }
+
+    #[test]
+    fn nobody_is_started_for_a_connection_that_has_ended() {
+        for status in [Some(0), Some(libc::SIGKILL), None] {
+            let ((kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+            let mut keeper = keeper(connection, signals);
+            drop(kernel);
+            assert_eq!(follow(&mut keeper, status), None, "{status:?}");
+        }
     }
 }
