@@ -463,15 +463,17 @@ impl Live {
                 images.push(node);
                 continue;
             }
+            let inherited = self.inherited();
+            let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
+            let known = known.clone().find(|known| known.name == wanted.name);
             let image =
                 Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
+            let image = if known.is_some() { image.of_predecessor() } else { image };
             let (device, engine) = (names[wanted.device].clone(), engine.clone());
             let taken = |ino| removed.iter().any(|node| node.ino == ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
-            let inherited = self.inherited();
-            let known = inherited.iter().flat_map(|inherited| &inherited.carried.images);
-            let node = match known.clone().find(|known| known.name == wanted.name) {
+            let node = match known {
                 Some(known) => node.go_on(known.ino, known.access),
                 None => node,
             };
