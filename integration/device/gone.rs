@@ -123,7 +123,9 @@ pub(crate) fn missing(backend: BackendKind) {
 
     // The same one, by another number.
     plug.put(&file);
+    let lost = target.lost();
     assert!(target.come_back().expect("it is known"));
+    assert_eq!(target.lost(), lost + 1, "what a predecessor may have written");
     assert!(!target.come_back().expect("it is there already"));
     ask(&device, part(Op::Write, 5, 5, payload(&target))).expect("writing");
     assert_eq!(ask(&device, part(Op::Read, 4, 7, None)).unwrap().unwrap()[..], *b"\0hello\0");

@@ -472,20 +472,21 @@ impl Live {
                 images.push(node);
                 continue;
             }
+            let was = inherited.get(wanted.name.as_str());
+            let known = was.and_then(|was| self.inherited_image(*was, (wanted, &new.devices[wanted.device])));
             let image =
                 Image::new(wanted.name.as_str().into(), target.clone(), *band, wanted.extents.clone());
+            let image = if known.is_some() { image.of_predecessor() } else { image };
             let (device, engine) = (names[wanted.device].clone(), engine.clone());
             // Also what stood for another one until now: whoever has opened that and is not known to have is not to find this.
             let taken =
                 |ino| before.has(ino) || removed.iter().any(|node| node.ino == ino) || lost.contains(&ino);
             let node =
                 ImageNode::new(Arc::new(image), device, engine, wanted.read_only, owner, wanted.mode, taken);
-            let was = inherited.get(wanted.name.as_str());
-            let node =
-                match was.and_then(|was| self.inherited_image(*was, (wanted, &new.devices[wanted.device]))) {
-                    Some(known) => node.go_on(known.ino, known.access),
-                    None => node,
-                };
+            let node = match known {
+                Some(known) => node.go_on(known.ino, known.access),
+                None => node,
+            };
             images.push(Arc::new(node));
         }
         let tree = Tree::new(new.control.clone(), names, images, removed.clone());

@@ -109,9 +109,14 @@ impl Health {
         }
     }
 
+    /// It is on what a predecessor had, as that had it: whatever was written is on its way, or there.
+    pub(super) fn found(&self) {
+        self.worked.store(true, Ordering::Relaxed);
+    }
+
     /// It is on something else from now on. What was not made durable on the other is lost.
     pub(super) fn renewed(&self) {
-        self.worked.store(true, Ordering::Relaxed);
+        self.found();
         let written = self.written();
         if self.synced.fetch_max(written, Ordering::AcqRel) < written {
             self.lose();

@@ -18,12 +18,12 @@ pub struct Mark {
     exact: String,
     /// What stays when a device is taken out and put in again: what it says of itself, such as a serial number.
     lasting: Option<String>,
-    /// When a file was made, where its filesystem says so: the next file may get the number of one that was removed.
+    /// When a file was made, or the one that a loop device is on, where its filesystem says so: the next file may get the number
+    /// of one that was removed.
     born: Option<String>,
 }
 
-/// How the time of birth begins in a text, at the place where a device has what lasts. There, a program that does not know it
-/// does not miss it.
+/// How the time of birth begins in a text. It stands last.
 const BORN: &str = "born:";
 
 impl Mark {
@@ -31,9 +31,7 @@ impl Mark {
     pub(super) fn of(seen: &Metadata) -> Self {
         if !seen.file_type().is_block_device() {
             let exact = format!("file:{}:{}", seen.dev(), seen.ino());
-            let born = seen.created().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-            let born = born.map(|born| format!("{}.{:09}", born.as_secs(), born.subsec_nanos()));
-            return Self { exact, lasting: None, born };
+            return Self { exact, lasting: None, born: born(seen) };
         }
         let (major, minor) = kernel::split(seen.rdev());
         let folder = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
@@ -42,19 +40,25 @@ impl Mark {
         let place = part.map(|part| part.0).unwrap_or_default();
         let exact =
             format!("block:{major}:{minor}:{}{place}", read(&disk.join("diskseq")).unwrap_or_default());
-        Self { exact, lasting: says_of_itself(&disk).map(|name| name + &place), born: None }
+        let (lasting, born) = says_of_itself(&disk).unzip();
+        Self { exact, lasting: lasting.map(|name| name + &place), born: born.flatten() }
     }
 
     /// Whether this is what that was, with nothing in between.
     pub fn is(&self, other: &Mark) -> bool {
-        let born = self.born.as_ref().zip(other.born.as_ref());
-        self.exact == other.exact && born.is_none_or(|(one, two)| one == two)
+        self.exact == other.exact && self.may_be_born_with(other)
     }
 
     /// Whether this is what that was, maybe taken out and put in again. A disk that says nothing of itself cannot be known
     /// again.
     pub fn is_known_as(&self, other: &Mark) -> bool {
-        self.is(other) || self.lasting.is_some() && self.lasting == other.lasting
+        let lasts = self.lasting.is_some() && self.lasting == other.lasting;
+        self.is(other) || lasts && self.may_be_born_with(other)
+    }
+
+    /// Whether nothing says that they were made at different times.
+    fn may_be_born_with(&self, other: &Mark) -> bool {
+        self.born.as_ref().zip(other.born.as_ref()).is_none_or(|(one, two)| one == two)
     }
 }
 
@@ -69,15 +73,22 @@ impl Part {
     }
 }
 
-/// The name that no other disk has: of its maker, of the device mapper or of md, or the file that a loop device is on.
-fn says_of_itself(disk: &Path) -> Option<String> {
+/// The name that no other disk has: of its maker, of the device mapper or of md, or the file that a loop device is on, and when
+/// that was made.
+fn says_of_itself(disk: &Path) -> Option<(String, Option<String>)> {
     let names = ["wwid", "device/wwid", "dm/uuid", "md/uuid", "serial", "device/serial"];
-    let named = names.iter().find_map(|name| Some(format!("{name}:{}", read(&disk.join(name))?)));
+    let named = names.iter().find_map(|name| Some((format!("{name}:{}", read(&disk.join(name))?), None)));
     named.or_else(|| {
         let file = fs::metadata(read(&disk.join("loop/backing_file"))?).ok()?;
         let offset = read(&disk.join("loop/offset")).unwrap_or_default();
-        Some(format!("loop:{}:{}+{offset}", file.dev(), file.ino()))
+        Some((format!("loop:{}:{}+{offset}", file.dev(), file.ino()), born(&file)))
     })
+}
+
+/// When a file was made.
+fn born(seen: &Metadata) -> Option<String> {
+    let born = seen.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(format!("{}.{:09}", born.as_secs(), born.subsec_nanos()))
 }
 
 /// A line of sysfs; nothing if it says nothing.
@@ -99,12 +110,13 @@ impl FromStr for Mark {
     type Err = std::convert::Infallible;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (exact, more) = match text.split_once('|') {
-            Some((exact, more)) => (exact, Some(more)),
-            None => (text, None),
+        // What a disk says of itself may be any text.
+        let last = text.rsplit_once('|').and_then(|(rest, last)| Some((rest, last.strip_prefix(BORN)?)));
+        let (rest, born) = last.map_or((text, None), |(rest, born)| (rest, Some(born)));
+        let (exact, lasting) = match rest.split_once('|') {
+            Some((exact, lasting)) => (exact, Some(lasting)),
+            None => (rest, None),
         };
-        let born = more.and_then(|more| more.strip_prefix(BORN));
-        let lasting = more.filter(|_| born.is_none());
         Ok(Self {
             exact: exact.to_owned(),
             lasting: lasting.map(str::to_owned),
@@ -157,5 +169,20 @@ mod tests {
         assert!(!mark("file:1:3|born:1700000000.000000005").is_known_as(&file));
         // Where nobody said when, the number has to do.
         assert!(mark("file:1:2").is_known_as(&file) && file.is_known_as(&mark("file:1:2")));
+    }
+
+    #[test]
+    fn a_loop_device_is_known_again_by_its_file_and_not_by_the_next_one_of_that_number() {
+        let disk = mark("block:7:0:5|loop:1:2+0|born:1700000000.000000005");
+        assert_eq!(disk.to_string(), "block:7:0:5|loop:1:2+0|born:1700000000.000000005");
+        let again = mark("block:7:1:6|loop:1:2+0|born:1700000000.000000005");
+        assert!(!again.is(&disk) && again.is_known_as(&disk));
+        let other = mark("block:7:0:6|loop:1:2+0|born:1700000009.000000005");
+        assert!(!other.is_known_as(&disk));
+        // As it was written down before that was looked at.
+        assert!(again.is_known_as(&mark("block:7:0:5|loop:1:2+0")));
+        let odd = mark("block:8:0:5|serial:a|b|born:1");
+        assert_eq!((odd.lasting.as_deref(), odd.born.as_deref()), (Some("serial:a|b"), Some("1")));
+        assert_eq!(mark(&odd.to_string()), odd);
     }
 }

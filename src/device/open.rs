@@ -117,6 +117,10 @@ impl Target {
     pub fn missing(path: &Path, size: Bytes, mark: Option<&Mark>, read_only: bool) -> Target {
         let target = Target::new(path, size.0, read_only, None);
         *target.last_mark() = mark.cloned();
+        if mark.is_some() {
+            // By a predecessor, maybe, and nobody knows whether that is durable.
+            target.health.wrote();
+        }
         target.awaited.store(true, Ordering::Release);
         target
     }
@@ -174,9 +178,14 @@ impl Target {
             let (path, wanted) = (self.path.clone(), self.size());
             return Err(OpenError::TooSmall { path, size: Bytes(size), wanted });
         }
-        *self.last_mark() = Some(medium.mark.clone());
+        let was = self.last_mark().replace(medium.mark.clone());
+        let is_that = was.is_some_and(|was| medium.mark.is(&was));
         self.medium.store(Some(Arc::new(medium)));
-        self.health.renewed();
+        if is_that {
+            self.health.found();
+        } else {
+            self.health.renewed();
+        }
         Ok(())
     }
 }
@@ -378,5 +387,22 @@ mod tests {
         // Unless somebody says that it is right.
         successor.reopen().unwrap();
         assert!(!successor.is_missing() && successor.mark() != mark);
+        assert_eq!(successor.lost(), 1, "what the predecessor wrote");
+    }
+
+    #[test]
+    fn what_a_predecessor_wrote_is_lost_with_what_it_was_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        let size = Bytes(4096);
+        let mark = Target::open(&disk, Some(size), OpenMode::default()).unwrap().mark();
+        // It is there, as after every death.
+        let successor = Target::open_or_missing(&disk, size, mark.as_ref(), OpenMode::default());
+        assert!(!successor.is_missing());
+        assert_eq!(successor.lost(), 0);
+        std::fs::write(&other, [0; 4096]).unwrap();
+        std::fs::rename(&other, &disk).unwrap();
+        successor.reopen().unwrap();
+        assert_eq!(successor.lost(), 1);
     }
 }

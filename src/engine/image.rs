@@ -34,6 +34,12 @@ impl Image {
         Self { name, target, band, extents, size, told }
     }
 
+    /// The same for those who had it open with a predecessor: of all that was lost since then they were not told.
+    #[must_use]
+    pub fn of_predecessor(self) -> Self {
+        Self { told: 0.into(), ..self }
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
@@ -129,5 +135,21 @@ mod tests {
         assert!(image.ranges(1024, 1).is_empty());
         assert!(image.ranges(u64::MAX, u64::MAX).is_empty());
         assert_eq!(image.clamp(u64::MAX, 10), 0);
+    }
+
+    #[test]
+    fn whoever_had_it_open_with_a_predecessor_is_told_of_what_was_lost_before_it_was_made() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [disk, other] = ["disk", "other"].map(|name| folder.path().join(name));
+        let size = Bytes(4096);
+        let mark = Target::open(&disk, Some(size), OpenMode::default()).expect("a file").mark();
+        std::fs::write(&other, [0; 4096]).expect("another file");
+        std::fs::rename(&other, &disk).expect("its name");
+        let target = Arc::new(Target::open_or_missing(&disk, size, mark.as_ref(), OpenMode::default()));
+        target.reopen().expect("it is large enough");
+        let image = || Image::new("vm.img".into(), target.clone(), BandId::default(), Vec::new());
+        assert!(!image().has_lost(), "there was nobody to lose it");
+        let image = image().of_predecessor();
+        assert!(image.has_lost() && !image.has_lost(), "once");
     }
 }

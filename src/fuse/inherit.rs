@@ -162,9 +162,10 @@ impl Face {
         let node = self.tree().named(name)?.clone();
         assert!(node.open());
         let opener = Identity::from_ids(0, 0);
-        let what = What::Image { ino: node.ino.0, opener: (&opener).into() };
+        let ino = node.ino.0;
+        let what = What::Image { ino, opener: (&opener).into() };
         let open = |_| (Handle::Image { node, opener }, what);
-        self.open_files.add(Asked::default(), open).ok()
+        self.open_files.add(Asked::default(), Some(ino), open).ok()
     }
 
     /// And closes it.

@@ -315,14 +315,19 @@ where
 
     /// A worker has ended: another one, or what the program ends with.
     fn follow(&mut self, status: Option<ExitStatus>) -> anyhow::Result<Result<Worker, ExitCode>> {
-        let lived = self.serves.take().map(|since| self.clock.now().since(since));
-        if status.is_some_and(|status| status.success()) || self.stopping {
+        let lived = self.served();
+        if self.stopping {
             return Ok(Err(ExitCode::SUCCESS));
         }
         if !self.answered {
             // It has said what is wrong.
             let code = status.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
             return Ok(Err(code.map_or(ExitCode::FAILURE, ExitCode::from)));
+        }
+        // How it has ended says nothing: any program ends well at times, and one that a device holds up has not ended.
+        let gone = self.is_gone();
+        if let Ok(true) = gone {
+            return Ok(Err(ExitCode::SUCCESS));
         }
         self.before += 1;
         let ended = status.map_or_else(|| "has died, and is held up by a device".to_owned(), words);
@@ -335,6 +340,9 @@ where
                 "the worker {ended}, and what was in its rings cannot be had again: the mount has ended"
             );
         }
+        // Nobody could serve it.
+        gone?;
+        let was_tried = self.tried.is_some();
         if let Some(tried) = self.tried.take() {
             self.program = tried;
             let failed = format!("the new program {ended} before it served; the old one goes on");
@@ -342,9 +350,10 @@ where
             self.upgrade = self.upgrade.take().map(|upgrade| Upgrade { failed: Some(failed), ..upgrade });
         }
         let mut begin = self.begin(ended);
-        let mut lived = lived.map(Into::into);
+        // That a program that was tried has died says nothing of the one that goes on, whose callers wait.
+        let mut next = if was_tried { Next::Start(Duration::ZERO) } else { self.patience.after(lived) };
         loop {
-            let goes_on = match self.patience.after(lived.take()) {
+            let goes_on = match next {
                 Next::Start(pause) => self.pause(pause),
                 Next::Refuse => {
                     tracing::error!(
@@ -364,7 +373,26 @@ where
                 }
                 Err(error) => tracing::error!(%error, "cannot start a worker"),
             }
+            next = self.patience.after(None);
         }
+    }
+
+    /// Whether the mount is gone: it was unmounted, and nobody has it open.
+    ///
+    /// # Errors
+    /// The kernel has cut the connection off for another reason.
+    fn is_gone(&self) -> anyhow::Result<bool> {
+        let connection = self.mount.as_ref().and_then(|mount| mount.descriptors.first());
+        let Some(connection) = connection.filter(|connection| has_failed(connection.as_fd())) else {
+            return Ok(false);
+        };
+        let goes_on = refusing(&self.ledger, connection).refuse(connection, |_| false);
+        goes_on.map(|goes_on| !goes_on).context("the mount cannot be served any more")
+    }
+
+    /// For how long the worker has served that does not any more, if it did.
+    fn served(&mut self) -> Option<Duration> {
+        self.serves.take().map(|since| self.clock.now().since(since).into())
     }
 
     /// Waits; false if the mount is to end.
@@ -434,7 +462,9 @@ where
         // A device may hold it up.
         self.let_go(worker)?;
         self.before += 1;
-        (self.began, self.serves) = (self.clock.now(), None);
+        self.began = self.clock.now();
+        let lived = self.served();
+        self.patience.forget_after(lived);
         self.upgrade = begin.upgrade;
         self.tried = Some(std::mem::replace(&mut self.program, program));
         // Should it have died by now, that is seen next.
@@ -585,6 +615,14 @@ fn refusing(ledger: &Ledger, connection: &OwnedFd) -> Refusing {
     Refusing::new(connection, largest)
 }
 
+/// Whether a descriptor is in error, which a connection is that has ended.
+fn has_failed(descriptor: BorrowedFd<'_>) -> bool {
+    let mut watched = [PollFd::new(descriptor, PollFlags::empty())];
+    // What cannot be looked at is taken to live: who serves next sees it.
+    poll(&mut watched, PollTimeout::ZERO).is_ok()
+        && watched[0].revents().is_some_and(|events| events.contains(PollFlags::POLLERR))
+}
+
 /// How a process ended.
 fn words(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
@@ -613,6 +651,88 @@ fn until_readable<const N: usize>(watched: [BorrowedFd<'_>; N], patience: Option
                 tracing::error!(%error, "cannot wait");
                 std::thread::sleep(Duration::from_millis(100));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::PipeWriter;
+
+    /// A keeper of a mount that has been served, whose workers do nothing; `connection` stands for that to the kernel.
+    fn keeper(connection: PipeWriter, signals: UnixStream) -> Keeper<fn(&Path, &str) -> anyhow::Result<()>> {
+        let place = serde_json::from_str(r#"{"mountpoint": "/none", "number": null}"#).unwrap();
+        let descriptors = vec![connection.into()];
+        Keeper {
+            arguments: ["-c", "read words"].map(OsString::from).into(),
+            manager: Manager::of_environment(),
+            signals,
+            clock: Clock::start(),
+            program: shell(),
+            tried: None,
+            ledger: Ledger::new().unwrap(),
+            mount: Some(Mount { place, made: false, descriptors, memory: None }),
+            survives: true,
+            answered: true,
+            stragglers: Vec::new(),
+            before: 0,
+            began: Nanos(0),
+            serves: None,
+            patience: Patience::default(),
+            refused: Vec::new(),
+            upgrade: None,
+            ready: None,
+            stopping: false,
+        }
+    }
+
+    fn shell() -> Program {
+        Program::open(Path::new("/bin/sh")).unwrap()
+    }
+
+    /// So many deaths the next worker is told of; `None` if there is none.
+    fn follow<R>(keeper: &mut Keeper<R>, status: Option<i32>) -> Option<u32>
+    where
+        R: FnOnce(&Path, &str) -> anyhow::Result<()>,
+    {
+        let mut next = keeper.follow(status.map(ExitStatus::from_raw)).ok()?.ok()?;
+        next.kill();
+        next.end().unwrap();
+        Some(keeper.patience.deaths())
+    }
+
+    #[test]
+    fn a_program_that_was_tried_in_vain_is_no_death_of_the_one_that_goes_on() {
+        let ((_kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+        let mut keeper = keeper(connection, signals);
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(1));
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(2));
+        keeper.tried = Some(shell());
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(2));
+        assert!(keeper.tried.is_none());
+        assert_eq!(follow(&mut keeper, Some(libc::SIGKILL)), Some(3));
+    }
+
+    #[test]
+    fn that_a_program_ends_well_is_not_the_end_of_the_mount() {
+        let ((_kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+        let mut keeper = keeper(connection, signals);
+        keeper.tried = Some(shell());
+        keeper.upgrade = Some(Upgrade { unique: 2, failed: None });
+        assert_eq!(follow(&mut keeper, Some(0)), Some(0));
+        let failed = keeper.upgrade.as_ref().and_then(|upgrade| upgrade.failed.as_deref());
+        assert_eq!(failed, Some("the new program ended with status 0 before it served; the old one goes on"));
+        assert_eq!(follow(&mut keeper, Some(0)), Some(1));
+    }
+
+    #[test]
+    fn nobody_is_started_for_a_connection_that_has_ended() {
+        for status in [Some(0), Some(libc::SIGKILL), None] {
+            let ((kernel, connection), (signals, _wake)) = (io::pipe().unwrap(), UnixStream::pair().unwrap());
+            let mut keeper = keeper(connection, signals);
+            drop(kernel);
+            assert_eq!(follow(&mut keeper, status), None, "{status:?}");
         }
     }
 }

@@ -25,26 +25,34 @@ pub(super) enum Next {
 #[derive(Debug, Default)]
 pub(super) struct Patience {
     deaths: u32,
+    /// How much of it is used up, in deaths.
+    used: u32,
 }
 
 impl Patience {
     /// A worker has ended; `lived` is for how long it had served, if it did.
     pub(super) fn after(&mut self, lived: Option<Duration>) -> Next {
-        if lived.is_some_and(|lived| lived >= LIFE) {
-            self.deaths = 0;
-        }
+        self.forget_after(lived);
         self.deaths = (self.deaths + 1).min(MOST + 1);
-        match self.deaths {
+        self.used = (self.used + 1).min(MOST + 1);
+        match self.used {
             // Mostly it was an accident, and callers wait.
             1 | 2 => Next::Start(Duration::ZERO),
-            deaths if deaths > MOST => Next::Refuse,
-            deaths => Next::Start(LONGEST.min(Duration::from_millis(5 << (deaths - 3)))),
+            used if used > MOST => Next::Refuse,
+            used => Next::Start(LONGEST.min(Duration::from_millis(5 << (used - 3)))),
+        }
+    }
+
+    /// A worker has served for so long, and no longer does, which need not be a death: deaths before it are of the past.
+    pub(super) fn forget_after(&mut self, lived: Option<Duration>) {
+        if lived.is_some_and(|lived| lived >= LIFE) {
+            *self = Self::default();
         }
     }
 
     /// A worker that was to serve did nothing for as long as all may take that die one after the other.
     pub(super) fn spend(&mut self) {
-        self.deaths = MOST;
+        self.used = MOST;
     }
 
     /// Deaths in a row.
@@ -89,6 +97,18 @@ mod tests {
         let mut patience = Patience::default();
         patience.spend();
         assert_eq!(patience.after(None), Next::Refuse);
+        // Of that nobody has died: memory is not what it wants for.
+        assert_eq!(patience.deaths(), 1);
         assert_eq!(patience.after(Some(LIFE * MOST)), Next::Start(Duration::ZERO));
+    }
+
+    #[test]
+    fn whoever_leaves_after_a_life_leaves_no_deaths_behind() {
+        let mut patience = Patience::default();
+        while patience.after(None) != Next::Refuse {}
+        patience.forget_after(Some(LIFE / 2));
+        assert_eq!(patience.deaths(), MOST + 1);
+        patience.forget_after(Some(LIFE));
+        assert_eq!((patience.deaths(), patience.after(None)), (0, Next::Start(Duration::ZERO)));
     }
 }

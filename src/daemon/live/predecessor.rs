@@ -161,7 +161,8 @@ impl Live {
             }
             let extent = |(offset, size)| Extent { offset: Bytes(offset), size: Bytes(size) };
             let extents = orphan.extents.iter().copied().map(extent).collect();
-            let image = Image::new(orphan.name.as_str().into(), target.clone(), *band, extents);
+            let image =
+                Image::new(orphan.name.as_str().into(), target.clone(), *band, extents).of_predecessor();
             let Access { owner, mode, .. } = orphan.access;
             let (device, engine) = (Arc::from(name.as_str()), engine.clone());
             let node =
