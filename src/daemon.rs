@@ -93,7 +93,7 @@ pub fn serve(
     // From here on nobody else writes to the ledger, or has the devices.
     Face::forget(&kept.ledger, &kept.begin.refused)?;
     let (folder, file) = (configuration.defaults.folder.clone(), configuration.file.clone());
-    let Parts { clock, plan, trouble, control, face, live, counted, mut made } =
+    let Parts { clock, plan, trouble, control, face, live, counted, spared, mut made } =
         Parts::make(configuration, &options, &kept, inherited.as_ref())?;
     let ends = Ends::new().context("cannot handle signals")?;
     let (place, connection) = match &inherited {
@@ -123,6 +123,9 @@ pub fn serve(
         facts.write(&kept.ledger).context("cannot write to the ledger")?;
     }
     live.served_by(server.clone());
+    if spared {
+        spare::end(counted.engines(), server.clone());
+    }
     attend::start(live.clone(), control.clone(), live.attention(), clock).context("cannot start a thread")?;
 
     let begin = kept.begin.clone();
@@ -171,6 +174,8 @@ struct Parts {
     face: Arc<Face>,
     live: Arc<Live>,
     counted: Arc<Counted>,
+    /// Memory is bounded to less for a while.
+    spared: bool,
     made: RemoveOnDrop,
 }
 
@@ -186,7 +191,7 @@ impl Parts {
         let Configuration { says, file, defaults, probe } = configuration;
         let (clock, events) = (Clock::start(), Arc::new(Events::default()));
         let engines = Arc::new(Engines::new(options.serve.budget()));
-        let spared = spare::start(&engines, kept.begin.deaths);
+        let spared = spare::begin(&engines, kept.begin.deaths);
         events.keep_in(kept.ledger.clone())?;
         if let Some(left) = spared {
             let left = Bytes(left as u64);
@@ -238,7 +243,8 @@ impl Parts {
         live.began_with(kept.begin.keeper, kept.begin.before);
         counted.go_on(&Counted::inherited(&kept.ledger)?);
         counted.start().context("cannot start a thread")?;
-        Ok(Self { clock, plan, trouble, control, face, live: Arc::new(live), counted, made })
+        let (live, spared) = (Arc::new(live), spared.is_some());
+        Ok(Self { clock, plan, trouble, control, face, live, counted, spared, made })
     }
 }
 

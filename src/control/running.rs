@@ -21,7 +21,7 @@ use crate::engine::DiskStatus;
 use crate::units::Bytes;
 use nix::unistd::geteuid;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::SystemTime;
 
 /// What a running configuration is in force on.
@@ -422,6 +422,20 @@ impl Control {
     /// Writes down what a successor must know, of what has changed by itself.
     pub fn write_down(&self) {
         let _turn = self.turn();
+        self.write_down_in_turn();
+    }
+
+    /// The same without waiting for a change that is being made; whether it was done.
+    pub fn try_write_down(&self) -> bool {
+        let turn = self.changing.try_lock();
+        if matches!(turn, Err(TryLockError::WouldBlock)) {
+            return false;
+        }
+        self.write_down_in_turn();
+        true
+    }
+
+    fn write_down_in_turn(&self) {
         if self.troubled().is_some() {
             return;
         }

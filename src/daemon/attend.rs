@@ -100,24 +100,30 @@ pub(super) fn start(
     let mut searches = HashMap::new();
     let attend = move || {
         let mut holds = live.hold_awaited();
+        let mut unwritten = false;
         loop {
-            let next = look(&live, &control, &attention, clock, &mut searches);
+            let next = look(&live, &control, &attention, clock, &mut searches, &mut unwritten);
             if holds {
                 holds = live.hold_awaited();
             }
+            // Behind a change that may be waiting for a disk nobody else is to wait.
+            unwritten = unwritten && !control.try_write_down();
+            let again = unwritten.then(|| clock.now().after(SOON));
+            let next = next.into_iter().chain(again).min();
             attention.wait(next.map(|next| next.since(clock.now()).into()));
         }
     };
     thread::Builder::new().name("attend".into()).spawn(attend).map(drop)
 }
 
-/// Looks at every device; when to look again.
+/// Looks at every device; when to look again. `unwritten` is set if a successor must know something new.
 fn look(
     live: &Live,
     control: &Control,
     attention: &Arc<Attention>,
     clock: Clock,
     searches: &mut HashMap<Arc<str>, Search>,
+    unwritten: &mut bool,
 ) -> Option<Nanos> {
     let events = control.events();
     let targets = live.targets();
@@ -129,7 +135,7 @@ fn look(
         {
             match found {
                 Ok(true) => {
-                    control.write_down();
+                    *unwritten = true;
                     events.add(&format!(
                         "device {name}: {} is back, and served again",
                         target.path().display()
@@ -162,7 +168,7 @@ fn look(
         if !news.failing && !target.is_missing() {
             if searches.remove(&name).is_some() {
                 // It may have been found by who looked for it first, and has another number by now.
-                control.write_down();
+                *unwritten = true;
             }
             continue;
         }

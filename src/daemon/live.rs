@@ -229,7 +229,9 @@ impl Live {
     /// Makes the mount, which is like `old`, be like `new`; the files that were made for it.
     pub(super) fn make(&self, old: &Plan, new: &Plan) -> Result<Vec<PathBuf>, Refusal> {
         unchangeable(old, new)?;
-        let mut devices = self.devices();
+        // Opening may take its time, and who looks after the others is not to wait for it. One change is made at a time, so
+        // these stay what they are.
+        let devices = self.devices().clone();
         let tree = self.face.tree();
         let mut undo = Undo::default();
 
@@ -251,6 +253,7 @@ impl Live {
         let tree = self.tree(&tree, (old, ran.as_ref()), new, &held, removed)?;
 
         // From here on nothing fails.
+        let mut devices = self.devices();
         self.face.callers().set_wants(wants(old.devices.iter().chain(&new.devices)));
         for (device, (_, here)) in new.devices.iter().zip(&held) {
             here.target.grow_to(device.size);

@@ -145,8 +145,12 @@ impl Target {
         if !self.is_missing() && self.mark().is_some_and(|known| there.is(&known)) {
             return Ok(false);
         }
-        self.take_known(None)?;
-        self.give_up();
+        self.take_known(None).inspect_err(|error| {
+            // Whoever has that one will not let go of the one that was.
+            if matches!(error, OpenError::Another { .. }) {
+                self.give_up();
+            }
+        })?;
         Ok(true)
     }
 
@@ -181,6 +185,8 @@ impl Target {
         let was = self.last_mark().replace(medium.mark.clone());
         let is_that = was.is_some_and(|was| medium.mark.is(&was));
         self.medium.store(Some(Arc::new(medium)));
+        // Whoever has found it: nobody looks for it from now on, so nobody else would say so.
+        self.give_up();
         if is_that {
             self.health.found();
         } else {
@@ -404,5 +410,23 @@ mod tests {
         std::fs::rename(&other, &disk).unwrap();
         successor.reopen().unwrap();
         assert_eq!(successor.lost(), 1);
+    }
+
+    #[test]
+    fn what_has_come_or_is_another_is_not_awaited() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let size = Bytes(4096);
+        let old = Target::open(&path, Some(size), OpenMode::default()).unwrap();
+        let known = old.mark().unwrap();
+        let [waits, told] = [(); 2].map(|()| Target::missing(&path, size, Some(&known), false));
+        assert!(matches!(waits.come_back(), Err(OpenError::Locked { .. })) && waits.is_awaited());
+        std::fs::rename(&path, folder.path().join("aside")).unwrap();
+        assert!(matches!(waits.come_back(), Err(OpenError::Missing { .. })) && waits.is_awaited());
+        std::fs::write(&path, [0; 4096]).unwrap();
+        assert!(matches!(waits.come_back(), Err(OpenError::Another { .. })) && !waits.is_awaited());
+        // Somebody says that it is right, before anybody else has looked.
+        told.reopen().unwrap();
+        assert!(!told.is_missing() && !told.is_awaited());
     }
 }

@@ -61,11 +61,12 @@ impl<'a> Change<'a> {
     }
 
     /// Takes an ioband device away. What is held of it passes as if it had no limits; what comes for it from now on is
-    /// answered ENXIO.
+    /// answered ENXIO. With the last one nothing is on hold any more: nobody would say so to an engine without devices.
     pub fn remove_band(&mut self, id: BandId) {
-        let State { bands, disk, .. } = &mut *self.state;
+        let State { bands, disk, on_hold, .. } = &mut *self.state;
         let Some(band) = bands.remove(id) else { return };
         band.keys().for_each(|key| disk.retire_group(key, self.now));
+        *on_hold &= bands.len() > 0;
     }
 
     /// Makes an ioband device what is wanted of it now. Groups that stay keep their counters and, under type `pid`, their

@@ -70,7 +70,7 @@ pub(super) struct State {
     /// Nothing more is handed to the device.
     paused: bool,
     /// Nor for now.
-    on_hold: bool,
+    pub(super) on_hold: bool,
     pub(super) budget: Arc<Budget>,
     /// Held writes that have not been carried out, by their groups.
     pub(super) lines: Lines,

@@ -115,10 +115,11 @@ const IOCTLS: &[u64] = &[
     0x5451,      // FIOCLEX
 ];
 
-/// Names of threads, and of memory in newer C libraries.
+/// Names of threads, and of memory in newer C libraries; how late a thread may be woken.
 const PRCTLS: &[u64] = &[
     libc::PR_SET_NAME as u64,
     libc::PR_GET_NAME as u64,
+    libc::PR_SET_TIMERSLACK as u64,
     libc::PR_GET_DUMPABLE as u64,
     libc::PR_GET_NO_NEW_PRIVS as u64,
     libc::PR_CAPBSET_READ as u64,

@@ -93,10 +93,11 @@ impl Live {
             let (_, awaited) = engines.entry(held.engine.number()).or_insert((held.engine.clone(), false));
             *awaited |= held.target.is_awaited();
         }
-        drop(devices);
+        // While no device can go: an engine whose last one has gone is to stay as that has left it.
         for (engine, awaited) in engines.values() {
             engine.hold(*awaited);
         }
+        drop(devices);
         if let Some(server) = self.server.get() {
             server.engines_changed();
         }

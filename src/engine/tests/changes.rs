@@ -192,6 +192,21 @@ fn what_is_held_of_a_removed_device_passes_and_its_number_is_free() {
 }
 
 #[test]
+fn an_engine_without_devices_is_not_on_hold() {
+    let mut bench = stage();
+    bench.engine.hold(true);
+    bench.submit_many();
+    bench.assert_silent();
+    bench.engine.change().remove_band(bench.image.band());
+    bench.assert_all_answered_in_order(Vec::new());
+    // Nor is it when the next one comes.
+    let id = bench.engine.change().add_band(bench.band.clone());
+    bench.image =
+        Arc::new(Image::new("vm.img".into(), bench.target.clone(), id, bench.image.extents().to_vec()));
+    assert_eq!(bench.ask(0, read(1)), Ok(vec![0]));
+}
+
+#[test]
 fn a_device_turns_fast_while_much_is_held() {
     let mut bench = stage();
     // The first to go, a flush, moves no bytes. At a byte a second the others would take days.
