@@ -22,6 +22,8 @@ const SELDOM: Nanos = Nanos::from_secs(5);
 /// How often it is looked whether a predecessor has let go of a disk, and for how long that is expected of it.
 const OFTEN: Nanos = Nanos::from_millis(10);
 const PATIENCE: Nanos = Nanos::from_secs(60);
+/// Who has not answered for so long, and is not awaited, is told of as one that does not.
+const SILENCE: Nanos = Nanos::from_secs(5);
 
 /// Where those ring who see that a device fails.
 #[derive(Debug, Default)]
@@ -58,13 +60,16 @@ struct Search {
     pause: Nanos,
     /// What was told of it last.
     told: Option<String>,
+    /// When something came of looking for it last, and that it was told that nothing does.
+    answered: Nanos,
+    silent: bool,
     /// What comes of looking for it, while somebody does.
     found: Option<Receiver<Result<bool, OpenError>>>,
 }
 
 impl Search {
     fn new(now: Nanos) -> Self {
-        Self { next: now, pause: SOON, told: None, found: None }
+        Self { next: now, pause: SOON, told: None, answered: now, silent: false, found: None }
     }
 
     /// What has come of looking for it, once.
@@ -133,6 +138,9 @@ fn look(
         if let Some(search) = searches.get_mut(&name)
             && let Some(found) = search.answer()
         {
+            search.answered = clock.now();
+            // Of what was found by who looked for it first, that it is back is still to be told.
+            search.silent &= matches!(found, Ok(false));
             match found {
                 Ok(true) => {
                     *unwritten = true;
@@ -165,6 +173,13 @@ fn look(
             let requests = if failed == 1 { "request" } else { "requests" };
             events.add(&format!("device {name}: all is well again; {failed} {requests} failed"));
         }
+        if let Some(search) = searches.get_mut(&name)
+            && search.silent
+            && !target.is_missing()
+        {
+            events.add(&format!("device {name}: {} is back, and served again", target.path().display()));
+            (search.silent, search.told) = (false, None);
+        }
         if !news.failing && !target.is_missing() {
             if searches.remove(&name).is_some() {
                 // It may have been found by who looked for it first, and has another number by now.
@@ -191,6 +206,14 @@ fn look(
                 search.rest(&target, now);
             }
         }
+        let patience = search.answered.after(SILENCE);
+        let quiet = target.is_missing() && !target.is_awaited() && search.told.is_none() && !search.silent;
+        if quiet && now >= patience {
+            let text = "does not answer; its images answer EIO until it is back";
+            events.add(&format!("device {name}: {} {text}", target.path().display()));
+            search.silent = true;
+        }
+        next = next.into_iter().chain((quiet && now < patience).then_some(patience)).min();
         // Who looks for it rings.
         let again = match search.found {
             Some(_) => target.is_awaited().then_some(PATIENCE),

@@ -198,6 +198,8 @@ fn an_engine_without_devices_is_not_on_hold() {
     bench.submit_many();
     bench.assert_silent();
     bench.engine.change().remove_band(bench.image.band());
+    assert!(bench.engine.wants_visit());
+    bench.visit(Vec::new());
     bench.assert_all_answered_in_order(Vec::new());
     // Nor is it when the next one comes.
     let id = bench.engine.change().add_band(bench.band.clone());
