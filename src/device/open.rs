@@ -279,9 +279,10 @@ impl Medium {
             .open(path)
             .map_err(refused)?;
         let opened = file.metadata().map_err(|source| failed("looking at it", source))?;
+        let exchanged =
+            || failed("opening (it was exchanged meanwhile)", io::Error::from_raw_os_error(libc::EAGAIN));
         if kind(&opened) != kind(&seen) || opened.rdev() != seen.rdev() {
-            let source = io::Error::from_raw_os_error(libc::EAGAIN);
-            return Err(failed("opening (it was exchanged meanwhile)", source));
+            return Err(exchanged());
         }
         // What is open cannot be exchanged.
         let mark = Mark::of(&opened);
@@ -316,6 +317,12 @@ impl Medium {
             Ok(Medium { number, alignment, direct: true, remote: false, ..medium })
         } else {
             medium.lock(path)?;
+            // Whoever had it may have put another one in its place before he let go.
+            let there = Self::mark_at(path)?;
+            if !there.is(&medium.mark) {
+                is_known(&there)?;
+                return Err(exchanged());
+            }
             Ok(medium.try_direct(path, flags, opened.len()))
         }
     }
