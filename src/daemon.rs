@@ -211,6 +211,10 @@ impl Parts {
         // A mount begins with nothing, and is changed to what it is to be, as it is changed later on.
         let nothing = Plan { devices: Vec::new(), images: Vec::new(), ..plan.clone() };
         let control = Arc::new(Control::new(events, journal, nothing.clone(), &text));
+        if !succeeds {
+            // As long as the file says this, it says nothing new, whatever has been changed meanwhile.
+            control.saw(text.as_bytes());
+        }
         let tree = Tree::new(plan.control.clone(), Vec::new(), Vec::new(), Vec::new())?;
         let face = Face::new(owner, tree, control.clone(), callers).context("cannot start a thread")?;
         let face = Arc::new(face);

@@ -25,6 +25,8 @@ pub struct Mark {
 
 /// How the time of birth begins in a text. It stands last.
 const BORN: &str = "born:";
+/// How the text of a block device begins.
+const BLOCK: &str = "block:";
 
 impl Mark {
     /// Of the file or block device that this was seen of.
@@ -39,14 +41,15 @@ impl Mark {
         let disk = part.as_ref().map_or(folder.clone(), |_| folder.join(".."));
         let place = part.map(|part| part.0).unwrap_or_default();
         let exact =
-            format!("block:{major}:{minor}:{}{place}", read(&disk.join("diskseq")).unwrap_or_default());
+            format!("{BLOCK}{major}:{minor}:{}{place}", read(&disk.join("diskseq")).unwrap_or_default());
         let (lasting, born) = says_of_itself(&disk).unzip();
         Self { exact, lasting: lasting.map(|name| name + &place), born: born.flatten() }
     }
 
-    /// Whether this is what that was, with nothing in between.
+    /// Whether this is what that was, with nothing in between. The kernel numbers what a device was on, one after the other;
+    /// a file's number may come again.
     pub fn is(&self, other: &Mark) -> bool {
-        self.exact == other.exact && self.may_be_born_with(other)
+        self.exact == other.exact && (self.exact.starts_with(BLOCK) || self.may_be_born_with(other))
     }
 
     /// Whether this is what that was, maybe taken out and put in again. A disk that says nothing of itself cannot be known
@@ -62,14 +65,14 @@ impl Mark {
     }
 }
 
-/// Which part of its disk a partition is.
+/// Which part of its disk a partition is: its number and where it begins. Its end may be moved while it is in use.
 struct Part(String);
 
 impl Part {
     fn of(folder: &Path) -> Option<Self> {
         let number = read(&folder.join("partition"))?;
-        let value = |name| read(&folder.join(name)).unwrap_or_default();
-        Some(Self(format!(":{number}+{}+{}", value("start"), value("size"))))
+        let start = read(&folder.join("start")).unwrap_or_default();
+        Some(Self(format!(":{number}+{start}")))
     }
 }
 
@@ -177,6 +180,9 @@ mod tests {
         assert_eq!(disk.to_string(), "block:7:0:5|loop:1:2+0|born:1700000000.000000005");
         let again = mark("block:7:1:6|loop:1:2+0|born:1700000000.000000005");
         assert!(!again.is(&disk) && again.is_known_as(&disk));
+        // It is attached as it was: that another file is found under the name of its own by now is no matter.
+        let renamed = mark("block:7:0:5|loop:1:3+0|born:1700000009.000000005");
+        assert!(renamed.is(&disk) && renamed.is_known_as(&disk));
         let other = mark("block:7:0:6|loop:1:2+0|born:1700000009.000000005");
         assert!(!other.is_known_as(&disk));
         // As it was written down before that was looked at.

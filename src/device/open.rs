@@ -87,12 +87,14 @@ impl Target {
             }
             made => made.map_err(|source| failed(path, "creating the file", source))?,
         };
+        let made = file.metadata().ok().map(|seen| Mark::of(&seen));
         let sized =
             file.set_len(size.0).map_err(|source| failed(path, "giving the new file its size", source));
         drop(file);
         sized.and_then(|()| Self::open_existing(path, mode)).inspect_err(|error| {
-            // Somebody who was quick enough to lock it keeps it, and what was there stays.
-            if is_new && !matches!(error, OpenError::Locked { .. }) {
+            // Somebody who was quick enough to lock it keeps it, or to put his own in its place, and what was there stays.
+            let is_there = made.is_some_and(|made| Medium::mark_at(path).is_ok_and(|there| there.is(&made)));
+            if is_new && is_there && !matches!(error, OpenError::Locked { .. }) {
                 // The first error is the one to tell.
                 let _ = std::fs::remove_file(path);
             }
@@ -117,7 +119,7 @@ impl Target {
     pub fn missing(path: &Path, size: Bytes, mark: Option<&Mark>, read_only: bool) -> Target {
         let target = Target::new(path, size.0, read_only, None);
         *target.last_mark() = mark.cloned();
-        if mark.is_some() {
+        if mark.is_some() && !read_only {
             // By a predecessor, maybe, and nobody knows whether that is durable.
             target.health.wrote();
         }
@@ -184,6 +186,10 @@ impl Target {
         }
         let was = self.last_mark().replace(medium.mark.clone());
         let is_that = was.is_some_and(|was| medium.mark.is(&was));
+        if !is_that {
+            // Before anything can be made durable there, which would say nothing of what was written before.
+            self.health.renewed();
+        }
         self.medium.store(Some(Arc::new(medium)));
         // Whoever has found it: nobody looks for it from now on, so nobody else would say so.
         self.give_up();

@@ -47,6 +47,11 @@ impl Refusing {
         if let Err(error) = resend(connection) {
             tracing::error!(%error, "what a dead worker had accepted stays without an answer");
         }
+        Self::of_ended(largest)
+    }
+
+    /// For a connection that has ended, of which there is nothing to be had but why.
+    pub(crate) fn of_ended(largest: usize) -> Self {
         // The kernel wants room for the largest write.
         Self { buffer: vec![0; super::server::room(largest) + HEADERS], opened: Vec::new() }
     }

@@ -386,7 +386,7 @@ where
         let Some(connection) = connection.filter(|connection| has_failed(connection.as_fd())) else {
             return Ok(false);
         };
-        let goes_on = refusing(&self.ledger, connection).refuse(connection, |_| false);
+        let goes_on = Refusing::of_ended(largest(&self.ledger)).refuse(connection, |_| false);
         goes_on.map(|goes_on| !goes_on).context("the mount cannot be served any more")
     }
 
@@ -610,9 +610,13 @@ fn remember(all: &mut Vec<u64>, more: Vec<u64>) {
 
 /// Who refuses what comes by a connection.
 fn refusing(ledger: &Ledger, connection: &OwnedFd) -> Refusing {
+    Refusing::new(connection, largest(ledger))
+}
+
+/// So many bytes the requests of a mount may have.
+fn largest(ledger: &Ledger) -> usize {
     // A worker that died before it could write that down has not served.
-    let largest = Facts::read(ledger).ok().flatten().map_or(0, |facts| facts.largest);
-    Refusing::new(connection, largest)
+    Facts::read(ledger).ok().flatten().map_or(0, |facts| facts.largest)
 }
 
 /// Whether a descriptor is in error, which a connection is that has ended.

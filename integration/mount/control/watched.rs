@@ -11,6 +11,7 @@ use std::thread;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("what is saved is not taken for an edit", MOUNT, saved),
+        trial("a message that follows at once on the mount stays", MOUNT, at_once),
         trial("a message that follows a swapped link stays", MOUNT, swapped),
         trial("a file that was refused is tried again when it is saved again", MOUNT, again),
         trial("images come and go while others open them", MOUNT, come_and_go),
@@ -43,6 +44,17 @@ fn saved() {
         assert!(table.contains(&format!("1001:{}", weight + 1000)), "{table}\n{}", mount.control("events"));
         let file = fs::read_to_string(mount.folder().join("config.yaml")).expect("the configuration");
         assert!(file.contains(&format!("1001: {weight}")), "{file}");
+    }
+}
+
+/// The file that was mounted is no news, however soon something else runs.
+fn at_once() {
+    for _ in 0..5 {
+        let mount = Vmdisk::mount(CONFIG);
+        run(&mount, &["message", "d", "0", "weight", "1001:70"]);
+        thread::sleep(std::time::Duration::from_millis(100));
+        let table = mount.control("table");
+        assert!(table.contains("1001:70"), "{table}\n{}", mount.control("events"));
     }
 }
 
