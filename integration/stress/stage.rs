@@ -28,8 +28,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 /// What a worker may have more in the end than at first: memory in KiB, which large requests leave for the next ones, and
 /// descriptors, with which it knows threads that it has seen.
 const GROWS: [u64; 2] = [96 << 10, 64];
-/// The same of the keeper.
-const KEEPER_GROWS: [u64; 2] = [1 << 10, 4];
+/// The same of the keeper, which has a buffer for the largest request once it had to refuse any.
+const KEEPER_GROWS: [u64; 2] = [2 << 10, 4];
 
 /// What the keeper says of a worker that was killed while it started.
 const NEWBORN: &str = "it was ended by signal 9 before it heard anything";
