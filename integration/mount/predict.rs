@@ -86,24 +86,27 @@ fn slower(mut scenario: Scenario) -> Scenario {
 }
 
 /// A disk with many servers keeps its throughput under control, however it is divided: the same clients on it, and
-/// before and after on one without control.
+/// before and after on one without control. A machine that does something else can only make it less, so it may be tried again.
 fn throughput(name: &str) {
-    // It takes a second to find the depth, and another until the trials of others become rare.
-    let scenario = lasting(2.5, WINDOWS, Scenario::named(name));
+    // It takes a second to find the depth, and some more until the trials of others become rare.
+    let scenario = lasting(3.5, WINDOWS, Scenario::named(name));
     let free = lasting(0.2, 1, scenario.uncontrolled());
     let (controlled, uncontrolled) = (mount(&scenario), mount(&free));
-    let (mut without, _) = measure(&uncontrolled, &free);
-    let (with, _) = measure(&controlled, &scenario);
-    without.extend(measure(&uncontrolled, &free).0);
-    let [with_rate, without_rate] = [&with, &without].map(|windows| {
-        let rates: Vec<_> = windows.iter().map(Window::rate).collect();
-        println!("{rates:.0?} requests a second");
-        median(rates)
-    });
-    let left = with_rate / without_rate;
-    println!("{:.1} % are left under control", 100.0 * left);
-    assert_shares(&scenario, &with, &[simulate(&scenario)]);
-    assert!(left >= LEFT, "only {:.1} % of {without_rate:.0} requests a second are left", 100.0 * left);
+    let left = || {
+        let (mut without, _) = measure(&uncontrolled, &free);
+        let (with, _) = measure(&controlled, &scenario);
+        without.extend(measure(&uncontrolled, &free).0);
+        let [with_rate, without_rate] = [&with, &without].map(|windows| {
+            let rates: Vec<_> = windows.iter().map(Window::rate).collect();
+            println!("{rates:.0?} requests a second");
+            median(rates)
+        });
+        let left = with_rate / without_rate;
+        println!("{:.1} % are left under control", 100.0 * left);
+        assert_shares(&scenario, &with, &[simulate(&scenario)]);
+        left
+    };
+    assert!((0..3).any(|_| left() >= LEFT), "less than {:.0} % are left, three times", 100.0 * LEFT);
 }
 
 /// Each share is what one of the predictions says, or between them, within a point.
