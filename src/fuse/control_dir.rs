@@ -127,29 +127,27 @@ impl Face {
             // Whoever cannot ask gets no answer.
             ControlFile::Ctl if reads => {
                 let what = What::Text { ino: Node::ControlFile(file).ino().0 };
-                self.opened(asked, None, |_| (Handle::Text(Vec::new()), what))
+                self.opened(asked, what, |_| Handle::Text(Vec::new()))
             }
-            ControlFile::Ctl => self.opened(asked, None, |place| {
-                let transaction = KeptTransaction::begin(ledger(), place);
-                (Handle::Transaction(Mutex::new(transaction)), What::Transaction)
+            ControlFile::Ctl => self.opened(asked, What::Transaction, |place| {
+                Handle::Transaction(Mutex::new(KeptTransaction::begin(ledger(), place)))
             }),
             ControlFile::Yaml if !reads => {
                 let draft = self.control.draft(flags.0 & libc::O_TRUNC != 0);
-                self.opened(asked, None, |place| {
-                    let draft = KeptDraft::begin(ledger(), place, draft);
-                    (Handle::Draft(Mutex::new(draft)), What::Draft)
+                self.opened(asked, What::Draft, |place| {
+                    Handle::Draft(Mutex::new(KeptDraft::begin(ledger(), place, draft)))
                 })
             }
             _ if !reads => Err(Errno::EACCES),
             ControlFile::Events => {
                 let follower = self.events().follow();
                 let what = What::Events { follower, waiting: None };
-                self.opened(asked, None, |_| (Handle::Events(Mutex::new(follower)), what))
+                self.opened(asked, what, |_| Handle::Events(Mutex::new(follower)))
             }
             _ => {
                 let text = self.control.text(file).into_bytes();
                 let what = What::Text { ino: Node::ControlFile(file).ino().0 };
-                self.opened(asked, None, |_| (Handle::Text(text), what))
+                self.opened(asked, what, |_| Handle::Text(text))
             }
         }
     }
@@ -161,14 +159,14 @@ impl Face {
         asked: Asked,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let what = What::Scratch { ino: file.ino.0 };
-        self.opened(asked, None, |_| {
+        self.opened(asked, what, |_| {
             // Only here there is room for one more, and it is not written down that the file is open: a request that is sent
             // again before that empties it, and none does after it.
             if flags.0 & libc::O_TRUNC != 0 {
                 // Nothing is smaller than nothing.
                 let _ = file.resize(0);
             }
-            (Handle::Scratch(file), what)
+            Handle::Scratch(file)
         })
     }
 
@@ -649,13 +647,13 @@ impl Face {
         let Node::Setting(device, setting) = node else { return Err(Errno::EISDIR) };
         let text = self.control.setting(device, *setting).ok_or(Errno::ESTALE)?.into_bytes();
         let ino = node.ino().0;
-        self.opened(asked, None, |_| match flags.acc_mode() {
-            OpenAccMode::O_RDONLY => (Handle::Text(text), What::Text { ino }),
+        match flags.acc_mode() {
+            OpenAccMode::O_RDONLY => self.opened(asked, What::Text { ino }, |_| Handle::Text(text)),
             _ => {
                 let handle = Handle::Setting { device: device.clone(), setting: *setting, text };
-                (handle, What::Setting { ino })
+                self.opened(asked, What::Setting { ino }, |_| handle)
             }
-        })
+        }
     }
 }
 

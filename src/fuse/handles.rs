@@ -117,18 +117,18 @@ impl Face {
         }
     }
 
-    /// Keeps what was opened, this `image` if it is one, under a number that a successor knows, too.
+    /// Keeps what was opened, under a number that a successor knows, too.
     pub(super) fn opened(
         &self,
         asked: Asked,
-        image: Option<u64>,
-        make: impl FnOnce(u32) -> (Handle, What),
+        what: What,
+        make: impl FnOnce(u32) -> Handle,
     ) -> Result<(FileHandle, FopenFlags), Errno> {
         let mut flags = FopenFlags::empty();
-        let fh = self.open_files.add(asked, image, |place| {
-            let (handle, what) = make(place);
+        let fh = self.open_files.add(asked, what, |place| {
+            let handle = make(place);
             flags = handle.flags();
-            (handle, what)
+            handle
         });
         let fh = fh.inspect_err(|errno| {
             if errno.code() == libc::ENFILE {
@@ -172,8 +172,7 @@ impl Face {
             Who::Kernel => Identity::from_ids(req.uid(), req.gid()),
         };
         let what = What::Image { ino: node.ino.0, opener: Opener::from(&opener) };
-        let make = |_| (Handle::Image { node: node.clone(), opener }, what);
-        let opened = self.opened(asked(req), Some(node.ino.0), make);
+        let opened = self.opened(asked(req), what, |_| Handle::Image { node: node.clone(), opener });
         opened.inspect_err(|_| node.close())
     }
 

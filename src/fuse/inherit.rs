@@ -162,10 +162,8 @@ impl Face {
         let node = self.tree().named(name)?.clone();
         assert!(node.open());
         let opener = Identity::from_ids(0, 0);
-        let ino = node.ino.0;
-        let what = What::Image { ino, opener: (&opener).into() };
-        let open = |_| (Handle::Image { node, opener }, what);
-        self.open_files.add(Asked::default(), Some(ino), open).ok()
+        let what = What::Image { ino: node.ino.0, opener: (&opener).into() };
+        self.open_files.add(Asked::default(), what, |_| Handle::Image { node, opener }).ok()
     }
 
     /// And closes it.

@@ -242,15 +242,15 @@ impl OpenFiles {
         self.files.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A file was opened, this `image` if it is one: `make` says what it is, of the place that it gets.
+    /// A file was opened: `make` makes it, of the place that it gets.
     ///
     /// # Errors
     /// ENFILE when too many are open or hold too much, ENOMEM when it cannot be written down.
     pub(super) fn add(
         &self,
         asked: Asked,
-        image: Option<u64>,
-        make: impl FnOnce(u32) -> (Handle, What),
+        what: What,
+        make: impl FnOnce(u32) -> Handle,
     ) -> Result<FileHandle, Errno> {
         let mut files = self.write();
         let uid = asked.uid;
@@ -261,7 +261,7 @@ impl OpenFiles {
             _ => {
                 files.len() >= self.most - part
                     || counts.files_of(uid) >= part
-                    || counts.openings_of(image) >= part
+                    || counts.openings_of(what.image()) >= part
             }
         };
         if is_full {
@@ -270,7 +270,7 @@ impl OpenFiles {
         let place = files.vacant_entry();
         // There are no more than can be open.
         let index = place.key() as u32;
-        let (handle, what) = make(index);
+        let handle = make(index);
         let bytes = handle.bytes();
         if !counts.has_room(uid, bytes) {
             handle.end();
@@ -456,20 +456,20 @@ mod tests {
     }
 
     fn text(files: &OpenFiles, unique: u64) -> Result<FileHandle, Errno> {
-        files.add(asked(unique), None, |_| (Handle::Text(Vec::new()), What::Text { ino: unique }))
+        files.add(asked(unique), What::Text { ino: unique }, |_| Handle::Text(Vec::new()))
     }
 
     /// A user opens a text of so many bytes.
     fn text_of(files: &OpenFiles, uid: u32, unique: u64, bytes: usize) -> Result<FileHandle, Errno> {
         let asked = Asked { unique, uid, ..Asked::default() };
-        files.add(asked, None, |_| (Handle::Text(vec![0; bytes]), What::Text { ino: 1 }))
+        files.add(asked, What::Text { ino: 1 }, |_| Handle::Text(vec![0; bytes]))
     }
 
     /// A user opens an image.
     fn image_of(files: &OpenFiles, uid: u32, unique: u64, ino: u64) -> Result<FileHandle, Errno> {
         let asked = Asked { unique, uid, ..Asked::default() };
         let opener = Opener::from(&Identity::from_ids(uid, uid));
-        files.add(asked, Some(ino), |_| (Handle::Lost, What::Image { ino, opener }))
+        files.add(asked, What::Image { ino, opener }, |_| Handle::Lost)
     }
 
     #[test]
@@ -571,8 +571,7 @@ mod tests {
     #[test]
     fn what_was_lost_is_found_once_and_only_while_it_is_open() {
         let files = OpenFiles::new(Arc::new(Ledger::new().unwrap()));
-        let lost =
-            |unique| files.add(asked(unique), None, |_| (Handle::Lost, What::Text { ino: unique })).unwrap();
+        let lost = |unique| files.add(asked(unique), What::Text { ino: unique }, |_| Handle::Lost).unwrap();
         let (first, second) = (lost(2), lost(4));
         text(&files, 6).unwrap();
         assert_eq!(files.lost(), [(first, What::Text { ino: 2 }), (second, What::Text { ino: 4 })]);

@@ -395,11 +395,7 @@ fn an_image_that_is_lost_fails_whatever_is_asked_of_it() {
     let process = begin(&[]);
     let opener = Opener::from(&Identity::from_ids(0, 0));
     let asked = Asked { unique: FIRST, ..Asked::default() };
-    process
-        .face
-        .open_files
-        .add(asked, Some(LOST), |_| (Handle::Lost, What::Image { ino: LOST, opener }))
-        .unwrap();
+    process.face.open_files.add(asked, What::Image { ino: LOST, opener }, |_| Handle::Lost).unwrap();
     let heir = process.successor();
     let all = [
         Op::Read(FIRST),
@@ -424,14 +420,14 @@ fn who_holds_too_much_is_refused_commands_until_he_lets_go() {
     let process = begin(&[]);
     let asked = |unique| Asked { unique, uid: 1001, again: false };
     process.face.open_control(ControlFile::Ctl, fuser::OpenFlags(libc::O_RDWR), asked(FIRST)).unwrap();
-    let text = |_| (Handle::Text(vec![0; MOST]), What::Text { ino: 1 });
-    let (large, _) = process.face.opened(asked(FIRST + 2), None, text).unwrap();
+    let text = |bytes| move |_| Handle::Text(vec![0; bytes]);
+    let what = || What::Text { ino: 1 };
+    let (large, _) = process.face.opened(asked(FIRST + 2), what(), text(MOST)).unwrap();
     let attach = |text| Op::Write(FIRST, Some(0), text);
     assert_eq!(process.send(&attach("message d 0 att"), LAST), Err(libc::ENOSPC));
     process.face.close(large);
     assert!(process.send(&attach("save"), LAST + 2).is_ok());
-    let rest = |_| (Handle::Text(vec![0; MOST - "save".len()]), What::Text { ino: 1 });
-    let (large, _) = process.face.opened(asked(FIRST + 4), None, rest).unwrap();
+    let (large, _) = process.face.opened(asked(FIRST + 4), what(), text(MOST - "save".len())).unwrap();
     assert_eq!(process.send(&Op::Read(FIRST), LAST + 4), Err(libc::ENOSPC));
     process.face.close(large);
     assert!(process.send(&Op::Read(FIRST), LAST + 6).is_ok());
@@ -457,7 +453,7 @@ fn an_open_that_is_refused_has_changed_nothing() {
     let files = &process.face.open_files;
     let text = |unique| {
         let asked = Asked { unique, ..Asked::default() };
-        files.add(asked, None, |_| (Handle::Text(Vec::new()), What::Text { ino: 1 }))
+        files.add(asked, What::Text { ino: 1 }, |_| Handle::Text(Vec::new()))
     };
     assert!((LAST..).step_by(2).any(|unique| text(unique).is_err()), "there is room for all");
     let before = process.sight();
