@@ -70,27 +70,9 @@ where
             Some((ledger, mount)) => (ledger, Some(mount)),
             None => (Ledger::new().context("cannot make the ledger")?, None),
         };
-    let mut keeper = Keeper {
-        arguments: keeping.arguments,
-        manager: Manager::of_environment(),
-        signals,
-        clock: Clock::start(),
-        program: program.context("cannot open my own program file")?,
-        tried: None,
-        ledger,
-        survives: mount.is_some(),
-        answered: mount.is_some(),
-        mount,
-        stragglers: Vec::new(),
-        before: 0,
-        began: Nanos(0),
-        serves: None,
-        patience: Patience::default(),
-        refused: Vec::new(),
-        upgrade: None,
-        ready: Some(keeping.ready),
-        stopping: false,
-    };
+    let program = program.context("cannot open my own program file")?;
+    let mut keeper = Keeper::new(keeping.arguments, signals, program, ledger, mount);
+    keeper.ready = Some(keeping.ready);
     let end = keeper.run();
     keeper.put_away();
     end
@@ -144,6 +126,37 @@ impl<R> Keeper<R>
 where
     R: FnOnce(&Path, &str) -> anyhow::Result<()>,
 {
+    /// One that has nothing yet but this, and the mount, if one is left from before.
+    fn new(
+        arguments: Vec<OsString>,
+        signals: UnixStream,
+        program: Program,
+        ledger: Ledger,
+        mount: Option<Mount>,
+    ) -> Self {
+        Self {
+            arguments,
+            manager: Manager::of_environment(),
+            signals,
+            clock: Clock::start(),
+            program,
+            tried: None,
+            ledger,
+            survives: mount.is_some(),
+            answered: mount.is_some(),
+            mount,
+            stragglers: Vec::new(),
+            before: 0,
+            began: Nanos(0),
+            serves: None,
+            patience: Patience::default(),
+            refused: Vec::new(),
+            upgrade: None,
+            ready: None,
+            stopping: false,
+        }
+    }
+
     fn run(&mut self) -> anyhow::Result<ExitCode> {
         let begin = self.begin("was left by a keeper that has ended".into());
         let mut worker = self.start(&self.program, &begin).context("cannot start a worker")?;
@@ -668,27 +681,9 @@ mod tests {
     fn keeper(connection: PipeWriter, signals: UnixStream) -> Keeper<fn(&Path, &str) -> anyhow::Result<()>> {
         let place = serde_json::from_str(r#"{"mountpoint": "/none", "number": null}"#).unwrap();
         let descriptors = vec![connection.into()];
-        Keeper {
-            arguments: ["-c", "read words"].map(OsString::from).into(),
-            manager: Manager::of_environment(),
-            signals,
-            clock: Clock::start(),
-            program: shell(),
-            tried: None,
-            ledger: Ledger::new().unwrap(),
-            mount: Some(Mount { place, made: false, descriptors, memory: None }),
-            survives: true,
-            answered: true,
-            stragglers: Vec::new(),
-            before: 0,
-            began: Nanos(0),
-            serves: None,
-            patience: Patience::default(),
-            refused: Vec::new(),
-            upgrade: None,
-            ready: None,
-            stopping: false,
-        }
+        let mount = Mount { place, made: false, descriptors, memory: None };
+        let arguments = ["-c", "read words"].map(OsString::from).into();
+        Keeper::new(arguments, signals, shell(), Ledger::new().unwrap(), Some(mount))
     }
 
     fn shell() -> Program {
