@@ -135,6 +135,7 @@ fn look(
     searches.retain(|name, _| targets.iter().any(|(here, ..)| here == name));
     let mut next: Option<Nanos> = None;
     for (name, target, errand) in targets {
+        let is_back = || format!("device {name}: {} is back, and served again", target.path().display());
         if let Some(search) = searches.get_mut(&name)
             && let Some(found) = search.answer()
         {
@@ -144,10 +145,7 @@ fn look(
             match found {
                 Ok(true) => {
                     *unwritten = true;
-                    events.add(&format!(
-                        "device {name}: {} is back, and served again",
-                        target.path().display()
-                    ));
+                    events.add(&is_back());
                     search.told = None;
                 }
                 Ok(false) => {}
@@ -177,7 +175,7 @@ fn look(
             && search.silent
             && !target.is_missing()
         {
-            events.add(&format!("device {name}: {} is back, and served again", target.path().display()));
+            events.add(&is_back());
             (search.silent, search.told) = (false, None);
         }
         if !news.failing && !target.is_missing() {
@@ -213,13 +211,13 @@ fn look(
             events.add(&format!("device {name}: {} {text}", target.path().display()));
             search.silent = true;
         }
-        next = next.into_iter().chain((quiet && now < patience).then_some(patience)).min();
+        let silence = (quiet && now < patience).then_some(patience);
         // Who looks for it rings.
         let again = match search.found {
             Some(_) => target.is_awaited().then_some(PATIENCE),
             None => Some(search.next),
         };
-        next = next.into_iter().chain(again).min();
+        next = next.into_iter().chain(again).chain(silence).min();
     }
     next
 }
