@@ -3,10 +3,10 @@
 //! The device is simulated at 2,000 requests a second, which a test machine can follow: what is measured is how the
 //! requests are divided, never how many there are.
 
-use crate::daemon::{MOUNT, Vmdisk, worker};
+use crate::daemon::{MOUNT, Vmdisk};
 use crate::load::{Load, Report};
 use crate::support::trial;
-use crate::windows::before_all_others;
+use crate::windows::only_the_disk_matters;
 use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -47,13 +47,6 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// What the loads of a race have in common.
 pub(crate) const COMMON: &str = "--depth 8 --seconds 5 --window-start-ms 1000";
 
-/// The requests of one last the disk some milliseconds, within which his process must have the processor again: who has what
-/// of the disk is the question.
-fn before_all_others_of(mount: &Vmdisk, loads: &[Load]) {
-    before_all_others(worker(mount));
-    loads.iter().for_each(|load| before_all_others(load.pid()));
-}
-
 /// A mount of two images on one simulated device; `extra` are further keys of the device.
 pub(crate) fn two_images(extra: &str) -> Vmdisk {
     Vmdisk::mount(&format!(
@@ -73,7 +66,7 @@ images:
 
 /// Both at once, from the same moment; what each got.
 pub(crate) fn race(mount: &Vmdisk, loads: &mut [Load]) -> Vec<Report> {
-    before_all_others_of(mount, loads);
+    only_the_disk_matters(mount, &*loads);
     loads.iter_mut().for_each(Load::start);
     let reports: Vec<_> = loads.iter_mut().map(Load::report).collect();
     for report in &reports {

@@ -1,10 +1,10 @@
 //! The two ways by which requests come, /dev/fuse and io_uring: each serves what it is asked to, whole, and keeps nobody out.
 
-use crate::daemon::{Counters, Transport, Vmdisk, worker};
+use crate::daemon::{Counters, Transport, Vmdisk};
 use crate::data::stage::{Disk, MIB, Place, Stage, assert_same, name, open, unmount};
 use crate::load::Load;
 use crate::support::{Need, Random, folder, trial};
-use crate::windows::before_all_others;
+use crate::windows::only_the_disk_matters;
 use crate::writers::PATIENCE;
 use libtest_mimic::Trial;
 use std::fs::File;
@@ -236,9 +236,7 @@ images:
         assert!(start.elapsed() < PATIENCE, "only {} requests wait", waiting());
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Whom requests wait for is the question, and not who has the processors.
-    before_all_others(worker(&mount));
-    before_all_others(reader.pid());
+    only_the_disk_matters(&mount, [&reader]);
     let before = requests(&mount, FLOODER);
     reader.start();
     // The first answer comes while all the others wait.

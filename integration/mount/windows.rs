@@ -117,8 +117,15 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
 }
 
+/// Who has what of the disk is the question, and not who has the processors: who serves goes before all others, and so do these,
+/// whose next requests must come while the disk has some of theirs.
+pub(crate) fn only_the_disk_matters<'a>(mount: &Vmdisk, loads: impl IntoIterator<Item = &'a Load>) {
+    before_all_others(worker(mount));
+    loads.into_iter().for_each(|load| before_all_others(load.pid()));
+}
+
 /// Lets a process, with the threads that it has and will have, go before everything that does not ask for that.
-pub(crate) fn before_all_others(pid: u32) {
+fn before_all_others(pid: u32) {
     let chrt = run("chrt", &["--all-tasks", "--fifo", "--pid", "1", &pid.to_string()]);
     // Not everywhere may root do that; and where nothing else runs it changes nothing.
     if let Err(error) = chrt {

@@ -5,7 +5,7 @@ use super::stage::{ATTACKER, Use, VICTIM, attacker, mount};
 use crate::daemon::{MOUNT, Vmdisk, wait_until, worker};
 use crate::load::Load;
 use crate::support::{Random, trial};
-use crate::windows::before_all_others;
+use crate::windows::only_the_disk_matters;
 use libtest_mimic::Trial;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::{Gid, Uid, Whence, lseek, setgid, setgroups, setuid};
@@ -209,9 +209,7 @@ fn starve(pattern: &'static str, threads: u32) {
     let process = worker(&mount);
     let before = Use::of(process);
     let mut victim = victim(&mount);
-    // Who has what of the disk is the question, and not who has the processors.
-    before_all_others(process);
-    before_all_others(victim.pid());
+    only_the_disk_matters(&mount, [&victim]);
     let attack = Attack::begin(&mount, pattern, threads);
     wait_until(|| counts(&mount)[1] >= 20, || format!("no attack: {:?}", counts(&mount)));
     victim.start();

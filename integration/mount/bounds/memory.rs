@@ -1,10 +1,10 @@
 //! Memory: a flood of writes, however large, takes no more than `--memory`, and keeps nobody from his share.
 
 use super::{forget_peak, memory, peak, requests};
-use crate::daemon::{self, Transport, Vmdisk, wait_until};
+use crate::daemon::{Transport, Vmdisk, wait_until};
 use crate::load::Load;
 use crate::support::{Need, folder, run, trial};
-use crate::windows::before_all_others;
+use crate::windows::only_the_disk_matters;
 use libtest_mimic::Trial;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -86,9 +86,7 @@ fn reader_beside(mount: &Vmdisk, by: Transport, outstanding: u64) -> (u64, u64, 
     }
     let mut reader = Load::spawn();
     reader.open(&mount.file("vm2.img"), &format!("--uid {READER}"));
-    // Who has what of the disk is the question, and not who has the processors.
-    before_all_others(daemon::worker(mount));
-    before_all_others(reader.pid());
+    only_the_disk_matters(mount, [&reader]);
     loads.push(reader);
     loads.iter_mut().for_each(Load::start);
     let flood = || requests(mount, &FLOODER.to_string());
@@ -169,9 +167,7 @@ fn more_than_places(rw: &str) {
         let all: u64 = mount.groups().iter().map(|(_, [reads, _, _, writes, _, _])| reads + writes).sum();
         all - requests(&mount, &READER.to_string())
     };
-    // Who has what of the disk is the question, and not who has the processors.
-    before_all_others(daemon::worker(&mount));
-    before_all_others(reader.pid());
+    only_the_disk_matters(&mount, [&reader]);
     let before = others();
     reader.start();
     let report = reader.report();
