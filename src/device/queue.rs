@@ -117,12 +117,14 @@ impl Device {
     }
 
     /// Makes it so slow from now on, or no longer. What was accepted before is answered when it was due then; servers of
-    /// the new speed are idle, so that nobody waits for work that only the old one would have had.
-    pub fn set_simulate(&mut self, simulate: Option<Simulate>) {
+    /// the new speed are idle, so that nobody waits for work that only the old one would have had. Whether anything changed.
+    pub fn set_simulate(&mut self, simulate: Option<Simulate>) -> bool {
         // As slow as before: its servers go on with what they do.
-        if simulate != self.simulate {
+        let changed = simulate != self.simulate;
+        if changed {
             (self.simulate, self.model) = (simulate, simulate.map(Model::new));
         }
+        changed
     }
 
     /// Accepts a part; its answer comes from [`Device::collect`], whatever happens. Parts must come in the order of `now`.

@@ -34,9 +34,13 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Makes the device so slow, or no longer. What it has begun is answered when it was due.
+    /// Makes the device so slow, or no longer. What it has begun is answered when it was due. How many requests the device
+    /// wants at once is learned anew: to unlearn it on a device that became slow takes as many windows, of seconds then.
     pub fn simulate(&mut self, simulate: Option<Simulate>) {
-        self.state.device.set_simulate(simulate);
+        let State { device, disk, .. } = &mut *self.state;
+        if device.set_simulate(simulate) {
+            disk.forget_device();
+        }
     }
 
     /// Gives the engine another device id. With no ioband device left it is then that of another disk, of which nothing is

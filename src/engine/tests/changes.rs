@@ -356,3 +356,16 @@ fn a_successor_goes_on_with_counters_and_processes() {
     ask(&mut heir, 1);
     assert_eq!(reads(&heir), [2, 4, 0]);
 }
+
+#[test]
+fn how_deep_a_device_is_is_learned_anew_when_its_speed_changes() {
+    let bench = Bench::new(&[(0, SIZE)], None);
+    let depths = || bench.engine.learned().depths;
+    let learned = Learned { depths: Some((64, 32)), ..bench.engine.learned() };
+    bench.engine.change().go_on(&learned);
+    // Any edit says how fast it is, mostly the same as before.
+    bench.engine.change().simulate(None);
+    assert_eq!(depths(), Some((64, 32)));
+    bench.engine.change().simulate(Some(Simulate { iops: Some(250), bandwidth: None, parallel: 1 }));
+    assert_eq!(depths(), None);
+}
