@@ -117,8 +117,8 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[(values.len() - 1) / 2].midpoint(values[values.len() / 2])
 }
 
-/// Who has what of the disk is the question, and not who has the processors: who serves goes before all others, and so do these,
-/// whose next requests must come while the disk has some of theirs.
+/// Who has what of the disk is the question, and not who has the processors: who serves goes before all others, and so do those
+/// who ask for something.
 pub(crate) fn only_the_disk_matters<'a>(mount: &Vmdisk, loads: impl IntoIterator<Item = &'a Load>) {
     before_all_others(worker(mount));
     loads.into_iter().for_each(|load| before_all_others(load.pid()));

@@ -71,8 +71,7 @@ where
             None => (Ledger::new().context("cannot make the ledger")?, None),
         };
     let program = program.context("cannot open my own program file")?;
-    let mut keeper = Keeper::new(keeping.arguments, signals, program, ledger, mount);
-    keeper.ready = Some(keeping.ready);
+    let mut keeper = Keeper::new(keeping.arguments, Some(keeping.ready), signals, program, ledger, mount);
     let end = keeper.run();
     keeper.put_away();
     end
@@ -126,9 +125,10 @@ impl<R> Keeper<R>
 where
     R: FnOnce(&Path, &str) -> anyhow::Result<()>,
 {
-    /// One that has nothing yet but this, and the mount, if one is left from before.
+    /// One without a worker; with a mount if one is left from before.
     fn new(
         arguments: Vec<OsString>,
+        ready: Option<R>,
         signals: UnixStream,
         program: Program,
         ledger: Ledger,
@@ -152,7 +152,7 @@ where
             patience: Patience::default(),
             refused: Vec::new(),
             upgrade: None,
-            ready: None,
+            ready,
             stopping: false,
         }
     }
@@ -683,7 +683,7 @@ mod tests {
         let descriptors = vec![connection.into()];
         let mount = Mount { place, made: false, descriptors, memory: None };
         let arguments = ["-c", "read words"].map(OsString::from).into();
-        Keeper::new(arguments, signals, shell(), Ledger::new().unwrap(), Some(mount))
+        Keeper::new(arguments, None, signals, shell(), Ledger::new().unwrap(), Some(mount))
     }
 
     fn shell() -> Program {
