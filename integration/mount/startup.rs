@@ -9,6 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     const MOUNTED_DEVICE: &[Need] = &[Need::Root, Need::LoopDevice, Need::Fuse, Need::Tool("mkfs.ext4")];
@@ -25,6 +27,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a refused mount says why and leaves nothing behind", ALONE, refused),
         trial("a refused mount after a -- says why, too", ALONE, after_dashes),
+        trial("a mount waits a moment for its disk to be let go", ALONE, let_go),
         trial("a second mount of anything is refused", ALONE, twice),
         trial("a mounted block device is refused by name", MOUNTED_DEVICE, mounted_device),
         trial("a place of one's own is empty, whatever is mounted where", ALONE, beside_blanks),
@@ -84,6 +87,21 @@ fn refused() {
     refused_in(&place, &["half.yaml", "vmdisk"], &["device b: ", &path, "is locked by another process"]);
     drop(lock);
     place.ioband(&["mount", "half.yaml", "vmdisk"]).ok();
+}
+
+/// Whoever has been killed lets his disks go a moment later.
+fn let_go() {
+    let place = Alone::new();
+    place.write("ok.yaml", SMALL);
+    sparse(&place.folder().join("disk"), 4 << 20);
+    let file = File::open(place.folder().join("disk")).expect("the device");
+    let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).expect("a lock");
+    let holder = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(200));
+        drop(lock);
+    });
+    place.ioband(&["mount", "ok.yaml", "vmdisk"]).ok();
+    holder.join().expect("it lets go");
 }
 
 fn after_dashes() {

@@ -32,6 +32,9 @@ use std::time::Duration;
 
 /// A disk that answers does so within this, however late it has become until it is asked.
 const ANSWER: Duration = Duration::from_millis(100);
+/// How long a mount waits for its disks to be let go: whoever makes it anew right after its process was killed should not be told
+/// that the disks are in use, and by nobody.
+const LET_GO: Duration = Duration::from_secs(2);
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -163,7 +166,9 @@ impl Live {
 
     /// Opens what a device is to be on.
     fn open(&self, device: &DevicePlan, read_only: bool) -> Result<Target, Refusal> {
-        let mode = OpenMode { read_only, ..OpenMode::default() };
+        // An edit does not wait: what it asks for is nothing that we have had.
+        let is_mounted = self.number.get().is_some();
+        let mode = OpenMode { read_only, patience: (!is_mounted).then_some(LET_GO) };
         Target::open(&device.path, device.create, mode)
             .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))
     }
@@ -514,9 +519,13 @@ impl Live {
             }
             let mut change = engine.change();
             let all = new.devices.iter().zip(held);
-            for (device, (_, here)) in all.filter(|(_, (_, here))| here.engine.number() == engine.number()) {
+            let mut here = all.filter(|(_, (_, here))| here.engine.number() == engine.number()).peekable();
+            // What all devices on a disk say alike.
+            if let Some((device, _)) = here.peek() {
                 change.settings(settings(device));
                 change.simulate(simulate(device));
+            }
+            for (device, (_, here)) in here {
                 let wanted = BandChange {
                     group_type: device.group_type,
                     policy: device.policy,
