@@ -131,6 +131,17 @@ fn a_disk_that_becomes_another_is_noticed() {
 }
 
 #[test]
+fn a_disk_that_is_said_to_turn_slower_shares_at_once() {
+    let mut run = Run::new(&scenario(servers(32, 100.0), floods(&[(80, 16), (40, 16)])));
+    run.until(ms(3000));
+    assert!(run.disk.depth() >= 24, "{}", run.disk.depth());
+    run.device.become_another(servers(1, 4000.0), run.now());
+    run.disk.forget_depths();
+    // What was in flight comes first.
+    assert_near(&run.measure(ms(3150), ms(4150)).shares(), &[66.67, 33.33], 1.0);
+}
+
+#[test]
 fn bytes_that_pass_unweighed_do_not_keep_it_deep() {
     // A disk that takes as long for a large request as for a small one: with everything in flight the large ones win.
     for weights in [[50, 50], [80, 40], [40, 80]] {

@@ -117,14 +117,17 @@ impl Device {
     }
 
     /// Makes it so slow from now on, or no longer. What was accepted before is answered when it was due then; servers of
-    /// the new speed are idle, so that nobody waits for work that only the old one would have had. Whether anything changed.
-    pub fn set_simulate(&mut self, simulate: Option<Simulate>) -> bool {
+    /// the new speed are idle, so that nobody waits for work that only the old one would have had.
+    pub fn set_simulate(&mut self, simulate: Option<Simulate>) {
         // As slow as before: its servers go on with what they do.
-        let changed = simulate != self.simulate;
-        if changed {
+        if simulate != self.simulate {
             (self.simulate, self.model) = (simulate, simulate.map(Model::new));
         }
-        changed
+    }
+
+    /// How slow it is made.
+    pub fn simulate(&self) -> Option<Simulate> {
+        self.simulate
     }
 
     /// Accepts a part; its answer comes from [`Device::collect`], whatever happens. Parts must come in the order of `now`.

@@ -2,11 +2,12 @@
 
 use super::queue::Done;
 use crate::units::Nanos;
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 /// How slow: each of `parallel` servers takes 1/`iops` plus bytes/`bandwidth` for a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Simulate {
     /// Requests a second of one server; `None` (or 0) = no cost per request.
     pub iops: Option<u64>,
@@ -14,6 +15,19 @@ pub struct Simulate {
     pub bandwidth: Option<u64>,
     /// Number of servers, at least 1.
     pub parallel: u32,
+}
+
+impl Simulate {
+    /// Whether a device made as slow as `now` is in anything slower than one as slow as `before`; `None` is as fast as it is.
+    pub fn slows(before: Option<Self>, now: Option<Self>) -> bool {
+        let speeds = |simulate: Option<Self>| {
+            let rate = |rate: fn(Self) -> Option<u64>| {
+                simulate.and_then(rate).filter(|n| *n > 0).unwrap_or(u64::MAX)
+            };
+            [rate(|s| s.iops), rate(|s| s.bandwidth), rate(|s| Some(s.parallel.max(1).into()))]
+        };
+        speeds(now).iter().zip(speeds(before)).any(|(now, before)| *now < before)
+    }
 }
 
 /// When a server is free again: `at` nanoseconds and a fraction, kept as the two remainders of its divisions.
@@ -138,6 +152,20 @@ mod tests {
     fn bytes_and_requests_add_up() {
         let mut model = model(Some(1000), Some(1 << 20), 1);
         assert_eq!(model.finish(Nanos(0), 1 << 20), Nanos(1_001_000_000));
+    }
+
+    #[test]
+    fn slower_in_anything_is_slower() {
+        let so = |iops, bandwidth, parallel| Some(Simulate { iops, bandwidth, parallel });
+        let (usual, none) = (so(Some(100), Some(1000), 4), None);
+        for slower in [so(Some(99), Some(9999), 9), so(None, Some(999), 4), so(Some(100), None, 3)] {
+            assert!(Simulate::slows(usual, slower), "{slower:?}");
+            assert!(Simulate::slows(none, slower) && !Simulate::slows(slower, none), "{slower:?}");
+        }
+        for as_fast in [usual, none, so(Some(0), Some(0), 4), so(Some(101), Some(1000), 5)] {
+            assert!(!Simulate::slows(usual, as_fast), "{as_fast:?}");
+        }
+        assert!(!Simulate::slows(none, none));
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! What may change while the engine serves: the disk's settings, its speed, its ioband devices and their groups.
 
-use super::band::{Band, BandChange, BandId, BandSettings};
+use super::band::{BandChange, BandId, BandSettings};
 use super::core::{Engine, Stage, State};
 use crate::classify::{Caller, Identity};
 use crate::device::Simulate;
-use crate::sched::{Disk, Request, Settings};
+use crate::sched::{Request, Settings};
 use crate::units::Nanos;
 use std::collections::HashMap;
 use std::sync::MutexGuard;
@@ -34,13 +34,16 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Makes the device so slow, or no longer. What it has begun is answered when it was due. How many requests the device
-    /// wants at once is learned anew: to unlearn it on a device that became slow takes as many windows, of seconds then.
+    /// Makes the device so slow, or no longer. What it has begun is answered when it was due.
+    ///
+    /// How many requests a device that turns slower is given at once is found anew, from few to many: what suits a fast one may be
+    /// so many that weights decide nothing, and a slow one takes seconds to show it. One that turns faster soon shows that it wants more.
     pub fn simulate(&mut self, simulate: Option<Simulate>) {
         let State { device, disk, .. } = &mut *self.state;
-        if device.set_simulate(simulate) {
-            disk.forget_device();
+        if Simulate::slows(device.simulate(), simulate) {
+            disk.forget_depths();
         }
+        device.set_simulate(simulate);
     }
 
     /// Gives the engine another device id. With no ioband device left it is then that of another disk, of which nothing is
@@ -108,9 +111,8 @@ impl<'a> Change<'a> {
         self.state.line_up();
     }
 
-    pub(super) fn disk_and_bands(&mut self) -> (&mut Disk, impl Iterator<Item = &mut Band>) {
-        let State { bands, disk, .. } = &mut *self.state;
-        (disk, bands.all_mut())
+    pub(super) fn state(&mut self) -> &mut State {
+        &mut self.state
     }
 
     /// Sets the counters of an ioband device's groups to zero.

@@ -254,10 +254,9 @@ impl Engine {
         Turn { now: self.clock.now(), engine: self, state, out }
     }
 
-    /// Looks at the device id, the scheduler and the ioband devices.
-    pub(super) fn look<R>(&self, look: impl FnOnce(u32, &Disk, &mut dyn Iterator<Item = &Band>) -> R) -> R {
-        let state = self.lock();
-        look(state.id, &state.disk, &mut state.bands.all())
+    /// Looks at all of it.
+    pub(super) fn look<R>(&self, look: impl FnOnce(&State) -> R) -> R {
+        look(&self.lock())
     }
 
     /// There is somebody who wants to know when there is something to do again.

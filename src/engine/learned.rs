@@ -2,8 +2,9 @@
 
 use super::band::Band;
 use super::change::Change;
-use super::core::Engine;
+use super::core::{Engine, State};
 use crate::classify::{GroupId, ProcessId};
+use crate::device::Simulate;
 use crate::sched::{Counters, Direction, Disk, GroupKey};
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,9 @@ pub struct Learned {
     /// should be on a disk that needs more than the first one.
     #[serde(default)]
     pub depths: Option<(u32, u32)>,
+    /// How slow the device was made when that was found. A change of it is written down on its own, so that this may be of before.
+    #[serde(default)]
+    pub simulate: Option<Simulate>,
     /// Its ioband devices.
     #[serde(default)]
     pub bands: Vec<LearnedBand>,
@@ -45,10 +49,12 @@ pub struct LearnedGroup {
 impl Engine {
     /// What it has learned. Asks nobody, and costs a look under the lock.
     pub fn learned(&self) -> Learned {
-        self.look(|id, disk, bands| Learned {
-            id,
+        self.look(|State { id, disk, device, bands, .. }| Learned {
+            id: *id,
             depths: disk.depths_found(),
+            simulate: device.simulate(),
             bands: bands
+                .all()
                 .map(|band| LearnedBand { name: band.name.clone(), groups: groups(band, disk) })
                 .collect(),
         })
@@ -58,11 +64,13 @@ impl Engine {
 impl Change<'_> {
     /// Goes on with what a predecessor has learned, as far as it is about what there is.
     pub fn go_on(&mut self, learned: &Learned) {
-        let (disk, bands) = self.disk_and_bands();
-        if let Some(depths) = learned.depths {
+        let State { disk, device, bands, .. } = self.state();
+        if let Some(depths) = learned.depths
+            && !Simulate::slows(learned.simulate, device.simulate())
+        {
             disk.begin_with_depths(depths);
         }
-        for band in bands {
+        for band in bands.all_mut() {
             let Some(known) = learned.bands.iter().find(|known| known.name == band.name) else { continue };
             for (id, key) in keys(band) {
                 let name = id.as_ref().map(ToString::to_string);

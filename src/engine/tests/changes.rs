@@ -357,15 +357,45 @@ fn a_successor_goes_on_with_counters_and_processes() {
     assert_eq!(reads(&heir), [2, 4, 0]);
 }
 
-#[test]
-fn how_deep_a_device_is_is_learned_anew_when_its_speed_changes() {
-    let bench = Bench::new(&[(0, SIZE)], None);
-    let depths = || bench.engine.learned().depths;
+fn so_slow(iops: u64) -> Option<Simulate> {
+    Some(Simulate { iops: Some(iops), bandwidth: None, parallel: 1 })
+}
+
+/// Before it is changed, 64 requests at once are known to be right. Is that so afterwards?
+fn is_still_deep(before: Option<Simulate>, change: impl FnOnce(&mut Change<'_>)) -> bool {
+    let bench = Bench::new(&[(0, SIZE)], before);
     let learned = Learned { depths: Some((64, 32)), ..bench.engine.learned() };
     bench.engine.change().go_on(&learned);
-    // Any edit says how fast it is, mostly the same as before.
-    bench.engine.change().simulate(None);
-    assert_eq!(depths(), Some((64, 32)));
-    bench.engine.change().simulate(Some(Simulate { iops: Some(250), bandwidth: None, parallel: 1 }));
-    assert_eq!(depths(), None);
+    assert_eq!(bench.engine.status().depth, 64);
+    change(&mut bench.engine.change());
+    let depth = bench.engine.status().depth;
+    assert_eq!(depth == 64, bench.engine.learned().depths.is_some(), "{depth}");
+    depth == 64
+}
+
+#[test]
+fn how_deep_a_device_is_is_learned_anew_when_it_turns_slower() {
+    for (before, now) in [(None, so_slow(250)), (so_slow(250), so_slow(249))] {
+        assert!(!is_still_deep(before, |change| change.simulate(now)), "from {before:?} to {now:?}");
+        // To say the same again, as any edit does, changes nothing; and a faster one finds out by itself.
+        assert!(is_still_deep(before, |change| change.simulate(before)), "from {before:?}");
+        assert!(is_still_deep(now, |change| change.simulate(before)), "from {now:?} to {before:?}");
+    }
+    // What the settings say is not learned.
+    let bench = stage();
+    bench.engine.change().simulate(so_slow(250));
+    assert_eq!(bench.engine.status().depth, 1);
+}
+
+#[test]
+fn a_successor_does_not_take_a_slower_device_for_as_deep_as_it_was() {
+    let learned =
+        |simulate| Learned { depths: Some((64, 32)), ..Bench::new(&[(0, SIZE)], simulate).engine.learned() };
+    for (learned_at, now, depth) in
+        [(None, so_slow(250), 2), (so_slow(250), so_slow(250), 64), (so_slow(250), None, 64)]
+    {
+        let heir = Bench::new(&[(0, SIZE)], now);
+        heir.engine.change().go_on(&learned(learned_at));
+        assert_eq!(heir.engine.status().depth, depth, "from {learned_at:?} to {now:?}");
+    }
 }

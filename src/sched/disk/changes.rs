@@ -98,7 +98,13 @@ impl Disk {
 
     /// From now on it is the scheduler of another device: what was learned of the old one says nothing.
     pub fn forget_device(&mut self) {
-        (self.depth, self.latency) = (DepthControl::new(), Nanos(0));
+        self.forget_depths();
+        self.latency = Nanos(0);
+    }
+
+    /// What was learned of how deep the device is says nothing any more.
+    pub fn forget_depths(&mut self) {
+        self.depth = DepthControl::new();
         self.depth.pin(self.settings.io_throttle, self.settings.io_limit);
     }
 
