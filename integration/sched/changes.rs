@@ -3,7 +3,8 @@
 use crate::sim::Run;
 use crate::sim::client::ClientModel;
 use crate::{assert_at_least, assert_near, floods, ms, plain, scenario, servers};
-use ioband::units::Nanos;
+use ioband::sched::{Disk, Next, Op, Policy, Request, Settings};
+use ioband::units::{Nanos, Weight};
 
 #[test]
 fn a_change_of_weight_acts_within_a_tenth_of_a_second() {
@@ -88,4 +89,32 @@ fn coming_and_going_gains_nothing() {
     let gamer = ClientModel { on_ms: 5.0, off_ms: 1.0, ..ClientModel::new("gamer", 50, 16) };
     let outcome = crate::whole(&scenario(plain(), vec![gamer, ClientModel::new("honest", 50, 16)]));
     assert!(outcome.shares()[0] <= 50.5, "{:?}", outcome.shares());
+}
+
+#[test]
+fn who_comes_later_is_not_placed_before_who_waits_though_virtual_time_goes_back() {
+    let mut disk = Disk::new(Settings { io_limit: 1, ..Settings::default() });
+    let [leaver, behind, waiting, late] = [1, 1, 1, 1000]
+        .map(|weight| disk.add_group(Policy::WeightIosize, Weight::new(weight).expect("in range")));
+    let read = |id, sectors| Request { id, op: Op::Read, sectors };
+    disk.submit(leaver, read(1, 2048), ms(0));
+    disk.submit(behind, read(2, 2048), ms(0));
+    let Next::Dispatch(first) = disk.next(ms(0)) else { panic!("an idle device takes it") };
+    assert_eq!((first.id, disk.next(ms(0))), (1, Next::Idle));
+    // One is 2048 tokens ahead of the other: the third joins half way between them.
+    disk.submit(waiting, read(3, 8), ms(0));
+    // The first is waited for no longer, so virtual time goes back to those who are still there.
+    assert_eq!(disk.next(ms(20)), Next::Idle);
+    (4..304).for_each(|id| disk.submit(late, read(id, 2048), ms(20)));
+    disk.complete(first, ms(20));
+    for others in 0.. {
+        let Next::Dispatch(next) = disk.next(ms(20)) else { panic!("there is something held") };
+        if next.id == 3 {
+            // In the time of its own request and of one before it the weight of the other asks for 16,000 tokens; and
+            // one request for its place in line.
+            assert!(others * 2048 <= 16_000 + 2048, "it waits for {others} requests");
+            break;
+        }
+        disk.complete(next, ms(20));
+    }
 }

@@ -7,10 +7,12 @@
 //!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many
 //!   requests as it had in flight.
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
-//!   the largest request at each end of the span, and for what each group claimed when it came: one request, or as many as
-//!   it had in flight, `|S1 - S w1/W| <= 2 max(L1, L2, …) + C1 + C2 + …` (the lag of EEVDF).
-//! * The first request of a group waits while the others get at most what their weights ask for in the time of it and of
-//!   the one before it, two largest requests of each for its place in line, and what each may claim.
+//!   its own largest request and claim (one request, or as many as it had in flight), what others had beyond their share
+//!   when somebody joined, and its part of the others' largest requests and claims.
+//! * The first request of a group waits while each other group gets at most what its weight asks for in the time of it and
+//!   of the one before it, and what it may claim.
+//!
+//! `contrib/docs/SCHEDULER.md`, "Bounds", says why.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,10 +42,20 @@ struct Watched {
 }
 
 impl Watched {
+    /// The most that it could claim, in tokens.
+    fn claimed_tokens(&self) -> u64 {
+        self.largest * self.most_claimed.max(1)
+    }
+
     /// Debts and claims from before a change have been paid.
     fn is_settled(&self) -> bool {
         self.since_change > self.most_claimed + 1
     }
+}
+
+/// All groups but one.
+fn all_but(groups: &[Watched], but: usize) -> impl Iterator<Item = &Watched> {
+    groups.iter().enumerate().filter(move |(index, _)| *index != but).map(|(_, other)| other)
 }
 
 /// A quantity that should stay near 0, over a span of time: now, and the least and the most that it was.
@@ -90,6 +102,9 @@ pub(crate) struct Checker {
     pub(crate) dispatched: u64,
     pub(crate) completed: u64,
 }
+
+/// So many steps of the scheduler's virtual time are one token at weight 1.
+const TAGS_A_TOKEN: u64 = 1 << 20;
 
 /// Above so many groups, comparing all with all would take longer than all the rest.
 const MOST_COMPARED: usize = 16;
@@ -186,17 +201,22 @@ impl Checker {
             return self.start_over_ideal();
         }
         let present: Vec<usize> = (0..self.groups.len()).filter(|i| there(*i, &self.groups[*i])).collect();
-        let present_groups = || present.iter().map(|index| &self.groups[*index]);
-        let weights = i128::from(present_groups().map(|other| other.weight).sum::<u64>());
-        let claimed: u64 = present_groups().map(|other| other.largest * other.most_claimed.max(1)).sum();
-        // Also of those who have just left: what they had beyond their share is still owed to those who stayed.
-        let largest = self.groups.iter().map(|other| other.largest).max().unwrap_or(1);
-        let allowed = i128::from(3 * largest + claimed);
-        for index in present {
-            let watched = &mut self.groups[index];
-            let own = if index == group { i128::from(cost) * weights } else { 0 };
-            let off = watched.ideal.step(own - i128::from(watched.weight) * i128::from(cost));
-            let allowed = allowed * weights;
+        let weights: u64 = present.iter().map(|index| self.groups[*index].weight).sum();
+        // Who is not there any more may have had a request beyond its share, which is owed to those who stayed.
+        let owed = |(index, other): (usize, &Watched)| {
+            other.largest + if present.contains(&index) { other.claimed_tokens() } else { 0 }
+        };
+        let all_owed: u64 = self.groups.iter().enumerate().map(owed).sum();
+        for &index in &present {
+            let Watched { weight, largest, .. } = self.groups[index];
+            let own = largest + self.groups[index].claimed_tokens();
+            // Each may have been a request ahead when somebody joined where they all were on average.
+            let ahead: u64 = all_but(&self.groups, index)
+                .map(|other| (other.largest * weight).div_ceil(other.weight + weight))
+                .sum();
+            let allowed = i128::from((weights - weight) * (own + ahead) + weight * (all_owed - own));
+            let served = if index == group { i128::from(cost * weights) } else { 0 };
+            let off = self.groups[index].ideal.step(served - i128::from(weight * cost));
             assert!(off <= allowed, "group {index} is {off} off its ideal, more than {allowed}");
             self.worst_ideal = self.worst_ideal.max(off as f64 / allowed as f64);
         }
@@ -210,12 +230,13 @@ impl Checker {
     }
 
     fn judge_wait(&mut self, group: usize, cost: u64) {
-        let all: u64 = self.groups.iter().map(|other| other.weight).sum();
-        let place = |other: &Watched| other.largest * (2 + other.most_claimed);
-        let places: u64 = self.groups.iter().map(place).sum();
         let Watched { weight, largest, others, limited, .. } = self.groups[group];
-        let allowed =
-            ((largest + cost) * (all - weight)).div_ceil(weight) + places - place(&self.groups[group]);
+        let allowed: u64 = all_but(&self.groups, group)
+            .map(|other| {
+                let in_time_of = |tokens: u64| (tokens * other.weight).div_ceil(weight);
+                in_time_of(largest) + in_time_of(cost).max(other.largest) + other.claimed_tokens()
+            })
+            .sum();
         if !limited && allowed > 0 && self.groups[group].is_settled() {
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
@@ -244,7 +265,8 @@ impl Checker {
             let sign: i128 = if group == first { 1 } else { -1 };
             let (one, two) = (a.largest * b.weight, b.largest * a.weight);
             // Tags are whole numbers: where two ends are less than one apart, either may be first.
-            let allowed = 2 * i128::from(one.max(two)) + 2 * i128::from(one.min(two));
+            let rounding = (a.weight * b.weight).div_ceil(TAGS_A_TOKEN);
+            let allowed = 2 * i128::from(one.max(two) + rounding);
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
             let claims = [self.groups[first].claim, self.groups[second].claim];

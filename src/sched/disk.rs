@@ -98,7 +98,7 @@ pub struct Disk {
     now: VTime,
     /// How far they are ahead of it in sum (below zero: behind), each as often as its weight says.
     lead: i128,
-    /// The farthest start tag that was served: where newcomers join.
+    /// The farthest point at which anybody was served or has joined: where newcomers join.
     front: VTime,
     /// Where the current epoch ends in virtual time.
     epoch_end: VTime,

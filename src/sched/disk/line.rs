@@ -25,9 +25,11 @@ impl Disk {
         self.stand_in_line(slot);
     }
 
-    /// Where the groups are that something is queued of. Virtual time may be far behind, held back by who is awaited.
-    pub(super) fn others(&self) -> VTime {
-        self.front.max(self.now)
+    /// Where the groups are that something is queued of. Virtual time may be far behind, held back by who is awaited, or
+    /// may have gone back: who joins now must not stand before those who joined farther ahead and still wait.
+    pub(super) fn others(&mut self) -> VTime {
+        self.front = self.front.max(self.now);
+        self.front
     }
 
     /// The caps of a group let it pass again: it takes its place, if there is anything to take it for.
