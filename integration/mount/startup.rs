@@ -3,6 +3,7 @@
 use crate::alone::{ALONE, Alone, Said};
 use crate::daemon::{MOUNT, Vmdisk, ioband, wait_until};
 use crate::support::{Loop, Mounted, Need, folder, run, sparse, trial};
+use inotify::{Inotify, WatchMask};
 use libtest_mimic::Trial;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
@@ -10,7 +11,6 @@ use nix::unistd::Pid;
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 use std::thread;
-use std::time::Duration;
 
 pub(crate) fn trials() -> Vec<Trial> {
     const MOUNTED_DEVICE: &[Need] = &[Need::Root, Need::LoopDevice, Need::Fuse, Need::Tool("mkfs.ext4")];
@@ -96,8 +96,14 @@ fn let_go() {
     sparse(&place.folder().join("disk"), 4 << 20);
     let file = File::open(place.folder().join("disk")).expect("the device");
     let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).expect("a lock");
+    let mut opened = Inotify::init().expect("inotify");
+    opened.watches().add(place.folder().join("disk"), WatchMask::OPEN).expect("a watch");
     let holder = thread::spawn(move || {
-        thread::sleep(Duration::from_millis(200));
+        // Once to see what it is, and then it was found locked at least once.
+        for _ in 0..3 {
+            // Events that are alike and not read are told as one.
+            opened.read_events_blocking(&mut [0; 4096]).expect("events").for_each(drop);
+        }
         drop(lock);
     });
     place.ioband(&["mount", "ok.yaml", "vmdisk"]).ok();

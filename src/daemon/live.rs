@@ -32,9 +32,10 @@ use std::time::Duration;
 
 /// A disk that answers does so within this, however late it has become until it is asked.
 const ANSWER: Duration = Duration::from_millis(100);
-/// How long a mount waits for its disks to be let go: whoever makes it anew right after its process was killed should not be told
-/// that the disks are in use, and by nobody.
-const LET_GO: Duration = Duration::from_secs(2);
+/// How long after its start a mount waits for its disks to be let go: whoever makes it anew right after its process was killed
+/// should not be told that the disks are in use, and by nobody. No longer, since the disks of a mount that lives are free for a
+/// moment whenever its worker is followed by another, and this is not to take them.
+const LET_GO: Duration = Duration::from_secs(1);
 
 /// A mount that changes.
 pub(super) struct Live {
@@ -168,7 +169,8 @@ impl Live {
     fn open(&self, device: &DevicePlan, read_only: bool) -> Result<Target, Refusal> {
         // An edit does not wait: what it asks for is nothing that we have had.
         let is_mounted = self.number.get().is_some();
-        let mode = OpenMode { read_only, patience: (!is_mounted).then_some(LET_GO) };
+        let left = || LET_GO.saturating_sub(self.clock.now().into());
+        let mode = OpenMode { read_only, patience: (!is_mounted).then(left) };
         Target::open(&device.path, device.create, mode)
             .map_err(|error| Refusal::new(error.errno(), format!("device {}: {error}", device.name)))
     }

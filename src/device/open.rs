@@ -6,6 +6,7 @@ use super::mark::Mark;
 use super::medium::{Alignment, Medium};
 use super::target::{Kind, Target};
 use super::users;
+use crate::clock::Clock;
 use crate::units::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
@@ -229,8 +230,8 @@ impl Medium {
 
     /// Opens it, and waits as long as `mode` says for somebody else to let go of it.
     fn open_patiently(path: &Path, mode: OpenMode, known: Option<&Mark>) -> Result<Medium, OpenError> {
-        let tries = mode.patience.unwrap_or_default().as_millis() / PAUSE.as_millis();
-        for _ in 0..tries {
+        let (clock, patience) = (Clock::start(), mode.patience.unwrap_or_default());
+        while Duration::from(clock.now()) < patience {
             match Self::try_open(path, mode, known) {
                 Err(OpenError::InUse { .. } | OpenError::Locked { .. }) => std::thread::sleep(PAUSE),
                 opened => return opened,

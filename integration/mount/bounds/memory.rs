@@ -73,6 +73,7 @@ fn eightfold(by: Transport) {
     // now more and now less, so it may be tried again.
     let keeps_it = || {
         let [before, flooded, after] = [8, 8 * MEMORY / MIB, 8].map(share);
+        assert!(before.max(after) >= 400, "no fair share even without: {before} and {after} of a thousand");
         flooded * 10 >= before.min(after).min(500) * 9
     };
     assert!((0..3).any(|_| keeps_it()), "the reader has less than nine tenths of its share, three times");
