@@ -9,8 +9,9 @@
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
 //!   its own largest request and claim (one request, or as many as it had in flight), what others had beyond their share
 //!   when somebody joined, and its part of the others' largest requests and claims.
-//! * The first request of a group waits while each other group gets at most what its weight asks for in the time of it and
-//!   of the one before it, and what it may claim.
+//! * The first request of a group waits while the others together get at most what their weights ask for in the time of
+//!   it and of the one before it, and what they may claim; and each of them that, and what others had beyond their share
+//!   when somebody joined.
 //!
 //! `contrib/docs/SCHEDULER.md`, "Bounds", says why.
 
@@ -32,8 +33,8 @@ struct Watched {
     most_claimed: u64,
     /// Requests dispatched since the last change; it is judged once it has had what it brought along.
     since_change: u64,
-    /// Tokens of others dispatched since its first request is its first.
-    others: u64,
+    /// Tokens of each other group dispatched since its first request is its first.
+    others: BTreeMap<usize, u64>,
     /// Against each other group.
     against: BTreeMap<usize, Span>,
     /// `S1 W - S w1`, S and W being all service and the weights of all groups that are there, since all of these have
@@ -56,6 +57,13 @@ impl Watched {
 /// All groups but one.
 fn all_but(groups: &[Watched], but: usize) -> impl Iterator<Item = &Watched> {
     groups.iter().enumerate().filter(move |(index, _)| *index != but).map(|(_, other)| other)
+}
+
+/// So many tokens more a group may be behind by: each of the others may have been a request ahead when somebody joined where
+/// they all were on average.
+fn ahead_of(groups: &[Watched], index: usize) -> u64 {
+    let weight = groups[index].weight;
+    all_but(groups, index).map(|other| (other.largest * weight).div_ceil(other.weight + weight)).sum()
 }
 
 /// A quantity that should stay near 0, over a span of time: now, and the least and the most that it was.
@@ -137,7 +145,8 @@ impl Checker {
         for group in &mut self.groups {
             group.against.clear();
             group.ideal = Swing::default();
-            (group.others, group.most_claimed, group.since_change) = (0, group.claim, 0);
+            group.others.clear();
+            (group.most_claimed, group.since_change) = (group.claim, 0);
         }
     }
 
@@ -147,7 +156,7 @@ impl Checker {
         let watched = &mut self.groups[group];
         watched.held.insert(id);
         if watched.held.len() == 1 {
-            watched.others = 0;
+            watched.others.clear();
             watched.claim = watched.in_flight.max(1);
             watched.most_claimed = watched.most_claimed.max(watched.claim);
             self.start_over_ideal();
@@ -210,10 +219,7 @@ impl Checker {
         for &index in &present {
             let Watched { weight, largest, .. } = self.groups[index];
             let own = largest + self.groups[index].claimed_tokens();
-            // Each may have been a request ahead when somebody joined where they all were on average.
-            let ahead: u64 = all_but(&self.groups, index)
-                .map(|other| (other.largest * weight).div_ceil(other.weight + weight))
-                .sum();
+            let ahead = ahead_of(&self.groups, index);
             let allowed = i128::from((weights - weight) * (own + ahead) + weight * (all_owed - own));
             let served = if index == group { i128::from(cost * weights) } else { 0 };
             let off = self.groups[index].ideal.step(served - i128::from(weight * cost));
@@ -230,22 +236,32 @@ impl Checker {
     }
 
     fn judge_wait(&mut self, group: usize, cost: u64) {
-        let Watched { weight, largest, others, limited, .. } = self.groups[group];
-        let allowed: u64 = all_but(&self.groups, group)
-            .map(|other| {
+        let Watched { weight, largest, limited, .. } = self.groups[group];
+        let waited = std::mem::take(&mut self.groups[group].others);
+        if !limited && self.groups[group].is_settled() {
+            let (mut others, mut others_allowed) = (0, 0);
+            for (index, other) in self.groups.iter().enumerate().filter(|(index, _)| *index != group) {
+                let got = waited.get(&index).copied().unwrap_or(0);
                 let in_time_of = |tokens: u64| (tokens * other.weight).div_ceil(weight);
-                in_time_of(largest) + in_time_of(cost).max(other.largest) + other.claimed_tokens()
-            })
-            .sum();
-        if !limited && allowed > 0 && self.groups[group].is_settled() {
+                let allowed =
+                    in_time_of(largest) + in_time_of(cost).max(other.largest) + other.claimed_tokens();
+                (others, others_allowed) = (others + got, others_allowed + allowed);
+                // One alone may be farther behind than all are in sum.
+                let allowed = allowed + ahead_of(&self.groups, index);
+                assert!(got <= allowed, "group {group} waits while {index} gets {got}, more than {allowed}");
+                self.worst_wait = self.worst_wait.max(got as f64 / allowed as f64);
+            }
+            let allowed = others_allowed.max(1);
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
         }
-        self.groups[group].others = 0;
+        // What a minimum gives is beyond all weights.
+        if limited {
+            return;
+        }
         for (index, other) in self.groups.iter_mut().enumerate() {
-            // What a minimum gives is beyond all weights.
-            if index != group && !other.held.is_empty() && !limited {
-                other.others += cost;
+            if index != group && !other.held.is_empty() {
+                *other.others.entry(group).or_default() += cost;
             }
         }
     }
