@@ -31,7 +31,9 @@ struct Watched {
     claim: u64,
     /// The most that it could claim since the last change.
     most_claimed: u64,
-    /// Requests dispatched since the last change; it is judged once it has had what it brought along.
+    /// Something has changed: it is judged once it has had what it brought along.
+    changed: bool,
+    /// Requests dispatched since the last change.
     since_change: u64,
     /// Tokens of each other group dispatched since its first request is its first.
     others: BTreeMap<usize, u64>,
@@ -50,7 +52,7 @@ impl Watched {
 
     /// Debts and claims from before a change have been paid.
     fn is_settled(&self) -> bool {
-        self.since_change > self.most_claimed + 1
+        !self.changed || self.since_change > self.most_claimed + 1
     }
 }
 
@@ -146,7 +148,7 @@ impl Checker {
             group.against.clear();
             group.ideal = Swing::default();
             group.others.clear();
-            (group.most_claimed, group.since_change) = (group.claim, 0);
+            (group.most_claimed, group.since_change, group.changed) = (group.claim, 0, true);
         }
     }
 
