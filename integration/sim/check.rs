@@ -4,8 +4,8 @@
 //! * No more than the limit are in flight (R6), and the disk never idles while something is held that may pass (R4).
 //! * Two groups that both have something queued get, in *every* span of time in which that is so, service in proportion
 //!   to their weights: `|S1/w1 - S2/w2|` is at most one largest request of either, `max(L1/w1, L2/w2)`, at each end of
-//!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many
-//!   requests as it had in flight.
+//!   the span (R1, R7; Golestani's measure of fairness). Spans begin when each of them has been served once since both
+//!   have something queued: who joined has its claim first.
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
 //!   its own largest request and claim (one request, or as many as it had in flight), what others had beyond their share
 //!   when somebody joined, and its part of the others' largest requests and claims.
@@ -86,11 +86,11 @@ impl Swing {
     }
 }
 
-/// A span of time in which two groups both have something queued, from when they have had what they may have claimed.
+/// A span of time in which two groups both have something queued.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
-    /// Requests of each since both have something queued.
-    served: [u64; 2],
+    /// Whether each has been served since: who joined has its claim first, and is compared from then on.
+    served: [bool; 2],
     /// `S1 w2 - S2 w1`.
     difference: Swing,
 }
@@ -287,14 +287,13 @@ impl Checker {
             let allowed = 2 * i128::from(one.max(two) + rounding);
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
-            let claims = [self.groups[first].claim, self.groups[second].claim];
             let span = self.groups[first].against.entry(second).or_default();
-            if span.served[0] >= claims[0] && span.served[1] >= claims[1] {
+            if span.served == [true; 2] {
                 let off = span.difference.step(step);
                 assert!(off <= allowed, "groups {first} and {second} are off by {off}, more than {allowed}");
                 self.worst_share = self.worst_share.max(off as f64 / allowed as f64);
             }
-            span.served[usize::from(group == second)] += 1;
+            span.served[usize::from(group == second)] = true;
             if ends {
                 self.groups[first].against.remove(&second);
             }
