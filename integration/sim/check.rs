@@ -7,11 +7,13 @@
 //!   the span (R1, R7; Golestani's measure of fairness). Spans begin when each of them has been served once since both
 //!   have something queued: who joined has its claim first.
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
-//!   its own largest request and claim (one request, or as many as it had in flight), what others had beyond their share
-//!   when somebody joined, and its part of the others' largest requests and claims.
+//!   its own largest request and claim (one request, or as many as it had in flight, of the largest size), what others
+//!   had beyond their share when somebody joined, and its part of the others' largest requests and claims.
 //! * The first request of a group waits while the others together get at most what their weights ask for in the time of
 //!   it and of the one before it, and what they may claim; and each of them that, and what others had beyond their share
 //!   when somebody joined.
+//!
+//! Shares and waits are judged of groups without caps and minima, and of up to [`MOST_COMPARED`] groups.
 //!
 //! `contrib/docs/SCHEDULER.md`, "Bounds", says why.
 
