@@ -3,8 +3,9 @@
 use crate::sim::Run;
 use crate::sim::client::ClientModel;
 use crate::{assert_at_least, assert_near, floods, ms, plain, scenario, servers};
-use ioband::sched::{Disk, Next, Op, Policy, Request, Settings};
+use ioband::sched::{Cap, Disk, GroupKey, Limits, Next, Op, Policy, Request, Settings};
 use ioband::units::{Nanos, Weight};
+use std::num::NonZeroU64;
 
 #[test]
 fn a_change_of_weight_acts_within_a_tenth_of_a_second() {
@@ -91,30 +92,68 @@ fn coming_and_going_gains_nothing() {
     assert!(outcome.shares()[0] <= 50.5, "{:?}", outcome.shares());
 }
 
-#[test]
-fn who_comes_later_is_not_placed_before_who_waits_though_virtual_time_goes_back() {
+fn read(id: u64, sectors: u32) -> Request {
+    Request { id, op: Op::Read, sectors }
+}
+
+/// One group joined half way between two others and waits, of the same weight as these; virtual time has gone back since.
+/// Then a heavy one comes, which may have done something before: so many requests go first.
+fn go_before_who_waits(
+    before: impl FnOnce(&mut Disk, GroupKey),
+    comes: impl FnOnce(&mut Disk, GroupKey),
+) -> u32 {
     let mut disk = Disk::new(Settings { io_limit: 1, ..Settings::default() });
     let [leaver, behind, waiting, late] = [1, 1, 1, 1000]
         .map(|weight| disk.add_group(Policy::WeightIosize, Weight::new(weight).expect("in range")));
-    let read = |id, sectors| Request { id, op: Op::Read, sectors };
+    before(&mut disk, late);
     disk.submit(leaver, read(1, 2048), ms(0));
     disk.submit(behind, read(2, 2048), ms(0));
     let Next::Dispatch(first) = disk.next(ms(0)) else { panic!("an idle device takes it") };
-    assert_eq!((first.id, disk.next(ms(0))), (1, Next::Idle));
+    assert_eq!(first.id, 1);
+    assert!(!matches!(disk.next(ms(0)), Next::Dispatch(_)));
     // One is 2048 tokens ahead of the other: the third joins half way between them.
     disk.submit(waiting, read(3, 8), ms(0));
     // The first is waited for no longer, so virtual time goes back to those who are still there.
-    assert_eq!(disk.next(ms(20)), Next::Idle);
-    (4..304).for_each(|id| disk.submit(late, read(id, 2048), ms(20)));
+    assert!(!matches!(disk.next(ms(20)), Next::Dispatch(_)));
+    comes(&mut disk, late);
     disk.complete(first, ms(20));
-    for others in 0.. {
-        let Next::Dispatch(next) = disk.next(ms(20)) else { panic!("there is something held") };
-        if next.id == 3 {
-            // In the time of its own request and of one before it the weight of the other asks for 16,000 tokens; and
-            // one request for its place in line.
-            assert!(others * 2048 <= 16_000 + 2048, "it waits for {others} requests");
-            break;
-        }
-        disk.complete(next, ms(20));
-    }
+    (0..)
+        .find(|_| {
+            let Next::Dispatch(next) = disk.next(ms(20)) else { panic!("there is something held") };
+            let waited = next.id == 3;
+            disk.complete(next, ms(20));
+            waited
+        })
+        .expect("it goes at some time")
+}
+
+/// 300 of the largest requests.
+fn ask_for_much(disk: &mut Disk, group: GroupKey, now: Nanos) {
+    (4..304).for_each(|id| disk.submit(group, read(id, 2048), now));
+}
+
+/// In the time of its own request and of one before it the weight of the other asks for 16,000 tokens; and one request for
+/// its place in line.
+const MAY_GO_BEFORE: u32 = (16_000 + 2048) / 2048;
+
+#[test]
+fn who_comes_later_is_not_placed_before_who_waits_though_virtual_time_goes_back() {
+    let others = go_before_who_waits(|_, _| {}, |disk, late| ask_for_much(disk, late, ms(20)));
+    assert!(others <= MAY_GO_BEFORE, "it waits for {others} requests");
+}
+
+#[test]
+fn nor_is_who_comes_back_from_a_cap() {
+    let use_cap_up = |disk: &mut Disk, late| {
+        let cap = Cap { rate: NonZeroU64::MIN, burst: 0 };
+        disk.set_limits(late, Limits { max_iops: Some(cap), ..Limits::default() }, ms(0));
+        disk.submit(late, read(0, 8), ms(0));
+        let Next::Dispatch(last) = disk.next(ms(0)) else { panic!("the first may go") };
+        disk.complete(last, ms(0));
+        ask_for_much(disk, late, ms(0));
+        assert!(matches!(disk.next(ms(0)), Next::Wait(_)), "its cap holds it back");
+    };
+    let others =
+        go_before_who_waits(use_cap_up, |disk, late| disk.set_limits(late, Limits::default(), ms(20)));
+    assert!(others <= MAY_GO_BEFORE, "it waits for {others} requests");
 }

@@ -4,13 +4,16 @@
 //! * No more than the limit are in flight (R6), and the disk never idles while something is held that may pass (R4).
 //! * Two groups that both have something queued get, in *every* span of time in which that is so, service in proportion
 //!   to their weights: `|S1/w1 - S2/w2|` is at most one largest request of either, `max(L1/w1, L2/w2)`, at each end of
-//!   the span (R1, R7; Golestani's measure of fairness). A group that had nothing queued may first claim as many
-//!   requests as it had in flight.
+//!   the span (R1, R7; Golestani's measure of fairness). Spans begin when each of them has been served once since both
+//!   have something queued: who joined has its claim first.
 //! * In every span in which all groups that are there have something queued, each gets its part of all service, but for
-//!   its own largest request and claim (one request, or as many as it had in flight), what others had beyond their share
-//!   when somebody joined, and its part of the others' largest requests and claims.
-//! * The first request of a group waits while each other group gets at most what its weight asks for in the time of it and
-//!   of the one before it, and what it may claim.
+//!   its own largest request and claim (one request, or as many as it had in flight, of the largest size), what others
+//!   had beyond their share when somebody joined, and its part of the others' largest requests and claims.
+//! * The first request of a group waits while the others together get at most what their weights ask for in the time of
+//!   it and of the one before it, and what they may claim; and each of them that, and what others had beyond their share
+//!   when somebody joined.
+//!
+//! Shares and waits are judged of groups without caps and minima, and of up to [`MOST_COMPARED`] groups.
 //!
 //! `contrib/docs/SCHEDULER.md`, "Bounds", says why.
 
@@ -30,10 +33,12 @@ struct Watched {
     claim: u64,
     /// The most that it could claim since the last change.
     most_claimed: u64,
-    /// Requests dispatched since the last change; it is judged once it has had what it brought along.
+    /// Something has changed: it is judged once it has had what it brought along.
+    changed: bool,
+    /// Requests dispatched since the last change.
     since_change: u64,
-    /// Tokens of others dispatched since its first request is its first.
-    others: u64,
+    /// Tokens of each other group dispatched since its first request is its first.
+    others: BTreeMap<usize, u64>,
     /// Against each other group.
     against: BTreeMap<usize, Span>,
     /// `S1 W - S w1`, S and W being all service and the weights of all groups that are there, since all of these have
@@ -49,13 +54,20 @@ impl Watched {
 
     /// Debts and claims from before a change have been paid.
     fn is_settled(&self) -> bool {
-        self.since_change > self.most_claimed + 1
+        !self.changed || self.since_change > self.most_claimed + 1
     }
 }
 
 /// All groups but one.
 fn all_but(groups: &[Watched], but: usize) -> impl Iterator<Item = &Watched> {
     groups.iter().enumerate().filter(move |(index, _)| *index != but).map(|(_, other)| other)
+}
+
+/// So many tokens more a group may be behind by: each of the others may have been a request ahead when somebody joined where
+/// they all were on average.
+fn ahead_of(groups: &[Watched], index: usize) -> u64 {
+    let weight = groups[index].weight;
+    all_but(groups, index).map(|other| (other.largest * weight).div_ceil(other.weight + weight)).sum()
 }
 
 /// A quantity that should stay near 0, over a span of time: now, and the least and the most that it was.
@@ -76,11 +88,11 @@ impl Swing {
     }
 }
 
-/// A span of time in which two groups both have something queued, from when they have had what they may have claimed.
+/// A span of time in which two groups both have something queued.
 #[derive(Clone, Copy, Debug, Default)]
 struct Span {
-    /// Requests of each since both have something queued.
-    served: [u64; 2],
+    /// Whether each has been served since: who joined has its claim first, and is compared from then on.
+    served: [bool; 2],
     /// `S1 w2 - S2 w1`.
     difference: Swing,
 }
@@ -137,7 +149,8 @@ impl Checker {
         for group in &mut self.groups {
             group.against.clear();
             group.ideal = Swing::default();
-            (group.others, group.most_claimed, group.since_change) = (0, group.claim, 0);
+            group.others.clear();
+            (group.most_claimed, group.since_change, group.changed) = (group.claim, 0, true);
         }
     }
 
@@ -147,7 +160,7 @@ impl Checker {
         let watched = &mut self.groups[group];
         watched.held.insert(id);
         if watched.held.len() == 1 {
-            watched.others = 0;
+            watched.others.clear();
             watched.claim = watched.in_flight.max(1);
             watched.most_claimed = watched.most_claimed.max(watched.claim);
             self.start_over_ideal();
@@ -210,10 +223,7 @@ impl Checker {
         for &index in &present {
             let Watched { weight, largest, .. } = self.groups[index];
             let own = largest + self.groups[index].claimed_tokens();
-            // Each may have been a request ahead when somebody joined where they all were on average.
-            let ahead: u64 = all_but(&self.groups, index)
-                .map(|other| (other.largest * weight).div_ceil(other.weight + weight))
-                .sum();
+            let ahead = ahead_of(&self.groups, index);
             let allowed = i128::from((weights - weight) * (own + ahead) + weight * (all_owed - own));
             let served = if index == group { i128::from(cost * weights) } else { 0 };
             let off = self.groups[index].ideal.step(served - i128::from(weight * cost));
@@ -230,22 +240,32 @@ impl Checker {
     }
 
     fn judge_wait(&mut self, group: usize, cost: u64) {
-        let Watched { weight, largest, others, limited, .. } = self.groups[group];
-        let allowed: u64 = all_but(&self.groups, group)
-            .map(|other| {
+        let Watched { weight, largest, limited, .. } = self.groups[group];
+        let waited = std::mem::take(&mut self.groups[group].others);
+        if !limited && self.groups[group].is_settled() {
+            let (mut others, mut others_allowed) = (0, 0);
+            for (index, other) in self.groups.iter().enumerate().filter(|(index, _)| *index != group) {
+                let got = waited.get(&index).copied().unwrap_or(0);
                 let in_time_of = |tokens: u64| (tokens * other.weight).div_ceil(weight);
-                in_time_of(largest) + in_time_of(cost).max(other.largest) + other.claimed_tokens()
-            })
-            .sum();
-        if !limited && allowed > 0 && self.groups[group].is_settled() {
+                let allowed =
+                    in_time_of(largest) + in_time_of(cost).max(other.largest) + other.claimed_tokens();
+                (others, others_allowed) = (others + got, others_allowed + allowed);
+                // One alone may be farther behind than all are in sum.
+                let allowed = allowed + ahead_of(&self.groups, index);
+                assert!(got <= allowed, "group {group} waits while {index} gets {got}, more than {allowed}");
+                self.worst_wait = self.worst_wait.max(got as f64 / allowed as f64);
+            }
+            let allowed = others_allowed.max(1);
             assert!(others <= allowed, "group {group} waits while others get {others}, more than {allowed}");
             self.worst_wait = self.worst_wait.max(others as f64 / allowed as f64);
         }
-        self.groups[group].others = 0;
+        // What a minimum gives is beyond all weights.
+        if limited {
+            return;
+        }
         for (index, other) in self.groups.iter_mut().enumerate() {
-            // What a minimum gives is beyond all weights.
-            if index != group && !other.held.is_empty() && !limited {
-                other.others += cost;
+            if index != group && !other.held.is_empty() {
+                *other.others.entry(group).or_default() += cost;
             }
         }
     }
@@ -269,14 +289,13 @@ impl Checker {
             let allowed = 2 * i128::from(one.max(two) + rounding);
             let step = sign * i128::from(cost) * i128::from(b.weight);
             let ends = a.held.is_empty();
-            let claims = [self.groups[first].claim, self.groups[second].claim];
             let span = self.groups[first].against.entry(second).or_default();
-            if span.served[0] >= claims[0] && span.served[1] >= claims[1] {
+            if span.served == [true; 2] {
                 let off = span.difference.step(step);
                 assert!(off <= allowed, "groups {first} and {second} are off by {off}, more than {allowed}");
                 self.worst_share = self.worst_share.max(off as f64 / allowed as f64);
             }
-            span.served[usize::from(group == second)] += 1;
+            span.served[usize::from(group == second)] = true;
             if ends {
                 self.groups[first].against.remove(&second);
             }

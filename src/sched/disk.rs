@@ -202,7 +202,8 @@ impl Disk {
         loop {
             let (slot, due) = self.order.next()?;
             let place = self.groups[slot].place;
-            // Virtual time goes back a little when a group leaves that was ahead: who was due may be so no more.
+            // Virtual time goes back when a group leaves that was ahead, or one comes that is behind: who was due may be so
+            // no more.
             match place.filter(|place| due && place.start > self.now) {
                 Some(place) => self.order.put_back(slot, place),
                 None => return Some(Turn { slot, by: if due { By::Weight } else { By::Leftover } }),

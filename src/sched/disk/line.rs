@@ -34,12 +34,16 @@ impl Disk {
 
     /// The caps of a group let it pass again: it takes its place, if there is anything to take it for.
     pub(super) fn return_from_cap(&mut self, slot: Slot, now: Nanos) {
-        let group = &mut self.groups[slot];
+        let group = &self.groups[slot];
         if group.queue.is_empty() && group.in_flight == 0 {
             return;
         }
-        // It was the cap that kept it away: it comes back to where the others are, not behind them.
-        group.start = group.start.max(self.now);
+        // It was the cap that kept it away: it comes back to where virtual time is, not a request behind it. But not
+        // before who waits and joined farther ahead than that is now, so no nearer than who joins with one request.
+        let next = span_hint(group.next_cost(), group.w(), group.remainder);
+        let earliest = self.others().minus(next).max(self.now);
+        let group = &mut self.groups[slot];
+        group.start = group.start.max(earliest);
         if let Some(minimum) = group.minimum() {
             self.minima.rejoin(minimum, now);
         }
