@@ -20,11 +20,9 @@ pub struct Simulate {
 impl Simulate {
     /// Whether a device made as slow as `now` is in anything slower than one as slow as `before`; `None` is as fast as it is.
     pub fn slows(before: Option<Self>, now: Option<Self>) -> bool {
+        let rate = |rate: Option<u64>| rate.filter(|n| *n > 0).unwrap_or(u64::MAX);
         let speeds = |simulate: Option<Self>| {
-            let rate = |rate: fn(Self) -> Option<u64>| {
-                simulate.and_then(rate).filter(|n| *n > 0).unwrap_or(u64::MAX)
-            };
-            [rate(|s| s.iops), rate(|s| s.bandwidth), rate(|s| Some(s.parallel.max(1).into()))]
+            simulate.map_or([u64::MAX; 3], |s| [rate(s.iops), rate(s.bandwidth), s.parallel.max(1).into()])
         };
         speeds(now).iter().zip(speeds(before)).any(|(now, before)| *now < before)
     }

@@ -4,7 +4,7 @@ use super::counters::Counters;
 use super::limits::{Limiter, Pace};
 use super::order::Place;
 use super::policy::{Op, Policy};
-use super::tags::VTime;
+use super::tags::{VTime, span_hint};
 use super::think::ThinkTime;
 use crate::units::{Nanos, Weight};
 use std::collections::VecDeque;
@@ -95,10 +95,15 @@ impl Group {
     }
 
     /// Tokens the next request costs, or is expected to cost.
-    pub(super) fn next_cost(&self) -> u32 {
+    fn next_cost(&self) -> u32 {
         match self.queue.front() {
             Some(held) => self.policy.cost(held.request.op, held.request.sectors),
             None => self.usual_cost,
         }
+    }
+
+    /// The virtual time that it takes.
+    pub(super) fn next_span(&self) -> u64 {
+        span_hint(self.next_cost(), self.w(), self.remainder)
     }
 }

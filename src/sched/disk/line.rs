@@ -40,7 +40,7 @@ impl Disk {
         }
         // It was the cap that kept it away: it comes back to where virtual time is, not a request behind it. But not
         // before who waits and joined farther ahead than that is now, so no nearer than who joins with one request.
-        let next = span_hint(group.next_cost(), group.w(), group.remainder);
+        let next = group.next_span();
         let earliest = self.others().minus(next).max(self.now);
         let group = &mut self.groups[slot];
         group.start = group.start.max(earliest);
@@ -75,7 +75,7 @@ impl Disk {
     /// Puts an active group in line by its tags.
     pub(super) fn stand_in_line(&mut self, slot: Slot) {
         let group = &mut self.groups[slot];
-        let finish = group.start.plus(span_hint(group.next_cost(), group.w(), group.remainder));
+        let finish = group.start.plus(group.next_span());
         let place = Place { start: group.start, finish, awaited: group.queue.is_empty() };
         group.place = Some(place);
         self.active_weight += group.w();
